@@ -1,0 +1,76 @@
+"""What a forecast must beat: the last season again, and a linear map. Arrays in, y_RH out."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ptt_jax.layers import instance_stats
+from ptt_jax.windows import Panel, Span, take
+
+BLOCK = 1024  # rows of one Gram update
+MOST_ROWS = 100_000  # evenly spread over the training rows: far more than the map has inputs, and seconds to fit
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # times the mean diagonal of the Gram matrix; chosen on validation
+
+
+def seasonal_naive(x_RT: Array, season: int, horizon: int) -> Array:
+    """Returns y_RH, the last season repeated; the last value when the history is shorter than a season."""
+    lookback = x_RT.shape[1]
+    season = season if season <= lookback else 1
+    return x_RT[:, lookback - season + jnp.arange(horizon) % season]
+
+
+def centre(x_RT: Array, observed_RT: Array) -> tuple[Array, Array]:
+    """Returns the history around its own mean, 0 where missing, and mean_R1."""
+    seen_RT = observed_RT.astype(jnp.float32)
+    mean_R1, _ = instance_stats(x_RT, seen_RT)
+    return (x_RT - mean_R1) * seen_RT, mean_R1
+
+
+def linear(weights_TH: Array, x_RT: Array, observed_RT: Array, horizon: int) -> Array:
+    """Returns y_RH: one linear map for all channels, around the history's mean.
+
+    Trend and season of DLinear (Zeng et al. 2023) are linear in the history too: the class of functions is the same.
+    """
+    x_RT, mean_R1 = centre(x_RT, observed_RT)
+    return x_RT @ weights_TH[:, :horizon] + mean_R1
+
+
+def fit_linear(panel: Panel, train: Span, validation: Span) -> np.ndarray:
+    """Returns weights_TH in closed form, ridge regression with the ridge chosen on validation (Toner and Darlow 2024
+    show that least squares does what DLinear's training approaches).
+
+    Missing targets are filled with the fit's own prediction, twice (EM); with none missing one solution is exact.
+    """
+    weights_TH, complete = None, bool(jnp.all(panel.observed_CT))
+    for _ in range(1 if complete else 3):
+        gram, cross, _ = moments(panel, train, weights_TH)
+        gram_v, cross_v, power_v = moments(panel, validation, weights_TH)
+        scale = np.trace(gram) / len(gram)
+        fits = [np.linalg.solve(gram + ridge * scale * np.eye(len(gram)), cross) for ridge in RIDGES]
+        losses = [power_v - 2 * np.sum(w * cross_v) + np.sum(w * (gram_v @ w)) for w in fits]
+        weights_TH = jnp.asarray(fits[int(np.argmin(losses))], jnp.float32)
+    return np.asarray(weights_TH)
+
+
+def moments(panel: Panel, span: Span, weights_TH: Array | None) -> tuple[np.ndarray, np.ndarray, float]:
+    """Returns X'X (T, T), X'Y (T, H) and the sum of squared targets, float64, over windows of the longest horizon."""
+    rows = span.counts[-1] * span.channels
+    used = min(rows, MOST_ROWS)
+
+    @jax.jit
+    def block(first: Array) -> tuple[Array, Array, Array]:
+        index_R = first + jnp.arange(BLOCK)
+        row_R = (jnp.minimum(index_R, used - 1) * (rows / used)).astype(jnp.int32)
+        x_RL, observed_RL = take(panel, span, row_R)
+        history, target = slice(0, span.lookback), slice(span.lookback, None)
+        x_RT, mean_R1 = centre(x_RL[:, history], observed_RL[:, history])
+        real_R1 = (index_R < used)[:, None]
+        x_RT = x_RT * real_R1
+        filled_RH = 0.0 if weights_TH is None else x_RT @ weights_TH
+        y_RH = jnp.where(observed_RL[:, target], x_RL[:, target] - mean_R1, filled_RH) * real_R1
+        return x_RT.T @ x_RT, x_RT.T @ y_RH, jnp.square(y_RH).sum()
+
+    parts = [block(jnp.int32(first)) for first in range(0, used, BLOCK)]
+    gram, cross, power = (np.sum([np.asarray(p[i], np.float64) for p in parts], 0) for i in range(3))
+    return gram, cross, float(power)

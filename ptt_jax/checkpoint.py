@@ -1,0 +1,215 @@
+"""The run directory: what a run leaves behind, and how it goes on where it stopped.
+
+    config.json  versions.json  metrics.jsonl  results.csv  steps.csv  samples.npz  report.md  figures/
+    backbone.json                 which backbone this run uses: its hash, architecture, data, and where it lies
+    backbone/STEP/{params,opt_state,meta}           orbax; the latest step and the chosen one
+    prompts/TASK.json             which step of the prompt was chosen for each horizon
+    prompts/TASK/STEP/{prompt,state,meta}           orbax; `prompt` holds the chosen tokens of each horizon
+
+backbone.json and prompts/TASK.json are written last, so each says that its stage is done.
+"""
+
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
+from orbax.checkpoint import checkpoint_managers as managers
+
+from ptt_jax import config
+from ptt_jax.config import UserError, write_atomic
+
+FORMAT = 1
+Tree = Any
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns a JSON file's object. Raises UserError when it is missing or no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} does not exist; accepted: the directory of a run that has finished this stage"
+        ) from None
+    except (OSError, ValueError) as e:
+        raise UserError(f"{path} cannot be read as JSON ({e}); accepted: the file as a run wrote it") from None
+
+
+def open_run(workdir: Path, cfg: ConfigDict) -> Path:
+    """Returns the run directory, made if need be. Raises UserError when it holds a run of another config."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(
+            f"--workdir={workdir} cannot be made ({e.strerror}); accepted: a directory that can be written"
+        ) from None
+    path = workdir / "config.json"
+    if path.exists():
+        changed = config.differences(config.from_json(json.dumps(read_json(path))), cfg)
+        if changed:
+            key, (was, now) = next(iter(changed.items()))
+            more = f", and {len(changed) - 1} more" if len(changed) > 1 else ""
+            raise UserError(
+                f"{workdir} holds a run with config.{key} = {was!r}, not {now!r}{more}; "
+                f"accepted: the same config, or another --workdir (with --config.backbone={workdir} to tune on the backbone that is here)"
+            )
+    elif any(workdir.iterdir()):
+        raise UserError(
+            f"--workdir={workdir} is not empty and holds no config.json; accepted: a run directory or an empty one"
+        )
+    else:
+        write_atomic(path, config.to_json(cfg))
+    write_atomic(workdir / "versions.json", json.dumps(versions(), indent=2))
+    return workdir
+
+
+def versions() -> dict[str, str]:
+    """Returns what a number depends on besides config and data."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pandas", "ml-collections")
+    found = {name: metadata.version(name) for name in packages}
+    here = Path(__file__).parent
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=False
+    )
+    device = jax.devices()[0]
+    return {
+        "ptt_jax": metadata.version("ptt_jax"),
+        "git": git.stdout.strip() or "unknown",
+        "python": platform.python_version(),
+        **found,
+        "device": f"{jax.device_count()} x {device.device_kind}",
+        "machine": platform.machine(),
+    }
+
+
+def names(tree: Tree) -> dict[str, np.ndarray]:
+    """Returns {'encoder_0/mlp_in/kernel': array} of a tree of dicts, sorted by name."""
+    leaves = {
+        "/".join(str(getattr(k, "key", k)) for k in path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    return dict(sorted(leaves.items()))
+
+
+def content_hash(tree: Tree) -> str:
+    """Returns the SHA-256 over names, shapes, dtypes and bytes of every leaf."""
+    digest = hashlib.sha256()
+    for name, leaf in names(jax.device_get(tree)).items():
+        digest.update(f"{name} {leaf.shape} {leaf.dtype}\n".encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+class Store:
+    """Steps of a stage in one folder: the latest, to go on from, and the best, to use."""
+
+    def __init__(self, path: Path, items: tuple[str, ...]) -> None:
+        self.path, self.items = path, items
+        best = managers.BestN(get_metric_fn=lambda m: m["value"], reverse=True, n=1)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(1), best]),
+            best_fn=lambda m: m["value"],
+            best_mode="min",
+            enable_async_checkpointing=False,
+        )
+        handlers: dict[str, Any] = {name: ocp.StandardCheckpointHandler() for name in items}
+        handlers["meta"] = ocp.JsonCheckpointHandler()
+        self.manager = ocp.CheckpointManager(path.absolute(), options=options, item_handlers=handlers)
+
+    def save(self, step: int, trees: Mapping[str, Tree], meta: dict[str, Any], value: float) -> None:
+        """Saves a step's trees, each an item of its own; lower values are better. Arrays are saved from the host, so
+        that they restore on any layout of devices."""
+        args: dict[str, Any] = {name: ocp.args.StandardSave(jax.device_get(trees[name])) for name in self.items}
+        args["meta"] = ocp.args.JsonSave({**meta, "format": FORMAT})
+        self.manager.save(step, args=ocp.args.Composite(**args), metrics={"value": float(value)})
+        self.manager.wait_until_finished()
+
+    def latest(self) -> int | None:
+        return self.manager.latest_step()
+
+    def meta(self, step: int) -> dict[str, Any]:
+        return dict(self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"])
+
+    def restore(self, step: int, item: str, like: Tree) -> Tree:
+        """Returns one item's tree of numpy arrays, of the structure of `like` (arrays or shapes).
+
+        Raises UserError when a name, shape or dtype differs: orbax would cast or fill in without a word.
+        """
+        saved = self.manager.item_metadata(step)[item]
+        if saved is None:
+            raise UserError(
+                f"{self.path}/{step}/{item} is missing or unreadable; accepted: a checkpoint as a run wrote it"
+            )
+        want = {k: (tuple(v.shape), np.dtype(v.dtype)) for k, v in names(like).items()}
+        have = {k: (tuple(v.shape), np.dtype(v.dtype)) for k, v in names(saved.tree).items()}
+        wrong = [k for k in sorted({*want, *have}) if want.get(k) != have.get(k)]
+        if wrong:
+            sides = lambda side: "nothing" if side is None else f"{side[1]}{list(side[0])}"  # noqa: E731
+            raise UserError(
+                f"{self.path}/{step}/{item} does not fit: {wrong[0]} is {sides(have.get(wrong[0]))} in the file and "
+                f"{sides(want.get(wrong[0]))} in the model "
+                f"({len(wrong)} of {len(want)} leaves differ); accepted: a checkpoint of this architecture"
+            )
+        target = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), like)
+        return self.manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(target)}))[item]
+
+    def close(self) -> None:
+        self.manager.close()
+
+
+def find_backbone(run: Path) -> dict[str, Any]:
+    """Returns backbone.json of a run, through a run that tuned on another's backbone; 'run' is where it lies."""
+    card = read_json(run / "backbone.json")
+    return find_backbone(Path(card["run"])) if card["run"] else {**card, "run": str(run.absolute())}
+
+
+def refer(run: Path, card: dict[str, Any]) -> None:
+    """Writes the backbone.json of a run that tunes on another's backbone; the other run is never touched.
+
+    Raises UserError when the run already refers to a backbone of other content.
+    """
+    path = run / "backbone.json"
+    if path.exists() and read_json(path)["content_hash"] != card["content_hash"]:
+        raise UserError(f"{run} was tuned on another backbone than {card['run']} holds now; accepted: a new --workdir")
+    write_atomic(path, json.dumps(card, indent=2))
+
+
+def load_backbone(card: dict[str, Any], like: Tree) -> Tree:
+    """Returns the parameters that a `find_backbone` card names. Raises UserError when their content differs."""
+    store = Store(Path(card["run"]) / "backbone", ("params", "opt_state"))
+    params = store.restore(card["step"], "params", like)
+    store.close()
+    if content_hash(params) != card["content_hash"]:
+        raise UserError(
+            f"{card['run']}/backbone/{card['step']} is not the backbone that backbone.json names "
+            f"(content hash differs); accepted: the files as the run wrote them"
+        )
+    return params
+
+
+def load_prompts(run: Path, task: str, backbone_hash: str) -> dict[int, Tree]:
+    """Returns {horizon: prompt} as chosen on validation. Raises UserError when they belong to another backbone."""
+    card = read_json(run / "prompts" / f"{task}.json")
+    if card["backbone"] != backbone_hash:
+        raise UserError(
+            f"the prompt {run / 'prompts' / task} belongs to backbone {card['backbone'][:12]}, "
+            f"not to {backbone_hash[:12]}; accepted: the backbone it was tuned on ({card['backbone_run']})"
+        )
+    like = {h: {"tokens_MD": np.zeros(shape, np.float32)} for h, shape in card["shapes"].items()}
+    store = Store(run / "prompts" / task, ("prompt", "state"))
+    chosen = store.restore(card["step"], "prompt", like)
+    store.close()
+    if content_hash(chosen) != card["content_hash"]:
+        raise UserError(
+            f"{run}/prompts/{task}/{card['step']} is not the prompt that {task}.json names "
+            f"(content hash differs); accepted: the files as the run wrote them"
+        )
+    return {int(h): prompt for h, prompt in chosen.items()}

@@ -1,0 +1,235 @@
+"""Every knob with its legend: the defaults, what is accepted, and the way to JSON and back.
+
+A file in `configs/` calls `default()` and sets differences; nothing else in the package knows a default.
+"""
+
+import difflib
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+
+class UserError(Exception):
+    """What the person at the keyboard got wrong: one sentence that says what, where, and what would be accepted."""
+
+
+class Rule(NamedTuple):
+    """What a knob accepts: a predicate, and the words for it in an error."""
+
+    holds: Callable[[Any], bool]
+    words: str
+
+
+def at_least(low: float) -> Rule:
+    return Rule(lambda v: low <= v < float("inf"), f"a number of at least {low}")
+
+
+def within(low: float, high: float) -> Rule:
+    return Rule(lambda v: low <= v <= high, f"a number from {low} to {high}")
+
+
+def one_of(*names: str) -> Rule:
+    return Rule(lambda v: v in names, "one of " + ", ".join(names))
+
+
+def is_horizons(v: Any) -> bool:
+    return len(v) > 0 and all(type(h) is int and h > 0 for h in v) and list(v) == sorted(set(v))
+
+
+def is_split(v: Any) -> bool:
+    return len(v) == 3 and all(type(f) in (int, float) and f > 0 for f in v) and abs(sum(v) - 1) < 1e-6
+
+
+anything = Rule(lambda v: True, "")
+open_fraction = Rule(lambda v: 0 < v < 1, "a number between 0 and 1, both excluded")
+positive = Rule(lambda v: 0 < v < float("inf"), "a number above 0")
+
+# fmt: off
+# key, default, what it accepts, legend
+KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
+    ("seed", 0, at_least(0), "root of every random number: weights, masks, dropout, order of rows"),
+    ("lookback", 504, at_least(1), "T, steps of history that the model reads; a multiple of model.patch"),
+    ("horizons", (96, 192, 336, 720), Rule(is_horizons, "whole numbers above 0, ascending, like 96,192 or 48,"),
+     "H, steps to forecast; all of them are tuned in one run"),
+    ("backbone", "", anything, "run directory whose backbone is tuned on; '' = pre-train one here"),
+    ("compute_dtype", "float32", one_of("float32", "bfloat16"),
+     "of matrix products and activations; parameters, statistics, softmax and loss stay float32"),
+    ("devices", 0, at_least(0), "how many devices the data mesh takes; 0 = all"),
+    ("cache_dir", "default", anything,
+     "persistent compilation cache; 'default' = in the user's cache folder, '' = off"),
+
+    ("data.name", "generated", anything, "a row of data.TABLE (ETTh1, Weather, ...), 'generated', or 'csv'"),
+    ("data.path", "", anything, "csv: the file, .csv or .csv.gz"),
+    ("data.dir", "", anything, "where benchmark files are looked for first, before $PTT_DATA_DIR and the cache folder"),
+    ("data.download", True, anything, "fetch a benchmark file that is found nowhere, where it has a public home"),
+    ("data.time_column", "", anything, "csv: column of time stamps; '' = found by name or content"),
+    ("data.columns", "", anything, "csv: channels, comma-separated; '' = every column of numbers"),
+    ("data.split", (0.7, 0.1, 0.2), Rule(is_split, "three fractions above 0 that sum to 1"),
+     "train, validation, test share of the rows, in time order (ETT has its own borders)"),
+    ("data.freq", "", anything, "csv: step as a pandas offset alias like 'h' or '15min'; '' = inferred"),
+    ("data.rows", 4320, at_least(1), "generated: number of steps"),
+    ("data.channels", 4, at_least(1), "generated: number of channels"),
+    ("data.seed", 0, at_least(0), "generated: seed of the series"),
+
+    ("model.patch", 24, at_least(1), "P, steps in a patch; best a divisor or multiple of the season"),
+    ("model.width", 64, at_least(1), "D, width of a token; a multiple of model.heads"),
+    ("model.mlp", 128, at_least(1), "F, hidden width of the MLP in each block"),
+    ("model.heads", 4, at_least(1), "K, attention heads"),
+    ("model.encoder_layers", 3, at_least(1), "self-attention blocks over visible patches"),
+    ("model.decoder_layers", 1, at_least(1),
+     "cross-attention blocks: queries are mask tokens, keys are visible patches"),
+    ("model.dropout", 0.1, Rule(lambda v: 0 <= v < 1, "a number from 0 to below 1"),
+     "on each block's outputs, pre-training"),
+    ("model.position", "rotary", one_of("rotary", "sincos", "learned"), "how tokens and queries know where they are"),
+
+    ("pretrain.epochs", 12.0, positive, "passes over all training rows (window x channel); fractions are fine"),
+    ("pretrain.steps", 0, at_least(0), "optimisation steps; above 0 it replaces epochs"),
+    ("pretrain.batch", 448, at_least(1), "R, rows in a step: 448 = 64 windows of 7 channels"),
+    ("pretrain.learning_rate", 1e-3, positive, "peak of a warm-up and cosine schedule"),
+    ("pretrain.warmup", 0.1, within(0, 1), "share of the steps that the learning rate rises"),
+    ("pretrain.weight_decay", 0.01, at_least(0), "AdamW, on matrices only"),
+    ("pretrain.clip", 1.0, positive, "largest norm of a step's gradient"),
+    ("pretrain.horizon", -1, at_least(-1), "steps that a window covers past the lookback; -1 = the longest horizon"),
+    ("pretrain.mask_ratio", 0.6, open_fraction, "share of a window's patches that is hidden"),
+    ("pretrain.tail_share", 0.5, within(0, 1), "share of rows whose hidden patches include the window's tail"),
+    ("pretrain.norm", "window", one_of("window", "visible"), "what instance normalisation sees in pre-training"),
+    ("pretrain.choose", "reconstruction", one_of("reconstruction", "forecast", "last"),
+     "which validation loss picks the weights and stops early; its masks are fixed for the whole run"),
+    ("pretrain.validations", 12, at_least(1), "how many times validation is looked at, evenly spread"),
+    ("pretrain.validation_rows", 4096, at_least(1), "rows of the validation split that are looked at, evenly spread"),
+    ("pretrain.patience", 4, at_least(1), "validations without a better one before pre-training stops"),
+
+    ("tune.epochs", 5.0, positive, "passes over all training rows"),
+    ("tune.steps", 0, at_least(0), "optimisation steps; above 0 it replaces epochs"),
+    ("tune.batch", 448, at_least(1), "R, rows in a step"),
+    ("tune.learning_rate", 1e-3, positive, "peak of a warm-up and cosine schedule"),
+    ("tune.warmup", 0.1, within(0, 1), "share of the steps that the learning rate rises"),
+    ("tune.weight_decay", 0.0, at_least(0),
+     "AdamW's pull of the prompts towards zero, that is, towards the zero-shot forecast"),
+    ("tune.clip", 1.0, positive, "largest norm of a step's gradient, over the prompts alone"),
+    ("tune.prompts", "position", one_of("position", "shared"),
+     "one prompt token for each future patch, or one for all"),
+    ("tune.loss", "mse", one_of("mse", "mae", "huber"), "of the forecast in scaled space"),
+    ("tune.validations", 10, at_least(1), "how many times validation is looked at, besides step 0"),
+    ("tune.patience", 4, at_least(1), "validations in which no horizon gets better before tuning stops"),
+    ("tune.cache_bytes", 2 * 1024**3, at_least(0),
+     "budget for the frozen encoder's outputs; too small = encoded at each step"),
+
+    ("evaluate.batch", 1024, at_least(1), "rows in a step of evaluation; changes no figure"),
+    ("evaluate.samples", 6, at_least(1), "forecasts that are kept for the report's pictures"),
+)
+# fmt: on
+
+# What may differ between two calls on one run directory: where things lie and how fast, never what comes out.
+FREE = ("cache_dir", "devices", "data.dir", "data.download", "tune.cache_bytes", "evaluate.batch")
+
+
+def default() -> ConfigDict:
+    """Returns the default of every knob."""
+    cfg = ConfigDict()
+    for key, value, _, _ in KNOBS:
+        section, _, name = key.rpartition(".")
+        if section and section not in cfg:
+            cfg[section] = ConfigDict()
+        (cfg[section] if section else cfg)[name] = value
+    return cfg
+
+
+def flat(cfg: ConfigDict) -> dict[str, Any]:
+    """Returns {'section.name': value}, in the order of KNOBS where they know the key."""
+    out = {}
+    for name, value in cfg.items():
+        if isinstance(value, ConfigDict):
+            out.update({f"{name}.{key}": v for key, v in flat(value).items()})
+        else:
+            out[name] = value
+    return out
+
+
+def nearest(key: str, valid: list[str]) -> str:
+    """Returns the words 'nearest: a, b' for a key that does not exist: whole paths first, then last parts alone."""
+    by_end = [k for k in valid if k.rpartition(".")[2] == key.rpartition(".")[2]]
+    close = by_end + [k for k in difflib.get_close_matches(key, valid, n=3, cutoff=0.5) if k not in by_end]
+    return (
+        "nearest: " + ", ".join(close[:3])
+        if close
+        else "sections: " + ", ".join(dict.fromkeys(k.split(".")[0] for k in valid))
+    )
+
+
+def check(cfg: ConfigDict) -> None:
+    """Raises UserError at the first knob that is unknown or out of range, alone or against another."""
+    values, known = flat(cfg), [key for key, *_ in KNOBS]
+    for key in values:
+        if key not in known:
+            raise UserError(f"config key {key} does not exist; {nearest(key, known)}")
+    for key, standard, rule, legend in KNOBS:
+        if key not in values:
+            raise UserError(f"config key {key} is missing ({legend})")
+        if type(values[key]) is not type(standard):
+            kind = type(standard).__name__
+            raise UserError(
+                f"config.{key} = {values[key]!r} is a {type(values[key]).__name__}; "
+                f"accepted: {rule.words or 'a ' + kind}, as {kind}"
+            )
+        if not rule.holds(values[key]):
+            raise UserError(f"config.{key} = {values[key]!r} is out of range; accepted: {rule.words} ({legend})")
+    if cfg.model.width % (2 * cfg.model.heads):
+        raise UserError(
+            f"config.model.width = {cfg.model.width} is out of range; accepted: a multiple of twice "
+            f"config.model.heads = {cfg.model.heads}, so that each head rotates pairs"
+        )
+    if not cfg.backbone:  # else the patch is the backbone's
+        check_lookback(cfg.lookback, cfg.model.patch)
+
+
+def check_lookback(lookback: int, patch: int) -> None:
+    """Raises UserError when the lookback is no whole number of patches."""
+    if lookback % patch:
+        near = max(lookback // patch, 1) * patch
+        raise UserError(
+            f"config.lookback = {lookback} is no multiple of the patch length {patch}; "
+            f"accepted: {near} or {near + patch}, say"
+        )
+
+
+def to_json(cfg: ConfigDict) -> str:
+    """Returns the config as JSON with the knobs in their order."""
+    return json.dumps(cfg.to_dict(), indent=2)
+
+
+def from_json(text: str) -> ConfigDict:
+    """Returns the config that `to_json` wrote: JSON's lists are tuples again. Raises ValueError when it is no JSON."""
+
+    def tuples(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {k: tuples(v) for k, v in node.items()}
+        return tuple(node) if isinstance(node, list) else node
+
+    return ConfigDict(tuples(json.loads(text)))
+
+
+def differences(a: ConfigDict, b: ConfigDict) -> dict[str, tuple[Any, Any]]:
+    """Returns {key: (in a, in b)} of the knobs that decide results and differ; a knob that is absent is None."""
+    a_flat, b_flat = flat(a), flat(b)
+    keys = [k for k in dict.fromkeys([*a_flat, *b_flat]) if k not in FREE]
+    return {k: (a_flat.get(k), b_flat.get(k)) for k in keys if a_flat.get(k) != b_flat.get(k)}
+
+
+def content_hash(cfg: ConfigDict) -> str:
+    """Returns 8 hex digits over the knobs that decide results."""
+    kept = {k: v for k, v in sorted(flat(cfg).items()) if k not in FREE}
+    return hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:8]
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Writes a file under a temporary name and renames it: a reader sees the old one or the new one, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,51 @@
+"""What a run says: metrics.jsonl for programs, lines for people, a progress line for terminals."""
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+from ptt_jax.config import write_atomic
+
+
+class Log:
+    """Appends records to metrics.jsonl and prints them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.live = sys.stdout.isatty()
+
+    def say(self, text: str) -> None:
+        """Prints a line."""
+        print(("\r\033[K" if self.live else "") + text, flush=True)
+
+    def progress(self, text: str) -> None:
+        """Shows a line that the next one replaces, on a terminal only."""
+        if self.live:
+            print(f"\r\033[K{text}", end="", flush=True)
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Appends one record, a line of JSON."""
+        with self.path.open("a", encoding="utf-8") as f:
+            f.write(json.dumps(record) + "\n")
+
+    def pause(self, stage: str, pause: Any, steps: int, epochs_a_step: float, spent: float, values: dict) -> None:
+        """Writes and prints a `loop.Pause` with the validation `values`, numbers or {horizon: number}."""
+        loss = None if math.isnan(pause.loss) else pause.loss
+        epoch = round(pause.step * epochs_a_step, 4)
+        self.write({"stage": stage, "step": pause.step, "epoch": epoch, "loss": loss, **values, "seconds": spent})
+        words = [f"{stage}  step {pause.step} of {steps}"] + ([] if loss is None else [f"loss {loss:.4f}"])
+        for name, value in values.items():
+            many = value if isinstance(value, dict) else {"": value}
+            words.append(name.replace("_", " ") + " " + " ".join(f"{k}: {v:.4f}".lstrip(": ") for k, v in many.items()))
+        self.say("  ".join([*words, f"{spent:.0f} s", f"{pause.left:.0f} s left"]))
+
+    def rewind(self, stage: str, step: int) -> None:
+        """Drops what a stage logged after `step`, which a resumed run will do and log again, and a torn last line."""
+        if not self.path.exists():
+            return
+        lines = [line for line in self.path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+        records = [json.loads(line) for line in lines]
+        kept = [json.dumps(r) for r in records if r["stage"] != stage or r["step"] <= step]
+        write_atomic(self.path, "".join(line + "\n" for line in kept))

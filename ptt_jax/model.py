@@ -1,0 +1,186 @@
+"""The Cross-MAE (Fu et al. 2024, for images; PT-Tuning, arXiv 2311.03768, for time series).
+
+Letters, one for each axis, as suffixes of names:
+  B windows  C channels  R rows = independent univariate windows  T lookback  H horizon  L steps of a window
+  P patch length  N patches  V visible patches  M queried patches (hidden, or future)
+  D width  K heads  F mlp width
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from ptt_jax.layers import Block, instance_stats, patchify, sincos
+
+# The groups that can be frozen or trained apart, by the first part of a parameter's path.
+GROUPS = ("embed", "encoder", "mask_token", "decoder", "head")
+
+
+class CrossMAE(nn.Module):
+    """Encoder on visible patches, decoder of cross-attention only, one linear head shared by all positions.
+
+    Attributes:
+      patch, width, mlp, heads, encoder_layers, decoder_layers, dropout: sizes, as in config.py.
+      position: 'rotary' turns queries and keys in every block; 'sincos' and 'learned' are added to tokens and queries.
+      patches: patches of the longest window; learned positions end there, and the longest period of the others is four
+        times the window.
+      dtype: of activations and matrix products; parameters are float32.
+    """
+
+    patch: int
+    width: int
+    mlp: int
+    heads: int
+    encoder_layers: int
+    decoder_layers: int
+    patches: int
+    dropout: float = 0.0
+    position: str = "rotary"
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self) -> None:
+        longest = 4.0 * self.patches if self.position == "rotary" else 0.0
+
+        def block(name: str) -> Block:
+            return Block(self.heads, self.mlp, self.dropout, longest, self.dtype, name=name)
+
+        self.embed = nn.Dense(self.width, dtype=self.dtype, name="embed")
+        self.encoder = [block(f"encoder_{i}") for i in range(self.encoder_layers)]
+        self.encoder_norm = nn.LayerNorm(dtype=self.dtype, name="encoder_norm")
+        self.mask_token = self.param("mask_token", nn.initializers.normal(0.02), (self.width,))
+        self.decoder = [block(f"decoder_{i}") for i in range(self.decoder_layers)]
+        self.decoder_norm = nn.LayerNorm(dtype=self.dtype, name="decoder_norm")
+        self.head = nn.Dense(self.patch, dtype=self.dtype, name="head")
+        if self.position == "learned":
+            self.table = self.param("embed_position", nn.initializers.normal(0.02), (self.patches, self.width))
+
+    def place(self, x_RND: Array, at_RN: Array) -> Array:
+        """Adds what says where a token is; nothing under rotary positions. Inputs and queries share the scheme."""
+        if self.position == "sincos":
+            return x_RND + sincos(at_RN, self.width, 4.0 * self.patches).astype(self.dtype)
+        if self.position == "learned":
+            return x_RND + self.table[at_RN].astype(self.dtype)
+        return x_RND
+
+    def encode(self, x_RVP: Array, at_RV: Array, keep_RV: Array | None = None, *, train: bool = False) -> Array:
+        """Returns z_RVD from normalised visible patches; patches with keep = False (all missing) are seen by none."""
+        z_RVD = self.place(self.embed(x_RVP.astype(self.dtype)), at_RV)
+        for block in self.encoder:
+            z_RVD = block(z_RVD, at_RV, keep_RS=keep_RV, train=train)
+        return self.encoder_norm(z_RVD)
+
+    def decode(
+        self,
+        z_RVD: Array,
+        at_RV: Array,
+        at_RM: Array,
+        prompt_MD: Array | None = None,
+        keep_RV: Array | None = None,
+        *,
+        train: bool = False,
+    ) -> Array:
+        """Returns y_RMP, normalised patches at the queried positions.
+
+        A query is mask token + prompt (element-wise, PT-Tuning) + position. Queries never see each other.
+        """
+        query_RMD = jnp.broadcast_to(self.mask_token.astype(self.dtype), (*at_RM.shape, self.width))
+        if prompt_MD is not None:
+            query_RMD = query_RMD + prompt_MD.astype(self.dtype)[None]
+        query_RMD = self.place(query_RMD, at_RM)
+        query_RMD = jnp.broadcast_to(query_RMD, (z_RVD.shape[0], *query_RMD.shape[1:]))
+        for block in self.decoder:
+            query_RMD = block(query_RMD, at_RM, z_RVD, at_RV, keep_RV, train=train)
+        return self.head(self.decoder_norm(query_RMD)).astype(jnp.float32)
+
+    def reconstruct(
+        self, x_RL: Array, observed_RL: Array, visible_RV: Array, hidden_RM: Array, *, norm: str, train: bool = False
+    ) -> tuple[Array, Array, Array]:
+        """Returns prediction, target and weight of the hidden patches (R, M, P), normalised; weight 0 = missing.
+
+        norm: 'window' normalises by the statistics of the whole window (as PatchTST's pre-training does: hidden values
+        leak into mean and scale), 'visible' by those of the visible patches.
+        """
+        x_RNP, seen_RNP = patchify(x_RL, self.patch), patchify(observed_RL.astype(jnp.float32), self.patch)
+        shown_RVP, shown_seen_RVP = pick(x_RNP, visible_RV), pick(seen_RNP, visible_RV)
+        if norm == "window":
+            mean_R1, scale_R1 = instance_stats(x_RL, observed_RL.astype(jnp.float32))
+        else:
+            mean_R1, scale_R1 = instance_stats(flatten(shown_RVP), flatten(shown_seen_RVP))
+        keep_RV = keepable(shown_seen_RVP)
+        normal = normalise(shown_RVP, mean_R1, scale_R1)
+        z_RVD = self.encode(normal, visible_RV, keep_RV, train=train)
+        y_RMP = self.decode(z_RVD, visible_RV, hidden_RM, None, keep_RV, train=train)
+        return y_RMP, normalise(pick(x_RNP, hidden_RM), mean_R1, scale_R1), pick(seen_RNP, hidden_RM)
+
+    def observe(self, x_RT: Array, observed_RT: Array) -> "Encoded":
+        """Returns everything of a history that a forecast needs. Nothing in it depends on a prompt."""
+        seen_RT = observed_RT.astype(jnp.float32)
+        mean_R1, scale_R1 = instance_stats(x_RT, seen_RT)
+        x_RNP = normalise(patchify(x_RT, self.patch), mean_R1, scale_R1)
+        keep_RN = keepable(patchify(seen_RT, self.patch))
+        z_RND = self.encode(x_RNP, jnp.arange(x_RNP.shape[1])[None], keep_RN)
+        return Encoded(z_RND, keep_RN, mean_R1, scale_R1)
+
+    def foretell(self, encoded: "Encoded", prompt_MD: Array | None, horizon: int) -> Array:
+        """Returns y_RH in the units of the history: the reconstruction of M = ceil(H / P) hidden future patches.
+
+        prompt_MD None is the zero-shot forecast of the mask token alone.
+        """
+        patches = encoded.z_RND.shape[1]
+        at_1M = patches + jnp.arange(-(-horizon // self.patch))[None]
+        y_RMP = self.decode(encoded.z_RND, jnp.arange(patches)[None], at_1M, prompt_MD, encoded.keep_RN)
+        return flatten(y_RMP)[:, :horizon] * encoded.scale_R1 + encoded.mean_R1
+
+    def forecast(self, x_RT: Array, observed_RT: Array, prompt_MD: Array | None, horizon: int) -> Array:
+        """Returns y_RH from a history x_RT."""
+        return self.foretell(self.observe(x_RT, observed_RT), prompt_MD, horizon)
+
+    def __call__(self, x_RT: Array, observed_RT: Array) -> Array:
+        """Touches every parameter once, for `init`."""
+        return self.forecast(x_RT, observed_RT, None, self.patch)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """A history after the frozen encoder: z_RND, which patches hold anything, and the statistics to undo."""
+
+    z_RND: Array
+    keep_RN: Array
+    mean_R1: Array
+    scale_R1: Array
+
+
+def normalise(x_RNP: Array, mean_R1: Array, scale_R1: Array) -> Array:
+    return (x_RNP - mean_R1[..., None]) / scale_R1[..., None]
+
+
+def flatten(x_RNP: Array) -> Array:
+    return x_RNP.reshape(x_RNP.shape[0], -1)
+
+
+def pick(x_RNP: Array, at_RM: Array) -> Array:
+    """Returns x_RMP, the patches at the given positions of each row."""
+    return jnp.take_along_axis(x_RNP, at_RM[..., None], axis=1)
+
+
+def keepable(seen_RVP: Array) -> Array:
+    """Returns keep_RV: patches with any observed value; all of them in a row without one, since softmax needs a key."""
+    keep_RV = seen_RVP.any(-1)
+    return keep_RV | ~keep_RV.any(-1, keepdims=True)
+
+
+def init(model: CrossMAE, key: Array) -> dict[str, Any]:
+    """Returns float32 parameters as plain nested dicts."""
+    x_1T = jnp.zeros((1, model.patch))
+    return jax.jit(model.init)(key, x_1T, jnp.ones_like(x_1T, bool))["params"]
+
+
+def group(path: str) -> str:
+    """Returns the group of GROUPS that a parameter path like 'encoder_0/mlp_in/kernel' belongs to."""
+    return next(name for name in GROUPS if path.startswith(name))

@@ -1,0 +1,101 @@
+"""What is trained and how: durations, schedules, named groups of parameters, optax.multi_transform over them."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ptt_jax.config import UserError
+from ptt_jax.model import GROUPS, group
+
+Tree = Any
+
+
+def plan(epochs: float, steps: int, batch: int, rows: int, stage: str) -> int:
+    """Returns the number of optimisation steps: `steps`, or as many as `epochs` passes over the rows need."""
+    steps = steps or max(round(epochs * rows / batch), 1)
+    if steps * batch >= 2**32:
+        raise UserError(f"config.{stage} asks for {steps} steps of {batch} rows; accepted: less than 2^32 rows in all")
+    return steps
+
+
+def chain(*, peak: float, warmup: float, steps: int, weight_decay: float, clip: float) -> optax.GradientTransformation:
+    """Returns clip, AdamW, warm-up and cosine. Decay touches matrices alone.
+
+    Clip and decay are in here, and not around multi_transform, where they would mix in or move frozen weights.
+    """
+    rate = optax.warmup_cosine_decay_schedule(0.0, peak, max(round(warmup * steps), 1), max(steps, 2))
+    matrices = lambda tree: jax.tree.map(lambda p: p.ndim > 1, tree)  # noqa: E731
+    return optax.chain(optax.clip_by_global_norm(clip), optax.adamw(rate, weight_decay=weight_decay, mask=matrices))
+
+
+class Groups(NamedTuple):
+    """The groups of a parameter tree, and which of them learn.
+
+    The tree is {'backbone': ..., 'prompt': ...} or {'backbone': ...}; groups are `model.GROUPS` and 'prompt'.
+    """
+
+    tuned: tuple[str, ...]
+
+    def labels(self, params: Tree) -> Tree:
+        """Returns the tree with 'tuned' or 'frozen' for each leaf."""
+
+        def label(path: tuple, leaf: Any) -> str:
+            root, *rest = (entry.key for entry in path)
+            return "tuned" if (group("/".join(rest)) if root == "backbone" else root) in self.tuned else "frozen"
+
+        return jax.tree_util.tree_map_with_path(label, params)
+
+    def check(self, params: Tree) -> None:
+        """Raises ValueError when a name is no group or nothing would learn: a typo must not freeze everything."""
+        unknown = set(self.tuned) - {*GROUPS, "prompt"}
+        if unknown or "tuned" not in jax.tree.leaves(self.labels(params)):
+            raise ValueError(f"tuned groups {self.tuned} match no parameter; groups are {(*GROUPS, 'prompt')}")
+
+    def transform(self, tuned: optax.GradientTransformation, params: Tree) -> optax.GradientTransformation:
+        """Returns multi_transform: `tuned` for the groups that learn, set_to_zero for the others."""
+        self.check(params)
+        return optax.multi_transform({"tuned": tuned, "frozen": optax.set_to_zero()}, self.labels(params))
+
+    def part(self, params: Tree) -> tuple[Tree, Tree]:
+        """Returns (tuned, frozen): the same tree twice, with None where a leaf is in the other one.
+
+        Gradients are taken with respect to the first, so that the frozen backward pass is never built.
+        """
+        labels = self.labels(params)
+        tuned = jax.tree.map(lambda p, name: p if name == "tuned" else None, params, labels)
+        frozen = jax.tree.map(lambda p, name: p if name == "frozen" else None, params, labels)
+        return tuned, frozen
+
+
+ALL = Groups(GROUPS)
+PROMPT = Groups(("prompt",))
+
+
+def join(tuned: Tree, frozen: Tree) -> Tree:
+    """Returns the whole tree from the two of `Groups.part`."""
+    return jax.tree.map(lambda a, b: b if a is None else a, tuned, frozen, is_leaf=lambda x: x is None)
+
+
+def step(
+    tx: optax.GradientTransformation, grads: Tree, opt_state: Tree, tuned: Tree, frozen: Tree
+) -> tuple[Tree, Tree]:
+    """Returns the tuned leaves after one step, and the optimiser's state. Frozen leaves are not even added zero to
+    (-0.0 + 0.0 is +0.0): their zeros are constants that XLA removes."""
+    params = join(tuned, frozen)
+    updates, opt_state = tx.update(join(grads, jax.tree.map(jnp.zeros_like, frozen)), opt_state, params)
+    updates = jax.tree.map(lambda t, u: None if t is None else u, tuned, updates, is_leaf=lambda x: x is None)
+    return optax.apply_updates(tuned, updates), opt_state
+
+
+def table(params: Tree, groups: Groups) -> dict[str, dict[str, int]]:
+    """Returns {group: {'parameters': n, 'tuned': n or 0}}."""
+    counts: dict[str, dict[str, int]] = {}
+    labels = jax.tree.leaves(groups.labels(params))
+    for (path, leaf), label in zip(jax.tree_util.tree_leaves_with_path(params), labels, strict=True):
+        root, *rest = (entry.key for entry in path)
+        row = counts.setdefault(group("/".join(rest)) if root == "backbone" else root, {"parameters": 0, "tuned": 0})
+        row["parameters"] += leaf.size
+        row["tuned"] += leaf.size if label == "tuned" else 0
+    return counts

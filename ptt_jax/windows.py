@@ -1,0 +1,103 @@
+"""The series on the device, and the rows that are cut out of it inside a jitted step.
+
+A row is one channel of one window. Rows are numbered window by window: row = window * C + channel.
+"""
+
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from ptt_jax.config import UserError
+
+
+@flax.struct.dataclass
+class Panel:
+    """A scaled series on the device: values_CT float32, finite everywhere; observed_CT bool, False = missing."""
+
+    values_CT: Array
+    observed_CT: Array
+
+
+class Span(NamedTuple):
+    """Admissible windows of a split: starts `first`, `first` + 1, ... with `counts[i]` windows for `horizons[i]`.
+
+    Shorter horizons have more windows; a row is in the span when its shortest target fits. Steps from `end` on belong
+    to another split and count as missing.
+    """
+
+    first: int
+    end: int
+    lookback: int
+    horizons: tuple[int, ...]
+    counts: tuple[int, ...]
+    channels: int
+
+    @property
+    def rows(self) -> int:
+        return self.counts[0] * self.channels
+
+    @property
+    def length(self) -> int:
+        return self.lookback + self.horizons[-1]
+
+
+def span(border: tuple[int, int], lookback: int, horizons: tuple[int, ...], channels: int, split: str) -> Span:
+    """Returns the windows whose targets lie in the rows `border` = [begin, end); history may reach across `begin`.
+
+    `horizons` ascend. Starts are checked here because XLA clamps one that is out of range without a word.
+
+    Raises:
+      UserError: not one window of the longest horizon fits; the sentence names the split.
+    """
+    begin, end = border
+    first = max(begin - lookback, 0)
+    counts = tuple(end - first - lookback - h + 1 for h in horizons)
+    if counts[-1] < 1:
+        raise UserError(
+            f"the {split} split has rows {begin} to {end}: too few for one window of {lookback} steps of history and "
+            f"{horizons[-1]} to forecast; accepted: a longer split, a smaller lookback or smaller horizons"
+        )
+    if counts[0] * channels >= 2**31:
+        raise UserError(
+            f"the {split} split has {counts[0]} windows of {channels} channels; accepted: less than 2^31 rows in all"
+        )
+    return Span(first, end, lookback, horizons, counts, channels)
+
+
+def take(panel: Panel, span: Span, row_R: Array) -> tuple[Array, Array]:
+    """Returns x_RL float32 and observed_RL bool of the numbered rows, L = lookback + longest horizon."""
+    channel_R, start_R = row_R % span.channels, span.first + row_R // span.channels
+    at_RL = start_R[:, None] + jnp.arange(span.length)[None]
+    inside_RL = at_RL < span.end
+    at_RL = jnp.minimum(at_RL, span.end - 1)
+    return panel.values_CT[channel_R[:, None], at_RL], panel.observed_CT[channel_R[:, None], at_RL] & inside_RL
+
+
+def mix(x: Array) -> Array:
+    """Returns 32 well-mixed bits (the finaliser of MurmurHash3, Appleby)."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
+
+
+def batch(key: Array, step: Array, size: int, rows: int, rounds: int = 48) -> Array:
+    """Returns row_R, the rows of optimisation step `step`: every row once an epoch, none dropped, one by one.
+
+    The order is a function of (key, step) alone, so that resuming needs no state, and it needs no table: 862 channels
+    make ten million rows. It is a swap-or-not shuffle (Hoang, Morris and Rogaway 2012): each round pairs x with
+    k - x mod rows, and a coin that depends on the pair alone decides whether they swap, which is a bijection.
+    A batch may straddle epochs. step * size must stay below 2^32 (`optim.plan` checks it).
+    """
+    at_R = step.astype(jnp.uint32) * jnp.uint32(size) + jnp.arange(size, dtype=jnp.uint32)
+    epoch_R, x_R = at_R // jnp.uint32(rows), at_R % jnp.uint32(rows)
+
+    def swap_or_not(x_R: Array, bits_2: Array) -> tuple[Array, None]:
+        partner_R = (mix(epoch_R ^ bits_2[0]) % jnp.uint32(rows) + jnp.uint32(rows) - x_R) % jnp.uint32(rows)
+        coin_R = mix(jnp.maximum(x_R, partner_R) ^ mix(epoch_R ^ bits_2[1])) & 1
+        return jnp.where(coin_R == 1, partner_R, x_R), None
+
+    bits_r2 = jax.random.bits(key, (rounds, 2), jnp.uint32)
+    return jax.lax.scan(swap_or_not, x_R, bits_r2)[0].astype(jnp.int32)

@@ -1,0 +1,62 @@
+"""A strict session on four virtual devices, and the smallest problem that has everything in it."""
+
+import os
+
+import jax
+
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ptt_jax import config, data, mesh, tasks
+from ptt_jax.model import CrossMAE, init
+
+
+def pytest_report_header() -> str:
+    return f"PTT_DATA_DIR: {os.environ.get('PTT_DATA_DIR') or 'not set: tests on real data are skipped'}"
+
+
+@pytest.fixture
+def tiny():
+    """A config that runs all stages in seconds."""
+    cfg = config.default()
+    cfg.lookback, cfg.horizons = 48, (12, 20)
+    cfg.cache_dir = ""
+    cfg.data.rows, cfg.data.channels = 500, 3
+    cfg.model.update(patch=12, width=16, mlp=16, heads=2, encoder_layers=1)
+    cfg.pretrain.update(steps=6, batch=16, validations=3, validation_rows=32)
+    cfg.tune.update(steps=4, batch=16, validations=2)
+    cfg.evaluate.batch = 128
+    return cfg
+
+
+@pytest.fixture(scope="session")
+def problem():
+    """The generated series on a mesh of one device."""
+    cfg = config.default()
+    cfg.data.rows, cfg.data.channels = 500, 3
+    return tasks.prepare(data.load(cfg.data), mesh.make(1))
+
+
+@pytest.fixture(scope="session")
+def model():
+    return CrossMAE(patch=12, width=16, mlp=16, heads=2, encoder_layers=1, decoder_layers=1, patches=6)
+
+
+@pytest.fixture(scope="session")
+def params(model):
+    """Random weights, large enough that every part of the model shows in its output."""
+    tree = init(model, jax.random.key(3))
+    tree["mask_token"] = 50 * tree["mask_token"]
+    return tree
+
+
+@pytest.fixture(scope="session")
+def history():
+    """x_RT and observed_RT: 5 rows of 48 steps, a tenth of them missing."""
+    rng = np.random.default_rng(0)
+    x_RT = np.cumsum(rng.normal(size=(5, 48)), axis=1).astype(np.float32)
+    return jnp.asarray(x_RT), jnp.asarray(rng.random((5, 48)) > 0.1)

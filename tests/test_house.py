@@ -1,0 +1,49 @@
+"""Data flows one way: an import may only point to a lower rank (DESIGN: the house)."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+RANKS = (
+    ("config",),
+    ("layers", "windows", "mesh", "clock", "generated"),
+    ("frame",),
+    ("data", "model", "prompts", "baselines"),
+    ("optim", "tasks"),
+    ("step",),
+    ("evaluate", "checkpoint", "log"),
+    ("loop",),
+    ("train",),
+    ("score", "report"),
+    ("main",),
+)
+RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
+PACKAGE = Path(__file__).parent.parent / "ptt_jax"
+
+
+def imports(path: Path) -> set[str]:
+    """The rooms that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "ptt_jax":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ptt_jax."):
+            found.add(node.module.removeprefix("ptt_jax."))
+        elif isinstance(node, ast.Import):
+            found |= {a.name.removeprefix("ptt_jax.") for a in node.names if a.name.startswith("ptt_jax.")}
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(p for p in PACKAGE.glob("*.py") if p.stem != "__init__"), ids=lambda p: p.stem)
+def test_imports_point_to_lower_ranks(path):
+    up = {name for name in imports(path) if RANK[name] >= RANK[path.stem]}
+    assert not up, f"{path.stem} (rank {RANK[path.stem]}) imports {up}"
+
+
+def test_data_rooms_know_no_jax():
+    for name in ("data", "frame", "clock", "generated", "report"):
+        tree = ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
+        modules = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+        modules |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+        assert not {m for m in modules if m and m.split(".")[0] in ("jax", "flax", "optax", "orbax")}, name

@@ -1,0 +1,139 @@
+"""The theorems of the method: they hold for any weights, so random ones will do."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ptt_jax import tasks
+from ptt_jax.model import CrossMAE, group, init
+
+
+def forecast(model, params, x_RT, observed_RT, prompt_MD=None, horizon=24):
+    return model.apply({"params": params}, x_RT, observed_RT, prompt_MD, horizon, method=model.forecast)
+
+
+def prompt(patches: int, width: int = 16):
+    return jax.random.normal(jax.random.key(7), (patches, width))
+
+
+def test_zero_prompts_give_the_zero_shot_forecast_to_the_bit(model, params, history):
+    zero = forecast(model, params, *history, jnp.zeros((2, 16)))
+    np.testing.assert_array_equal(zero, forecast(model, params, *history))
+    assert np.abs(zero - forecast(model, params, *history, prompt(2))).max() > 1e-3
+
+
+def test_prompts_of_a_short_horizon_are_a_prefix_of_those_of_a_long_one(model, params, history):
+    long = forecast(model, params, *history, prompt(4), 48)
+    short = forecast(model, params, *history, prompt(4)[:1], 12)
+    np.testing.assert_allclose(short, long[:, :12], rtol=1e-5, atol=1e-5)
+
+
+def test_queries_do_not_see_each_other(model, params, history):
+    jacobian = jax.jacobian(lambda p: forecast(model, params, *history, p, 36))(prompt(3))  # (R, H, M, D)
+    by_patch = np.abs(np.asarray(jacobian)).reshape(5, 3, 12, 3, 16).max((0, 2, 4))
+    assert (by_patch[~np.eye(3, dtype=bool)] == 0).all()
+    assert (np.diag(by_patch) > 1e-4).all()
+
+
+@pytest.mark.parametrize("norm", ["visible", "window"])
+def test_hidden_values_never_reach_the_prediction(model, params, norm):
+    x_RL = jax.random.normal(jax.random.key(0), (2, 72))
+    visible, hidden = jnp.array([[0, 2, 3], [1, 4, 5]]), jnp.array([[1, 4, 5], [0, 2, 3]])
+
+    def predict(x_RL):
+        # Under 'window' the statistics do leak, by design; the encoder's input must not, so they are held fixed.
+        x_RL = x_RL if norm == "visible" else (x_RL - x_RL.mean(1, keepdims=True)) / x_RL.std(1, keepdims=True)
+        return model.apply(
+            {"params": params}, x_RL, jnp.ones_like(x_RL, bool), visible, hidden, norm=norm, method=model.reconstruct
+        )[0]
+
+    if norm == "window":
+        bumped = x_RL.at[0, 12:15].add(jnp.array([1.0, -2.0, 1.0])).at[0, 48:50].add(jnp.array([1.0, -1.0]))
+        z = [encoded_visible(model, params, v, visible) for v in (x_RL, bumped)]
+        np.testing.assert_array_equal(z[0], z[1])
+        return
+    gradient = np.abs(jax.grad(lambda x: predict(x)[0].sum())(x_RL)).reshape(2, 6, 12)
+    assert (gradient[0, [1, 4, 5]] == 0).all()
+    assert (gradient[0, [0, 2, 3]] > 0).all()
+    assert (gradient[1] == 0).all()
+
+
+def encoded_visible(model, params, x_RL, visible_RV):
+    patches = jnp.take_along_axis(x_RL.reshape(2, 6, 12), visible_RV[..., None], axis=1)
+    return model.apply({"params": params}, patches, visible_RV, method=model.encode)
+
+
+def test_forecasts_move_with_a_shift_and_a_scale_of_the_series(model, params, history):
+    x_RT, observed_RT = history
+    y_RH = forecast(model, params, x_RT, observed_RT, prompt(2))
+    moved = forecast(model, params, 100 + 4 * x_RT, observed_RT, prompt(2))
+    np.testing.assert_allclose(moved, 100 + 4 * y_RH, rtol=1e-4)
+
+
+def test_missing_values_never_reach_the_forecast_of_wholly_missing_patches(model, params, history):
+    x_RT, observed_RT = history
+    observed_RT = observed_RT.at[:, 12:24].set(False)
+    wild = x_RT.at[:, 12:24].set(1e6)
+    np.testing.assert_array_equal(
+        forecast(model, params, x_RT, observed_RT), forecast(model, params, wild, observed_RT)
+    )
+
+
+def test_a_history_without_one_value_gives_a_finite_forecast(model, params):
+    assert np.isfinite(forecast(model, params, jnp.zeros((2, 48)), jnp.zeros((2, 48), bool))).all()
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e8])
+@pytest.mark.parametrize("spread", [0.0, 1e-6])
+def test_constant_windows_give_finite_forecasts(model, params, offset, spread):
+    x_RT = jnp.asarray(offset + spread * np.random.default_rng(0).normal(size=(2, 48)), jnp.float32)
+    y_RH = forecast(model, params, x_RT, jnp.ones_like(x_RT, bool))
+    assert np.abs(y_RH - offset).max() < 1 + 1e-6 * abs(offset)
+
+
+@pytest.mark.parametrize("position", ["rotary", "sincos", "learned"])
+def test_the_position_of_a_query_matters_under_every_scheme(position, history):
+    model = CrossMAE(12, 16, 16, 2, 1, 1, patches=6, position=position)
+    params = init(model, jax.random.key(0))
+    y_RMP = np.asarray(forecast(model, params, *history)).reshape(5, 2, 12)
+    assert np.abs(y_RMP[:, 0] - y_RMP[:, 1]).max() > 1e-5
+
+
+def test_bfloat16_compute_keeps_float32_parameters_and_outputs(params, history):
+    half = CrossMAE(12, 16, 16, 2, 1, 1, patches=6, dtype=jnp.bfloat16)
+    whole = CrossMAE(12, 16, 16, 2, 1, 1, patches=6)
+    assert {leaf.dtype for leaf in jax.tree.leaves(init(half, jax.random.key(0)))} == {jnp.dtype("float32")}
+    a, b = forecast(half, params, *history), forecast(whole, params, *history)
+    assert a.dtype == jnp.float32
+    assert 0 < np.abs(a - b).max() < 0.1 * np.abs(b).max()
+
+
+def test_every_parameter_belongs_to_a_group(params):
+    paths = {"/".join(k.key for k in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)}
+    assert {group(p) for p in paths} == {"embed", "encoder", "mask_token", "decoder", "head"}
+
+
+def test_the_decoder_holds_no_self_attention(model, params, history):
+    """With one visible patch, attention over it alone must make the output the same whatever the query asks."""
+    keys = [p for p in params if p.startswith("decoder_0")]
+    assert keys == ["decoder_0"]
+    x_RT, observed_RT = (a[:, :12] for a in history)
+    changed = jax.tree.map(lambda a: a, params)
+    changed["decoder_0"]["attention"]["query"] = jax.tree.map(
+        lambda a: 3 * a + 1, params["decoder_0"]["attention"]["query"]
+    )
+    np.testing.assert_allclose(
+        forecast(model, params, x_RT, observed_RT), forecast(model, changed, x_RT, observed_RT), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_masks_hide_what_they_should():
+    visible_RV, hidden_RM = tasks.hide(jax.random.key(0), 200, 10, 6, 4, 0.5)
+    together = np.sort(np.concatenate([visible_RV, hidden_RM], axis=1), axis=1)
+    assert (together == np.arange(10)).all()
+    tails = [np.isin(np.arange(10 - n, 10), row).all() for row in np.asarray(hidden_RM) for n in (1,)]
+    assert 0.7 < np.mean(tails) < 0.9  # half by tail, of the others 6 in 10 by chance
+    whole = tasks.hide(jax.random.key(0), 200, 10, 6, 6, 1.0)[1]
+    assert (whole[:, -1] == 9).all()
+    assert len({tuple(row) for row in np.asarray(whole).tolist()}) > 50

@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from flax import serialization
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers as managers
 
@@ -59,7 +60,7 @@ def open_run(workdir: Path, cfg: ConfigDict) -> Path:
             more = f", and {len(changed) - 1} more" if len(changed) > 1 else ""
             raise UserError(
                 f"{workdir} holds a run with config.{key} = {was!r}, not {now!r}{more}; "
-                f"accepted: the same config, or another --workdir (with --config.backbone={workdir} to tune on the backbone that is here)"
+                f"accepted: the same config, or another --workdir (and --config.backbone={workdir} for its backbone)"
             )
     elif any(workdir.iterdir()):
         raise UserError(
@@ -127,7 +128,8 @@ class Store:
     def save(self, step: int, trees: Mapping[str, Tree], meta: dict[str, Any], value: float) -> None:
         """Saves a step's trees, each an item of its own; lower values are better. Arrays are saved from the host, so
         that they restore on any layout of devices."""
-        args: dict[str, Any] = {name: ocp.args.StandardSave(jax.device_get(trees[name])) for name in self.items}
+        plain = {name: serialization.to_state_dict(jax.device_get(trees[name])) for name in self.items}
+        args: dict[str, Any] = {name: ocp.args.StandardSave(tree) for name, tree in plain.items()}
         args["meta"] = ocp.args.JsonSave({**meta, "format": FORMAT})
         self.manager.save(step, args=ocp.args.Composite(**args), metrics={"value": float(value)})
         self.manager.wait_until_finished()
@@ -148,7 +150,8 @@ class Store:
             raise UserError(
                 f"{self.path}/{step}/{item} is missing or unreadable; accepted: a checkpoint as a run wrote it"
             )
-        want = {k: (tuple(v.shape), np.dtype(v.dtype)) for k, v in names(like).items()}
+        plain = serialization.to_state_dict(like)  # an optimiser's tuples as dicts, which is how they are saved
+        want = {k: (tuple(v.shape), np.dtype(v.dtype)) for k, v in names(plain).items()}
         have = {k: (tuple(v.shape), np.dtype(v.dtype)) for k, v in names(saved.tree).items()}
         wrong = [k for k in sorted({*want, *have}) if want.get(k) != have.get(k)]
         if wrong:
@@ -158,8 +161,9 @@ class Store:
                 f"{sides(want.get(wrong[0]))} in the model "
                 f"({len(wrong)} of {len(want)} leaves differ); accepted: a checkpoint of this architecture"
             )
-        target = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), like)
-        return self.manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(target)}))[item]
+        target = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), plain)
+        found = self.manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(target)}))[item]
+        return serialization.from_state_dict(like, found)
 
     def close(self) -> None:
         self.manager.close()

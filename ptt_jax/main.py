@@ -38,10 +38,10 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
     rest = [a for a in argv if not a.startswith(("--config=", "--config.", "--workdir="))]
     if rest:
         raise UserError(f"argument {rest[0]} is unknown; accepted: --config=FILE, --workdir=DIR and --config.key=value")
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_dict("config", base, flag_values=values)
-    for flag in overrides:
+    for flag in overrides:  # one by one, so that an error knows its flag
         key, _, value = flag.removeprefix("--config.").partition("=")
+        values = flags.FlagValues()
+        config_flags.DEFINE_config_dict("config", base, flag_values=values, sys_argv=["ptt_jax", flag])
         try:
             values(["ptt_jax", flag])
         except (flags.Error, ValueError, TypeError, SyntaxError):
@@ -94,8 +94,7 @@ def run(cfg: ConfigDict, workdir: Path) -> Path:
         adopt(cfg, card)
     series = data.load(cfg.data)
     problem = tasks.prepare(series, mesh.make(cfg.devices))
-    for split in ("train", "validation", "test"):  # before anything is written
-        problem.span(split, cfg.lookback, cfg.horizons)
+    train.check(cfg, problem)  # before anything is written
     workdir = checkpoint.open_run(workdir, cfg)
     log = Log(workdir / "metrics.jsonl")
     for note in series.notes:

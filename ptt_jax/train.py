@@ -51,6 +51,23 @@ def chain(section: ConfigDict, steps: int) -> Any:
     return optim.chain(steps=steps, **{name: section[key] for name, key in names.items()})
 
 
+def check(cfg: ConfigDict, problem: Problem) -> None:
+    """Raises UserError when a split holds no window or a batch does not divide by the mesh."""
+    for split in ("train", "validation", "test"):
+        problem.span(split, cfg.lookback, cfg.horizons)
+    if not cfg.backbone:
+        for split in ("train", "validation"):
+            problem.span(split, cfg.lookback, (whole_patches(cfg),))
+        meshes.check_divides(problem.mesh, "pretrain.batch", cfg.pretrain.batch)
+    meshes.check_divides(problem.mesh, "tune.batch", cfg.tune.batch)
+
+
+def whole_patches(cfg: ConfigDict) -> int:
+    """Returns how many steps a pre-training window covers past the lookback: whole patches."""
+    horizon = cfg.horizons[-1] if cfg.pretrain.horizon < 0 else cfg.pretrain.horizon
+    return prompts.patches(horizon, cfg.model.patch) * cfg.model.patch
+
+
 def pretrain(cfg: ConfigDict, run: Path, problem: Problem, log: Log) -> None:
     """Pre-trains a backbone and writes backbone.json, unless that is there already."""
     if (run / "backbone.json").exists():
@@ -58,10 +75,7 @@ def pretrain(cfg: ConfigDict, run: Path, problem: Problem, log: Log) -> None:
         return
     p, card = cfg.pretrain, architecture(cfg)
     model = build(card, cfg.compute_dtype, cfg.model.dropout)
-    horizon = cfg.horizons[-1] if p.horizon < 0 else p.horizon
-    horizon = prompts.patches(horizon, model.patch) * model.patch  # windows are whole patches
-    train, validation = (problem.span(s, cfg.lookback, (horizon,)) for s in ("train", "validation"))
-    meshes.check_divides(problem.mesh, "pretrain.batch", p.batch)
+    train, validation = (problem.span(s, cfg.lookback, (whole_patches(cfg),)) for s in ("train", "validation"))
     steps = optim.plan(p.epochs, p.steps, p.batch, train.rows, "pretrain")
 
     weights_key, key = keys(cfg.seed, "pretrain")
@@ -82,16 +96,16 @@ def pretrain(cfg: ConfigDict, run: Path, problem: Problem, log: Log) -> None:
     log.say(f"pretrain: {count(params):,} parameters, {train.rows:,} rows, {steps:,} steps of {p.batch}")
 
     def keep(pause: Pause) -> None:
-        """Looks at validation, saves, says so."""
+        """Looks at validation, says so, saves: a line without its checkpoint is dropped by the next call."""
         losses = look(pause.state.params)
         value = {**losses, "last": -float(pause.step)}[p.choose]
         history.append((pause.step, value))
         meta.update(history=history, seconds=spent + pause.seconds, architecture=card)
         trees = {"params": pause.state.params["backbone"], "opt_state": pause.state.opt_state}
-        store.save(pause.step, trees, meta, value)
         log.pause("pretrain", pause, steps, p.batch / train.rows, meta["seconds"], {
             "validation_loss": losses["reconstruction"], "validation_forecast": losses["forecast"],
         })  # fmt: skip
+        store.save(pause.step, trees, meta, value)
 
     loop = Loop("pretrain", steps, p.validations, chunk, Cached(problem.panel), key, log)
     if not stalled([v for _, v in history], p.patience):
@@ -155,7 +169,6 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log) -> str:
     model = build(card["architecture"], cfg.compute_dtype)
     backbone = meshes.replicate(problem.mesh, checkpoint.load_backbone(card, shapes(model)))
     train, validation = (problem.span(s, cfg.lookback, cfg.horizons) for s in ("train", "validation"))
-    meshes.check_divides(problem.mesh, "tune.batch", t.batch)
     steps = optim.plan(t.epochs, t.steps, t.batch, train.rows, "tune")
 
     prompt = prompts.make(t.prompts, prompts.patches(cfg.horizons[-1], model.patch), model.width)
@@ -183,7 +196,7 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log) -> str:
     )
 
     def keep(pause: Pause) -> None:
-        """Looks at validation, keeps what is best for each horizon, saves, says so."""
+        """Looks at validation, keeps what is best for each horizon, says so, saves."""
         values = look(pause.state.params)
         tokens = jax.device_get(pause.state.params["prompt"])
         for h in cfg.horizons:
@@ -192,8 +205,8 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log) -> str:
         history.append((pause.step, values))
         meta.update(history=history, seconds=spent + pause.seconds)
         trees = {"prompt": best, "state": {"prompt": tokens, "opt_state": pause.state.opt_state}}
-        store.save(pause.step, trees, meta, -float(pause.step))  # `best` rides in every step: the latest is enough
         log.pause("tune", pause, steps, t.batch / train.rows, meta["seconds"], {"validation_mse": values})
+        store.save(pause.step, trees, meta, -float(pause.step))  # `best` rides in every step: the latest is enough
 
     def settled() -> bool:
         return all(stalled([values[str(h)] for _, values in history], t.patience) for h in cfg.horizons)

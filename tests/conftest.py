@@ -6,6 +6,13 @@ import jax
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Programs here run for milliseconds: most of the time is XLA's, and half of that its last optimisations.
+jax.config.update("jax_disable_most_optimizations", True)
+# Many tests run the same programs: each is compiled once.
+home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+jax.config.update("jax_compilation_cache_dir", os.path.join(home, "ptt_jax", "tests"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,0 +1,96 @@
+import json
+
+import numpy as np
+import pytest
+
+from ptt_jax import checkpoint, config
+from ptt_jax.checkpoint import Store
+from ptt_jax.config import UserError, write_atomic
+
+
+def tree(value: float):
+    return {"a": {"b": np.full((2, 3), value, np.float32)}, "n": np.int32(7)}
+
+
+def test_the_latest_and_the_best_step_are_kept(tmp_path):
+    store = Store(tmp_path / "s", ("params",))
+    for step, value in ((1, 3.0), (2, 1.0), (3, 2.0), (4, 2.5)):
+        store.save(step, {"params": tree(step)}, {"note": step}, value)
+    assert sorted(int(p.name) for p in (tmp_path / "s").iterdir() if p.name.isdigit()) == [2, 4]
+    assert store.latest() == 4
+    assert store.restore(2, "params", tree(0))["a"]["b"][0, 0] == 2
+    assert store.meta(4)["note"] == 4
+    assert store.meta(4)["format"] == checkpoint.FORMAT
+    store.close()
+    again = Store(tmp_path / "s", ("params",))
+    assert again.latest() == 4
+    assert again.restore(4, "params", tree(0))["n"] == 7
+    again.close()
+
+
+def test_one_item_is_restored_without_the_other(tmp_path):
+    store = Store(tmp_path / "s", ("params", "opt_state"))
+    store.save(1, {"params": tree(1), "opt_state": {"m": np.zeros(9)}}, {}, 0.0)
+    store.close()
+    other = Store(tmp_path / "s", ("params", "opt_state"))
+    assert other.restore(1, "params", tree(0))["a"]["b"].shape == (2, 3)
+    other.close()
+
+
+@pytest.mark.parametrize(
+    ("like", "words"),
+    [
+        (
+            {"a": {"b": np.zeros((3, 2), np.float32)}, "n": np.int32(0)},
+            r"a/b is float32\[2, 3\] in the file and float32\[3, 2\]",
+        ),
+        (
+            {"a": {"b": np.zeros((2, 3), np.float16)}, "n": np.int32(0)},
+            r"a/b is float32\[2, 3\] in the file and float16\[2, 3\]",
+        ),
+        (
+            {"a": {"c": np.zeros((2, 3), np.float32)}, "n": np.int32(0)},
+            r"a/b is float32\[2, 3\] in the file and nothing",
+        ),
+        ({"a": {"b": np.zeros((2, 3), np.float32)}}, r"n is int32\[\] in the file and nothing"),
+        ({**tree(0), "z": np.zeros(1)}, r"z is nothing in the file and float64\[1\]"),
+    ],
+)
+def test_a_tree_that_does_not_fit_is_named_by_its_leaf(tmp_path, like, words):
+    store = Store(tmp_path / "s", ("params",))
+    store.save(1, {"params": tree(1)}, {}, 0.0)
+    with pytest.raises(UserError, match=words):
+        store.restore(1, "params", like)
+    store.close()
+
+
+def test_a_file_is_whole_or_absent(tmp_path, monkeypatch):
+    write_atomic(tmp_path / "f", "old")
+
+    def no(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", no)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomic(tmp_path / "f", "new")
+    assert (tmp_path / "f").read_text() == "old"
+
+
+def test_a_run_directory_is_made_once_and_refuses_strangers(tmp_path):
+    cfg = config.default()
+    run = checkpoint.open_run(tmp_path / "a" / "run", cfg)
+    assert config.from_json((run / "config.json").read_text()) == cfg
+    assert {"jax", "flax", "python", "device", "git"} <= set(json.loads((run / "versions.json").read_text()))
+    checkpoint.open_run(run, cfg)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("dear")
+    with pytest.raises(UserError, match=r"is not empty and holds no config.json"):
+        checkpoint.open_run(tmp_path / "other", cfg)
+    (run / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config.json cannot be read as JSON"):
+        checkpoint.open_run(run, cfg)
+
+
+def test_a_missing_stage_is_named_by_its_file(tmp_path):
+    with pytest.raises(UserError, match=r"backbone.json does not exist; accepted: the directory of a run"):
+        checkpoint.find_backbone(tmp_path)

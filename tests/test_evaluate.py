@@ -1,0 +1,109 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ptt_jax import baselines, evaluate, mesh
+from ptt_jax.windows import take
+
+
+@pytest.fixture(scope="module")
+def plain(problem):
+    """Seasonal naive of the test split by two loops of numpy, the way the protocol words it."""
+    values_CT = np.asarray(problem.panel.values_CT, np.float64)
+    observed_CT = np.asarray(problem.panel.observed_CT)
+    begin, end = problem.series.splits["test"]
+    out = {}
+    for horizon in (12, 20):
+        errors = [
+            np.where(
+                observed_CT[:, now : now + horizon],
+                values_CT[:, now : now + horizon] - values_CT[:, now - 24 : now - 24 + horizon],
+                np.nan,
+            )
+            for now in range(begin, end - horizon + 1)
+        ]
+        out[horizon] = np.array(errors)  # windows, C, H
+    return out
+
+
+def naive(span):
+    def forecast(panel, row_R):
+        x_RT = take(panel, span, row_R)[0][:, : span.lookback]
+        return tuple(baselines.seasonal_naive(x_RT, 24, h) for h in span.horizons)
+
+    return forecast
+
+
+@pytest.mark.parametrize("batch", [1, 64, 10_000])
+@pytest.mark.parametrize("devices", [1, 4])
+def test_masked_evaluation_equals_plain_numpy_whatever_the_batch(problem, plain, batch, devices):
+    if batch == 1 and devices == 4:
+        pytest.skip("a batch of one row is rounded up to the mesh: the case of 64")
+    span = problem.span("test", 48, (12, 20))
+    on = mesh.make(devices)
+    panel = mesh.replicate(on, problem.panel)
+    errors = evaluate.evaluator(naive(span), span, on, batch)(panel, panel)
+    for e, (horizon, by_hand) in zip(errors, plain.items(), strict=True):
+        assert e.windows == len(by_hand)
+        assert e.count_H.sum() == np.isfinite(by_hand).sum()
+        np.testing.assert_allclose(e.mse, np.nanmean(by_hand**2), rtol=1e-6)
+        np.testing.assert_allclose(e.mae, np.nanmean(np.abs(by_hand)), rtol=1e-6)
+        np.testing.assert_allclose(e.mse_H, np.nanmean(by_hand**2, (0, 1)), rtol=1e-5)
+        assert len(e.mae_H) == horizon
+
+
+def test_a_perfect_forecast_has_no_error(problem):
+    span = problem.span("validation", 48, (12,))
+
+    def oracle(panel, row_R):
+        return (take(panel, span, row_R)[0][:, span.lookback :],)
+
+    (e,) = evaluate.evaluator(oracle, span, problem.mesh, 128)(problem.panel, problem.panel)
+    assert (e.mse, e.mae) == (0, 0)
+
+
+def test_seasonal_naive_repeats_the_last_season():
+    x_RT = jnp.arange(10.0)[None]
+    assert baselines.seasonal_naive(x_RT, 4, 6)[0].tolist() == [6, 7, 8, 9, 6, 7]
+    assert baselines.seasonal_naive(x_RT, 40, 3)[0].tolist() == [9, 9, 9]
+
+
+def test_the_linear_model_finds_a_linear_law(problem):
+    """x[t + 1] = 2 cos(w) x[t] - x[t - 1] is a sine: a map of its history forecasts it exactly."""
+    t = np.arange(500)
+    sine = np.stack([np.sin(2 * np.pi * t / p) for p in (17, 23, 31)]).astype(np.float32)
+    panel = problem.panel.replace(values_CT=jnp.asarray(sine), observed_CT=jnp.ones((3, 500), bool))
+    spans = [problem.span(s, 48, (12,)) for s in ("train", "validation")]
+    weights_TH = baselines.fit_linear(panel, *spans)
+    x_RL, observed_RL = take(panel, problem.span("test", 48, (12,)), jnp.arange(60))
+    y_RH = baselines.linear(jnp.asarray(weights_TH), x_RL[:, :48], observed_RL[:, :48], 12)
+    assert np.abs(y_RH - x_RL[:, 48:]).max() < 0.1
+
+
+def test_the_linear_model_is_ridge_regression_in_closed_form(problem, monkeypatch):
+    monkeypatch.setattr(baselines, "RIDGES", (1e-2,))
+    panel = problem.panel.replace(observed_CT=jnp.ones_like(problem.panel.observed_CT))
+    span = problem.span("train", 48, (12,))
+    x_RL = np.asarray(take(panel, span, jnp.arange(span.rows))[0], np.float64)
+    mean = x_RL[:, :48].mean(1, keepdims=True)
+    x, y = x_RL[:, :48] - mean, x_RL[:, 48:] - mean
+    gram = x.T @ x
+    by_hand = np.linalg.solve(gram + 1e-2 * np.trace(gram) / 48 * np.eye(48), x.T @ y)
+    np.testing.assert_allclose(
+        baselines.fit_linear(panel, span, problem.span("validation", 48, (12,))), by_hand, atol=1e-3
+    )
+
+
+def test_missing_targets_pull_the_linear_model_nowhere(problem):
+    """A sine whose targets are missing at random, and 1000 where they are: the fit must not see the 1000."""
+    rng = np.random.default_rng(0)
+    clean = np.sin(2 * np.pi * np.arange(500) / 12)[None].repeat(3, 0).astype(np.float32)
+    observed = rng.random((3, 500)) > 0.05
+    panel = problem.panel.replace(
+        values_CT=jnp.asarray(np.where(observed, clean, 1000)), observed_CT=jnp.asarray(observed)
+    )
+    spans = [problem.span(s, 48, (12,)) for s in ("train", "validation")]
+    weights_TH = baselines.fit_linear(panel, *spans)
+    x_RT = jnp.asarray(clean[:1, :48])
+    y_RH = baselines.linear(jnp.asarray(weights_TH), x_RT, jnp.ones_like(x_RT, bool), 12)
+    assert np.abs(y_RH - clean[:1, 48:60]).max() < 0.25

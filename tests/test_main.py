@@ -1,0 +1,215 @@
+"""The command line, as typed: the whole job, a second call, other data on the same backbone, ways to mistype."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+
+from ptt_jax import main
+
+ROOT = Path(__file__).parent.parent
+TINY = [
+    "--config=configs/csv.py", "--config.lookback=48", "--config.horizons=12,20", "--config.model.patch=12",
+    "--config.model.width=16", "--config.model.mlp=16", "--config.model.heads=2", "--config.model.encoder_layers=1",
+    "--config.pretrain.steps=4", "--config.pretrain.batch=16", "--config.pretrain.validations=2",
+    "--config.pretrain.validation_rows=32", "--config.tune.steps=4", "--config.tune.batch=16",
+    "--config.tune.validations=2", "--config.evaluate.batch=128", "--config.devices=1",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def at_root(monkeypatch):
+    """Relative paths as a user types them; and the session's compilation cache stays."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(main, "set_up", lambda cfg: None)
+
+
+def table(rows: int, channels: int, seed: int, freq: str = "h") -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    t = np.arange(rows)[:, None]
+    values = np.sin(2 * np.pi * t / 24 + np.arange(channels)) * 10 + rng.normal(size=(rows, channels)) + 50
+    frame = pd.DataFrame(values, columns=[f"c{i}" for i in range(channels)])
+    frame.insert(0, "date", pd.date_range("2024-01-01", periods=rows, freq=freq))
+    return frame
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("csv")
+    table(400, 3, 0).to_csv(folder / "three.csv", index=False)
+    table(400, 5, 1).to_csv(folder / "five.csv.gz", index=False)
+    table(400, 2, 2, "15min").to_csv(folder / "quarters.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(files):
+    """A finished run of all stages, made through the command line's own function."""
+    patch = pytest.MonkeyPatch()
+    patch.chdir(ROOT)
+    patch.setattr(main, "set_up", lambda cfg: None)
+    workdir = files / "run"
+    assert main.main([*TINY, f"--config.data.path={files / 'three.csv'}", f"--workdir={workdir}"]) == 0
+    patch.undo()
+    return workdir
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    kept = [p for p in folder.rglob("*") if p.is_file() and p.name != "versions.json" and p.suffix != ".png"]
+    return {str(p): p.read_bytes() for p in kept}
+
+
+def test_a_run_leaves_what_readme_says(run):
+    files = "config.json versions.json metrics.jsonl backbone.json results.csv steps.csv samples.npz report.md"
+    for name in files.split():
+        assert (run / name).stat().st_size > 0, name
+    results = pd.read_csv(run / "results.csv")
+    assert ",".join(results) == "data,lookback,horizon,model,split,seed,mse,mae,windows"
+    assert set(results.model) == {"seasonal_naive", "linear", "zero_shot", "prompt"}
+    assert len(results) == 4 * 2 * 2
+    assert set(results[(results.split == "test") & (results.horizon == 12)].windows) == {80 - 12 + 1}
+    assert np.isfinite(results.mse).all()
+    assert (results[results.model == "linear"].mse.values < results[results.model == "seasonal_naive"].mse.values).all()
+    assert not list(run.rglob("*.tmp*"))
+
+
+def test_prompts_are_never_worse_than_zero_shot_on_validation(run):
+    results = pd.read_csv(run / "results.csv")
+    mse = results[results.split == "validation"].pivot(index="horizon", columns="model", values="mse")
+    assert (mse.prompt <= mse.zero_shot).all()
+
+
+def test_validation_while_tuning_is_the_final_evaluation(run):
+    """The same function measures both: the step that was chosen has the error that results.csv shows."""
+    results = pd.read_csv(run / "results.csv").query("split == 'validation'").set_index(["model", "horizon"]).mse
+    looks = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    looks = [line["validation_mse"] for line in looks if line["stage"] == "tune"]
+    for h in (12, 20):
+        np.testing.assert_allclose(looks[0][str(h)], results["zero_shot", h], rtol=1e-4)
+        np.testing.assert_allclose(min(look[str(h)] for look in looks), results["prompt", h], rtol=1e-4)
+
+
+def test_a_second_call_changes_nothing(run, files, capsys):
+    before = snapshot(run)
+    assert main.main([*TINY, f"--config.data.path={files / 'three.csv'}", f"--workdir={run}"]) == 0
+    assert snapshot(run) == before
+    out = capsys.readouterr().out
+    assert all(f"{stage}: done before" in out for stage in ("pretrain", "tune", "evaluate"))
+
+
+def test_a_run_is_repeated_from_its_own_config_json(run, tmp_path):
+    assert main.main([f"--config={run / 'config.json'}", f"--workdir={tmp_path / 'again'}"]) == 0
+    ours, theirs = (pd.read_csv(r / "results.csv") for r in (run, tmp_path / "again"))
+    pd.testing.assert_frame_equal(ours, theirs)
+
+
+def test_another_config_in_the_same_workdir_is_refused_and_nothing_is_lost(run, files, capsys):
+    before = snapshot(run)
+    argv = [*TINY, f"--config.data.path={files / 'three.csv'}", f"--workdir={run}", "--config.tune.steps=6"]
+    assert main.main(argv) == 2
+    assert "config.tune.steps = 4, not 6" in capsys.readouterr().err
+    assert snapshot(run) == before
+
+
+def test_a_backbone_is_reused_on_data_of_more_channels_with_its_own_architecture(run, files, tmp_path, capsys):
+    before = snapshot(run)
+    argv = [*TINY, f"--config.data.path={files / 'five.csv.gz'}", f"--workdir={tmp_path / 'five'}"]
+    assert main.main([*argv, "--config.model.width=32", f"--config.backbone={run}"]) == 0
+    assert "warning" not in capsys.readouterr().out
+    assert snapshot(run) == before
+    card = json.loads((tmp_path / "five" / "backbone.json").read_text())
+    assert card["content_hash"] == json.loads((run / "backbone.json").read_text())["content_hash"]
+    assert json.loads((tmp_path / "five" / "config.json").read_text())["model"]["width"] == 16
+    assert not (tmp_path / "five" / "backbone").exists()
+    # and through the second run, which has no weights of its own
+    again = [*TINY, f"--config.data.path={files / 'three.csv'}", f"--workdir={tmp_path / 'three'}"]
+    assert main.main([*again, f"--config.backbone={tmp_path / 'five'}"]) == 0
+
+
+def test_data_of_another_step_is_a_warning(run, files, tmp_path, capsys):
+    argv = [*TINY, f"--config.data.path={files / 'quarters.csv'}", f"--workdir={tmp_path / 'run'}"]
+    assert main.main([*argv, f"--config.backbone={run}"]) == 0
+    assert "warning: the backbone learned from steps of 'h' (three), these are of '15min'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        ([], "no --config=FILE given"),
+        (["--config=configs/none.py"], "accepted: configs/csv.py, configs/electricity.py"),
+        (["--config=configs/csv.py", "--config.tune.lr=1"], "config key tune.lr does not exist"),
+        (["--config=configs/csv.py", "--config.learning_rate=1"], "pretrain.learning_rate, tune.learning_rate"),
+        (["--config=configs/csv.py", "--config.model.widht=32"], "nearest: model.width"),
+        (["--config=configs/csv.py", "--config.model=32"], "config key model does not exist"),
+        (["--config=configs/csv.py", "--config.model.width"], "accepted: --config.model.width=VALUE"),
+        (["--config=configs/csv.py", "--config.model.width=1e2"], "config.model.width = 1e2 is no int"),
+        (["--config=configs/csv.py", "--config.model.width=wide"], "config.model.width = wide is no int"),
+        (["--config=configs/csv.py", "--config.model.width=-4"], "config.model.width = -4 is out of range"),
+        (["--config=configs/csv.py", "--config.horizons=a,b"], "96,192 or 48,"),
+        (["--config=configs/csv.py", "--config.data.download=maybe"], "config.data.download = maybe is no bool"),
+        (["--config=configs/csv.py", "--workdri=x"], "argument --workdri=x is unknown"),
+        (["--config=configs/csv.py", "stray"], "argument stray is unknown"),
+        (["--config=configs/csv.py", "--config.data.path=none.csv"], "none.csv"),
+        (["--config=configs/csv.py", "--config.data.name=ETTh9"], "ETTh1"),
+        (["--config=configs/quickstart.py", "--config.backbone=nowhere"], "nowhere/backbone.json does not exist"),
+        (["--config=configs/quickstart.py", "--config.data.rows=200"], "too few for one window"),
+        (["--config=configs/quickstart.py", "--config.devices=99"], "config.devices = 99, but there are"),
+        (["--config=configs/quickstart.py", "--config.devices=4", "--config.tune.batch=30"], "does not divide by 4"),
+        (["--config=configs/quickstart.py", "--workdir=README.md"], "--workdir=README.md cannot be made"),
+        (["--config=configs/quickstart.py", "--workdir=tests"], "is not empty and holds no config.json"),
+    ],
+)  # fmt: skip
+def test_what_is_mistyped_gets_one_sentence_and_exit_code_2(argv, sentence, capsys, tmp_path):
+    where = [] if any(a.startswith("--workdir=") for a in argv) else [f"--workdir={tmp_path / 'run'}"]
+    assert main.main([*argv, *where]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("ptt_jax: ")
+    assert sentence in captured.err
+    assert captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err + captured.out
+    assert not (tmp_path / "run").exists()
+
+
+def test_overrides_give_a_run_directory_of_its_own():
+    plain = main.parse(["--config=configs/quickstart.py"])[1]
+    wide, wide_again = (main.parse(["--config=configs/quickstart.py", "--config.model.width=64"])[1] for _ in range(2))
+    seed = main.parse(["--config=configs/quickstart.py", "--config.seed=1"])[1]
+    assert plain == Path("runs/quickstart")
+    assert wide == wide_again
+    assert len({plain, wide, seed}) == 3
+    assert main.parse(["--config=configs/quickstart.py", "--workdir=here"])[1] == Path("here")
+
+
+def test_the_program_itself_exits_with_2_and_one_line():
+    command = [sys.executable, "-m", "ptt_jax.main", "--config=configs/quickstart.py", "--config.model.widht=3"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert re.fullmatch(r"ptt_jax: config key model.widht does not exist; nearest: model.width\b.*\n", done.stderr)
+
+
+@pytest.mark.skipif(not os.environ.get("PTT_DATA_DIR"), reason="PTT_DATA_DIR is not set: no real ETTh1 to slice")
+def test_the_main_job_on_a_slice_of_real_etth1_beats_the_seasonal_naive(tmp_path):
+    frame = pd.read_csv(Path(os.environ["PTT_DATA_DIR"]) / "ETTh1.csv").iloc[:3000]
+    frame.to_csv(tmp_path / "slice.csv", index=False)
+    command = [
+        sys.executable, "-m", "ptt_jax.main", "--config=configs/csv.py", f"--config.data.path={tmp_path / 'slice.csv'}",
+        "--config.lookback=168", "--config.horizons=24,48", "--config.model.patch=12", "--config.model.width=32",
+        "--config.model.mlp=64", "--config.model.encoder_layers=2", "--config.pretrain.steps=300",
+        "--config.pretrain.batch=128", "--config.pretrain.learning_rate=3e-3", "--config.pretrain.validations=3",
+        "--config.tune.steps=60", "--config.tune.learning_rate=3e-3", f"--workdir={tmp_path / 'run'}",
+        f"--config.cache_dir={jax.config.jax_compilation_cache_dir}",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not re.search(r"warn|Traceback", done.stderr, re.IGNORECASE), done.stderr
+    results = pd.read_csv(tmp_path / "run" / "results.csv").query("split == 'test'")
+    mse = results.pivot(index="horizon", columns="model", values="mse")
+    assert (mse.prompt < mse.seasonal_naive).all(), mse
+    assert set(results[results.horizon == 48].windows) == {600 - 48 + 1}

@@ -1,0 +1,86 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ptt_jax import optim
+from ptt_jax.config import UserError
+from ptt_jax.optim import Groups
+
+
+@pytest.fixture
+def tree(params):
+    # A negative zero among the frozen leaves: adding a zero update to it would flip its sign bit.
+    backbone = {**params, "mask_token": params["mask_token"].at[0].set(-0.0)}
+    return {"backbone": backbone, "prompt": {"tokens_MD": jnp.ones((2, 16))}}
+
+
+def bits(tree):
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+def test_frozen_leaves_keep_every_bit_under_decay_and_clip(tree):
+    tx = optim.PROMPT.transform(optim.chain(peak=0.1, warmup=0.0, steps=9, weight_decay=0.5, clip=1.0), tree)
+    tuned, frozen = optim.PROMPT.part(tree)
+    state = tx.init(tree)
+    for _ in range(3):
+        tuned, state = jax.jit(lambda g, s, t: optim.step(tx, g, s, t, frozen))(tuned, state, tuned)
+    after = optim.join(tuned, frozen)
+    assert bits(after["backbone"]) == bits(tree["backbone"])
+    assert (after["prompt"]["tokens_MD"] < 1).all()
+
+
+def test_the_optimiser_holds_no_moments_of_frozen_leaves(tree):
+    tx = optim.PROMPT.transform(optim.chain(peak=0.1, warmup=0.1, steps=9, weight_decay=0.0, clip=1.0), tree)
+    sizes = sum(leaf.size for leaf in jax.tree.leaves(tx.init(tree)))
+    assert 2 * 32 <= sizes < 2 * 32 + 10
+
+
+def test_weight_decay_pulls_prompts_towards_zero(tree):
+    tuned, frozen = optim.PROMPT.part(tree)
+    tx = optim.PROMPT.transform(optim.chain(peak=0.1, warmup=0.0, steps=50, weight_decay=1.0, clip=1.0), tree)
+    state, grads = tx.init(tree), jax.tree.map(jnp.zeros_like, tuned)
+    for _ in range(10):
+        tuned, state = optim.step(tx, grads, state, tuned, frozen)
+    assert (tuned["prompt"]["tokens_MD"] > 0).all()
+    assert (tuned["prompt"]["tokens_MD"] < 0.9).all()
+
+
+def test_clip_sees_the_tuned_gradient_alone(tree):
+    """Frozen gradients are not even computed; were they mixed in, their norm would shrink the prompt's step."""
+    tuned, frozen = optim.PROMPT.part(tree)
+    tx = optim.PROMPT.transform(optim.chain(peak=0.1, warmup=0.0, steps=9, weight_decay=0.0, clip=1.0), tree)
+    small = jax.tree.map(lambda t: jnp.full_like(t, 1e-3), tuned)
+    moved, _ = optim.step(tx, small, tx.init(tree), tuned, frozen)
+    alone = optim.chain(peak=0.1, warmup=0.0, steps=9, weight_decay=0.0, clip=1.0)
+    updates, _ = alone.update(small["prompt"], alone.init(tree["prompt"]), tree["prompt"])
+    np.testing.assert_array_equal(moved["prompt"]["tokens_MD"], tree["prompt"]["tokens_MD"] + updates["tokens_MD"])
+
+
+@pytest.mark.parametrize("name", ["promt", "encoder_", ""])
+def test_a_misspelt_group_is_an_error_and_not_a_frozen_run(tree, name):
+    with pytest.raises(ValueError, match="match no parameter"):
+        Groups((name,)).transform(optim.chain(peak=1, warmup=0, steps=1, weight_decay=0, clip=1), tree)
+
+
+def test_parts_join_to_the_same_tree(tree):
+    for groups in (optim.PROMPT, Groups(("head", "prompt")), optim.ALL):
+        tuned, frozen = groups.part(tree)
+        assert bits(optim.join(tuned, frozen)) == bits(tree)
+        assert len(jax.tree.leaves(tuned)) + len(jax.tree.leaves(frozen)) == len(jax.tree.leaves(tree))
+
+
+def test_the_table_counts_every_parameter_once(tree):
+    table = optim.table(tree, optim.PROMPT)
+    assert sum(row["parameters"] for row in table.values()) == sum(leaf.size for leaf in jax.tree.leaves(tree))
+    assert {name for name, row in table.items() if row["tuned"]} == {"prompt"}
+    assert table["prompt"] == {"parameters": 32, "tuned": 32}
+
+
+def test_durations_are_steps_or_epochs():
+    assert optim.plan(2.0, 0, 10, 100, "tune") == 20
+    assert optim.plan(0.5, 0, 10, 100, "tune") == 5
+    assert optim.plan(2.0, 7, 10, 100, "tune") == 7
+    assert optim.plan(0.001, 0, 10, 100, "tune") == 1
+    with pytest.raises(UserError, match="less than"):
+        optim.plan(1.0, 2**31, 10, 100, "tune")

@@ -1,0 +1,107 @@
+"""One device, four virtual devices and a pmap of the step agree; the number of steps in a dispatch changes no bit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ptt_jax import mesh as meshes
+from ptt_jax import optim, prompts, step, tasks, windows
+from ptt_jax.config import UserError
+from ptt_jax.tasks import Cached
+
+BATCH = 32
+
+
+def setup(problem, model, params, mesh, groups):
+    span = problem.span("train", 48, (24,))
+    tree = (
+        {"backbone": params, "prompt": prompts.make("position", 2, 16)}
+        if groups == optim.PROMPT
+        else {"backbone": params}
+    )
+    tx = groups.transform(optim.chain(peak=1e-2, warmup=0.0, steps=20, weight_decay=0.01, clip=1.0), tree)
+    if groups == optim.PROMPT:
+        loss = tasks.forecasting(model, span, penalty="mse")
+    else:
+        loss = tasks.reconstruction(model, span, ratio=0.5, tail_share=0.5, norm="window", train=True)
+    state = meshes.replicate(mesh, step.start(jax.tree.map(jnp.copy, tree), tx))
+    data = Cached(meshes.replicate(mesh, jax.device_get(problem.panel)))
+    return state, data, step.one(loss, tx, groups, mesh, BATCH, span.rows), (loss, tx, span)
+
+
+def close(a, b, tolerance=1e-5):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("groups", [optim.ALL, optim.PROMPT], ids=["pretrain", "tune"])
+def test_one_device_and_four_give_the_same_weights(problem, model, params, groups):
+    ends = []
+    for devices in (1, 4):
+        mesh = meshes.make(devices)
+        state, data, one, _ = setup(problem, model, params, mesh, groups)
+        state, total = step.many(one)(state, data, jax.random.key(5), jnp.int32(5))
+        ends.append(jax.device_get((state.params, total)))
+    close(*ends)
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), ends[0][0]["backbone"], jax.device_get(params))
+    assert (max(jax.tree.leaves(moved)) > 1e-3) == (groups == optim.ALL)
+
+
+def test_rows_are_split_over_the_mesh(problem, model, params):
+    mesh = meshes.make(4)
+    state, data, one, _ = setup(problem, model, params, mesh, optim.ALL)
+    text = jax.jit(one).lower(state, data, jax.random.key(5)).compile().as_text()
+    assert "all-reduce" in text  # gradients of rows on other devices
+
+
+def test_a_pmap_of_the_step_agrees_with_jit(problem, model, params):
+    state, data, one, (loss, tx, span) = setup(problem, model, params, meshes.make(4), optim.PROMPT)
+    key = jax.random.key(5)
+
+    def per_device(state, data, row_R, key):
+        tuned, frozen = optim.PROMPT.part(state.params)
+
+        def mean(tuned):
+            total, count = loss(optim.join(tuned, frozen), data, row_R, key)
+            return total, count
+
+        (total, count), grads = jax.value_and_grad(mean, has_aux=True)(tuned)
+        everywhere = jax.lax.psum(count, "data")
+        grads = jax.tree.map(lambda g: jax.lax.psum(g, "data") / everywhere, grads)
+        tuned, opt_state = optim.step(tx, grads, state.opt_state, tuned, frozen)
+        return step.State(state.step + 1, optim.join(tuned, frozen), opt_state), jax.lax.psum(
+            total, "data"
+        ) / everywhere
+
+    order_key, step_key = jax.random.split(key)
+    mapped = jax.pmap(per_device, axis_name="data", in_axes=(None, None, 0, None), out_axes=None)
+    theirs = jax.device_get(state)
+    for s in range(3):
+        row_R = windows.batch(order_key, jnp.int32(s), BATCH, span.rows)
+        theirs, value = mapped(theirs, data, row_R.reshape(4, -1), jax.random.fold_in(step_key, s))
+        theirs = jax.device_get(theirs)
+    ours, total = step.many(one)(state, data, key, jnp.int32(3))
+    close(jax.device_get(ours.params), theirs.params)
+    assert np.isfinite([value, total]).all()
+
+
+def test_the_number_of_steps_in_a_dispatch_changes_no_bit(problem, model, params):
+    mesh = meshes.make(1)
+    ends = []
+    for counts in ((6,), (1, 3, 2)):
+        state, data, one, _ = setup(problem, model, params, mesh, optim.ALL)
+        chunk = step.many(one)
+        for count in counts:
+            state, _ = chunk(state, data, jax.random.key(5), jnp.int32(count))
+        assert chunk._cache_size() == 1  # and compiles nothing anew
+        ends.append(jax.device_get(state))
+    for a, b in zip(*map(jax.tree.leaves, ends), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_batch_that_does_not_divide_by_the_mesh_says_so():
+    with pytest.raises(UserError, match=r"config.tune.batch = 30 does not divide by 4 devices; accepted: 28"):
+        meshes.check_divides(meshes.make(4), "tune.batch", 30)
+    with pytest.raises(UserError, match="there are 4"):
+        meshes.make(5)

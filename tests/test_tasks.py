@@ -1,0 +1,116 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ptt_jax import optim, prompts, step, tasks
+from ptt_jax.tasks import Cached
+
+
+@pytest.fixture
+def tuning(problem, params):
+    span = problem.span("train", 48, (12, 20))
+    return span, {"backbone": params, "prompt": prompts.make("position", 2, 16)}
+
+
+def test_the_loss_counts_hidden_observed_values_alone(problem, model, params):
+    span = problem.span("train", 48, (24,))
+    loss = tasks.reconstruction(model, span, ratio=0.5, tail_share=0.0, norm="window", train=False)
+    row_R, key = jnp.arange(40), jax.random.key(0)
+    _, count = loss({"backbone": params}, Cached(problem.panel), row_R, key)
+    observed_RNP = np.asarray(tasks.take(problem.panel, span, row_R)[1]).reshape(40, 6, 12)
+    _, hidden_RM = tasks.hide(jax.random.split(key)[0], 40, 6, 3, 2, 0.0)
+    assert count == sum(observed_RNP[r, np.asarray(hidden_RM[r])].sum() for r in range(40))
+    assert count < 40 * 3 * 12  # the series has missing values
+
+
+def test_the_value_of_a_missing_target_changes_nothing(problem, model, tuning):
+    span, params = tuning
+    loss = tasks.forecasting(model, span, penalty="mse")
+    hole = problem.panel.observed_CT.at[:, 50:53].set(False)
+    panels = [
+        problem.panel.replace(values_CT=problem.panel.values_CT.at[:, 50:53].set(v), observed_CT=hole)
+        for v in (0.0, 99.0)
+    ]
+    row_R = jnp.arange(2 * 3)  # histories end at 48, so that 50 to 53 are targets
+    values = [loss(params, Cached(p), row_R, jax.random.key(0)) for p in panels]
+    assert values[0][0] == values[1][0]
+    assert 0 < values[0][1] <= 6 * 20 - 6 * 3
+
+
+@pytest.mark.parametrize("penalty", ["mse", "mae", "huber"])
+def test_the_tuning_loss_is_the_error_of_the_forecast_in_scaled_space(problem, model, tuning, penalty):
+    span, params = tuning
+    row_R = jnp.arange(10)
+    total, count = tasks.forecasting(model, span, penalty=penalty)(
+        params, Cached(problem.panel), row_R, jax.random.key(0)
+    )
+    x_RL, observed_RL = tasks.take(problem.panel, span, row_R)
+    y_RH = model.apply(
+        {"params": params["backbone"]}, x_RL[:, :48], observed_RL[:, :48], None, 20, method=model.forecast
+    )
+    e = np.asarray(y_RH - x_RL[:, 48:], np.float64)[np.asarray(observed_RL[:, 48:])]
+    by_hand = {"mse": e**2, "mae": np.abs(e), "huber": np.where(np.abs(e) <= 1, e**2 / 2, np.abs(e) - 0.5)}[penalty]
+    np.testing.assert_allclose(total, by_hand.sum(), rtol=1e-5)
+    assert count == len(e)
+
+
+def test_windows_that_only_hold_a_short_horizon_teach_that_one(problem, model, tuning):
+    span, params = tuning
+    last = jnp.array([span.rows - 1])
+    _, count = tasks.forecasting(model, span, penalty="mse")(params, Cached(problem.panel), last, jax.random.key(0))
+    assert 0 < count <= 12
+
+
+def test_cached_encodings_give_the_loss_and_gradient_of_fresh_ones(problem, model, tuning):
+    span, params = tuning
+    loss = tasks.forecasting(model, span, penalty="mse")
+    cached = tasks.encode_all(model, params["backbone"], problem, span, 64, 2**30)
+    assert cached.encoded is not None
+    assert cached.encoded_bytes > span.rows * 4 * 16 * 4
+
+    def grad(data):
+        return jax.grad(lambda p: loss({**params, "prompt": p}, data, jnp.arange(30), jax.random.key(0))[0])(
+            params["prompt"]
+        )
+
+    fresh, stored = grad(Cached(problem.panel)), grad(cached)
+    np.testing.assert_allclose(fresh["tokens_MD"], stored["tokens_MD"], rtol=1e-4, atol=1e-4)
+    assert np.abs(stored["tokens_MD"]).max() > 1
+
+
+def test_a_budget_that_is_too_small_caches_nothing(problem, model, params):
+    span = problem.span("train", 48, (12, 20))
+    assert tasks.encode_all(model, params, problem, span, 64, 1000).encoded is None
+
+
+def test_prompts_are_sliced_shared_counted_and_named():
+    prompt = {"tokens_MD": jnp.arange(12.0).reshape(4, 3)}
+    np.testing.assert_array_equal(prompts.tokens(prompt, 2), prompt["tokens_MD"][:2])
+    np.testing.assert_array_equal(prompts.cut(prompt, 3)["tokens_MD"], prompt["tokens_MD"][:3])
+    assert prompts.tokens(prompts.make("shared", 4, 3), 4).shape == (4, 3)
+    assert (prompts.size(prompts.make("shared", 4, 3)), prompts.size(prompts.make("position", 4, 3))) == (3, 12)
+    assert [prompts.patches(h, 24) for h in (1, 24, 25, 96, 720)] == [1, 1, 2, 4, 30]
+    assert prompts.name("ETTh1", (96, 720)) == "ETTh1-96-720"
+
+
+def compiled(problem, model, params, groups, data, span):
+    tx = groups.transform(optim.chain(peak=1e-3, warmup=0.1, steps=9, weight_decay=0.0, clip=1.0), params)
+    one = step.one(tasks.forecasting(model, span, penalty="mse"), tx, groups, problem.mesh, 64, span.rows)
+    return jax.jit(one).lower(step.start(params, tx), data, jax.random.key(0)).compile()
+
+
+def test_the_frozen_backward_pass_is_absent(problem, model, tuning):
+    """Forward of everything and backward through the decoder's queries alone, against all of both."""
+    span, params = tuning
+    full = optim.Groups((*optim.ALL.tuned, "prompt"))
+    cached = tasks.encode_all(model, params["backbone"], problem, span, 64, 2**30)
+    whole = compiled(problem, model, params, full, Cached(problem.panel), span)
+    tuned = compiled(problem, model, params, optim.PROMPT, Cached(problem.panel), span)
+    stored = compiled(problem, model, params, optim.PROMPT, cached, span)
+    flops = [c.cost_analysis()["flops"] for c in (whole, tuned, stored)]
+    assert flops[1] < 0.6 * flops[0]
+    assert flops[2] < 0.35 * flops[0]
+    temporary = [c.memory_analysis().temp_size_in_bytes for c in (whole, tuned, stored)]
+    assert temporary[1] < 0.6 * temporary[0]
+    assert temporary[2] < 0.4 * temporary[0]

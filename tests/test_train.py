@@ -1,0 +1,227 @@
+"""The loops: what stops goes on bit for bit, what is frozen stays, what is chosen is chosen on validation."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from ptt_jax import checkpoint, config, loop, tasks, train
+from ptt_jax.checkpoint import Store, content_hash
+from ptt_jax.config import UserError
+from ptt_jax.log import Log
+
+
+class Stop(Exception):
+    """Stands for the power that goes."""
+
+
+@pytest.fixture(scope="module")
+def finished(problem, tmp_path_factory):
+    """A run of pretrain and tune without interruption."""
+    cfg = make_config()
+    run = checkpoint.open_run(tmp_path_factory.mktemp("run") / "whole", cfg)
+    both(cfg, run, problem)
+    return run
+
+
+def make_config():
+    cfg = config.default()
+    cfg.lookback, cfg.horizons, cfg.cache_dir = 48, (12, 20), ""
+    cfg.data.rows, cfg.data.channels = 500, 3
+    cfg.model.update(patch=12, width=16, mlp=16, heads=2, encoder_layers=1)
+    cfg.pretrain.update(steps=6, batch=16, validations=3, validation_rows=32)
+    cfg.tune.update(steps=6, batch=16, validations=3, learning_rate=3e-2)
+    cfg.evaluate.batch = 128
+    return cfg
+
+
+def both(cfg, run, problem):
+    log = Log(run / "metrics.jsonl")
+    train.pretrain(cfg, run, problem, log)
+    return train.tune(cfg, run, problem, log)
+
+
+TASK = "generated-12-20"
+
+
+def outcome(run):
+    """All that a run learned, without what depends on the clock."""
+    backbone, prompt = (json.loads((run / f).read_text()) for f in ("backbone.json", f"prompts/{TASK}.json"))
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for record in (backbone, prompt, *lines):
+        record.pop("seconds", None)
+        record.pop("backbone_run", None)
+    store = Store(run / "prompts" / TASK, ("prompt", "state"))
+    meta = store.meta(store.latest())["history"]
+    store.close()
+    return backbone, prompt, lines, meta
+
+
+@pytest.mark.parametrize("saves", [1, 2, 4, 5], ids=lambda n: f"after save {n}")
+def test_a_run_that_was_stopped_ends_as_if_it_had_not(finished, problem, tmp_path, monkeypatch, saves):
+    cfg, run, left = make_config(), tmp_path / "run", [saves]
+    checkpoint.open_run(run, cfg)
+    save = Store.save
+
+    def cut(self, *args):
+        save(self, *args)
+        left[0] -= 1
+        if not left[0]:
+            raise Stop
+
+    monkeypatch.setattr(Store, "save", cut)
+    with pytest.raises(Stop):
+        both(cfg, run, problem)
+    monkeypatch.setattr(Store, "save", save)
+    with (run / "metrics.jsonl").open("a") as f:
+        f.write('{"stage": "tune", "st')  # and a torn line
+    both(cfg, run, problem)
+    assert outcome(run) == outcome(finished)
+
+
+def test_a_second_call_changes_no_file(finished, problem):
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
+    both(make_config(), finished, problem)
+    assert {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()} == before
+
+
+def test_tuning_leaves_every_bit_of_the_backbone(finished):
+    card = checkpoint.find_backbone(finished)
+    model = train.build(card["architecture"], "float32")
+    assert content_hash(checkpoint.load_backbone(card, train.shapes(model))) == card["content_hash"]
+    prompt = json.loads((finished / "prompts" / f"{TASK}.json").read_text())
+    assert prompt["backbone"] == card["content_hash"]
+    assert sum(row["tuned"] for row in prompt["groups"].values()) == 2 * 16 == prompt["tuned_parameters"]
+
+
+def test_each_horizon_keeps_the_tokens_of_its_best_look_at_validation(finished):
+    _, prompt, lines, _ = outcome(finished)
+    looks = [line for line in lines if line["stage"] == "tune"]
+    assert [line["step"] for line in looks] == [0, 2, 4, 6]
+    for h in ("12", "20"):
+        best = min(looks, key=lambda line: line["validation_mse"][h])
+        assert prompt["chosen"][h] == best["step"]
+
+
+def test_step_zero_is_the_zero_shot_forecast_and_wins_when_tuning_hurts(finished, problem, tmp_path):
+    cfg, run = make_config(), tmp_path / "run"
+    cfg.tune.learning_rate, cfg.tune.warmup, cfg.tune.clip = 1e6, 0.0, 1e6
+    cfg.backbone = str(finished)
+    checkpoint.open_run(run, cfg)
+    checkpoint.refer(run, checkpoint.find_backbone(finished))
+    train.tune(cfg, run, problem, Log(run / "metrics.jsonl"))
+    card = checkpoint.find_backbone(run)
+    assert json.loads((run / "prompts" / f"{TASK}.json").read_text())["chosen"] == {"12": 0, "20": 0}
+    chosen = checkpoint.load_prompts(run, TASK, card["content_hash"])
+    assert all((p["tokens_MD"] == 0).all() for p in chosen.values())
+
+
+def test_prompts_refuse_another_backbone(finished, problem, tmp_path):
+    with pytest.raises(UserError, match=r"belongs to backbone .* not to aaaa.*accepted: the backbone it was tuned on"):
+        checkpoint.load_prompts(finished, TASK, "a" * 64)
+
+
+def test_another_seed_gives_other_weights(finished, problem, tmp_path):
+    cfg = make_config()
+    cfg.seed = 1
+    run = checkpoint.open_run(tmp_path / "run", cfg)
+    train.pretrain(cfg, run, problem, Log(run / "metrics.jsonl"))
+    ours, theirs = (json.loads((r / "backbone.json").read_text())["content_hash"] for r in (run, finished))
+    assert ours != theirs
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(problem, tmp_path):
+    cfg = make_config()
+    cfg.pretrain.update(steps=200, learning_rate=1e30, warmup=0.0, validations=4)
+    run = checkpoint.open_run(tmp_path / "run", cfg)
+    with pytest.raises(UserError, match=r"pretrain lost its footing between steps \d+ and \d+"):
+        train.pretrain(cfg, run, problem, Log(run / "metrics.jsonl"))
+    assert not (run / "backbone.json").exists()
+
+
+def test_pretraining_learns_and_its_validation_masks_are_fixed(problem, tmp_path):
+    cfg = make_config()
+    cfg.pretrain.update(steps=120, batch=64, learning_rate=3e-3, validations=4)
+    run = checkpoint.open_run(tmp_path / "run", cfg)
+    train.pretrain(cfg, run, problem, Log(run / "metrics.jsonl"))
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["validation_loss"] < 0.8 * lines[0]["validation_loss"]
+    card = checkpoint.find_backbone(run)
+    model = train.build(card["architecture"], "float32")
+    params = {"backbone": checkpoint.load_backbone(card, train.shapes(model))}
+    hiding = {"ratio": 0.6, "tail_share": 0.5, "norm": "window"}
+    span = problem.span("validation", 48, (24,))
+    looks = [train.validator(model, problem, span, 32, hiding)(params) for _ in range(2)]
+    assert looks[0] == looks[1]
+    chosen = next(line for line in lines if line["step"] == card["step"])
+    np.testing.assert_allclose(looks[0]["reconstruction"], chosen["validation_loss"], rtol=1e-5)
+    assert chosen["validation_loss"] == min(line["validation_loss"] for line in lines)
+
+
+def test_patience_counts_looks_without_a_better_one():
+    assert not loop.stalled([3, 2, 1], 2)
+    assert not loop.stalled([1, 2], 2)
+    assert loop.stalled([1, 2, 3], 2)
+    assert loop.stalled([1, 1, 1], 2)
+    assert not loop.stalled([2, 3, 1], 2)
+
+
+def test_stages_share_no_random_number():
+    seen = {tuple(jax.random.key_data(k).tolist()) for stage in loop.STAGES for k in loop.keys(0, stage)}
+    assert len(seen) == 4
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "copy")
+
+
+def test_a_backbone_of_another_architecture_is_refused_by_the_leaf(copy):
+    card = checkpoint.find_backbone(copy)
+    other = train.build({**card["architecture"], "width": 32}, "float32")
+    with pytest.raises(UserError, match=r"decoder_0/.* is float32\[.*\] in the file and float32\[.*\] in the model"):
+        checkpoint.load_backbone(card, train.shapes(other))
+    deeper = train.build({**card["architecture"], "encoder_layers": 2}, "float32")
+    with pytest.raises(UserError, match=r"encoder_1/.* is nothing in the file"):
+        checkpoint.load_backbone(card, train.shapes(deeper))
+
+
+def test_a_dtype_is_not_cast_silently(copy):
+    card = checkpoint.find_backbone(copy)
+    like = train.shapes(train.build(card["architecture"], "float32"))
+    half = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, np.float16), like)
+    with pytest.raises(UserError, match=r"float32\[.*\] in the file and float16\[.*\] in the model"):
+        checkpoint.load_backbone(card, half)
+
+
+def test_weights_that_are_not_those_of_the_card_are_refused(copy, finished):
+    card = {**checkpoint.find_backbone(copy), "content_hash": "0" * 64}
+    like = train.shapes(train.build(card["architecture"], "float32"))
+    with pytest.raises(UserError, match="content hash differs"):
+        checkpoint.load_backbone(card, like)
+
+
+def test_the_hash_sees_names_shapes_dtypes_and_every_byte():
+    a = {"x": np.zeros((2, 3), np.float32), "y": {"z": np.ones(4, np.float32)}}
+    others = [
+        {"w": a["x"], "y": a["y"]},
+        {"x": a["x"].T.copy(), "y": a["y"]},
+        {"x": a["x"].astype(np.float16), "y": a["y"]},
+        {"x": -a["x"], "y": a["y"]},
+    ]
+    assert len({content_hash(t) for t in (a, *others)}) == 5
+    assert content_hash(a) == content_hash({"y": a["y"], "x": a["x"]})
+
+
+def test_the_cache_is_only_a_matter_of_speed(finished, problem, tmp_path):
+    cfg, run = make_config(), tmp_path / "run"
+    cfg.backbone, cfg.tune.cache_bytes = str(finished), 0
+    checkpoint.open_run(run, cfg)
+    checkpoint.refer(run, checkpoint.find_backbone(finished))
+    train.tune(cfg, run, problem, Log(run / "metrics.jsonl"))
+    ours, theirs = ([line for line in outcome(r)[2] if line["stage"] == "tune"] for r in (run, finished))
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(list(a["validation_mse"].values()), list(b["validation_mse"].values()), rtol=1e-4)
+    assert tasks.Cached(problem.panel).encoded_bytes == 0

@@ -8,13 +8,13 @@ from ptt_jax.config import default
 
 def get_config():
     cfg = default()
-    cfg.lookback = 168
+    cfg.lookback = 336
     cfg.horizons = (24, 48)
     cfg.model.patch = 12
     cfg.model.width = 32
     cfg.model.mlp = 64
     cfg.model.encoder_layers = 2
-    cfg.pretrain.steps = 600
+    cfg.pretrain.steps = 800
     cfg.pretrain.batch = 128
     cfg.pretrain.learning_rate = 3e-3
     cfg.pretrain.validations = 6

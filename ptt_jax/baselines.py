@@ -1,15 +1,17 @@
 """What a forecast must beat: the last season again, and a linear map. Arrays in, y_RH out."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from ptt_jax.layers import instance_stats
-from ptt_jax.windows import Panel, Span, take
+from ptt_jax.windows import Panel, Span, shuffle, take
 
 BLOCK = 1024  # rows of one Gram update
-MOST_ROWS = 100_000  # evenly spread over the training rows: far more than the map has inputs, and seconds to fit
+MOST_ROWS = 100_000  # drawn from the training rows: far more than the map has inputs, and seconds to fit
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # times the mean diagonal of the Gram matrix; chosen on validation
 
 
@@ -46,7 +48,7 @@ def fit_linear(panel: Panel, train: Span, validation: Span) -> np.ndarray:
     for _ in range(1 if complete else 3):
         gram, cross, _ = moments(panel, train, weights_TH)
         gram_v, cross_v, power_v = moments(panel, validation, weights_TH)
-        scale = np.trace(gram) / len(gram)
+        scale = np.trace(gram) / len(gram) or 1.0  # a series that never moves
         fits = [np.linalg.solve(gram + ridge * scale * np.eye(len(gram)), cross) for ridge in RIDGES]
         losses = [power_v - 2 * np.sum(w * cross_v) + np.sum(w * (gram_v @ w)) for w in fits]
         weights_TH = jnp.asarray(fits[int(np.argmin(losses))], jnp.float32)
@@ -61,7 +63,7 @@ def moments(panel: Panel, span: Span, weights_TH: Array | None) -> tuple[np.ndar
     @jax.jit
     def block(first: Array) -> tuple[Array, Array, Array]:
         index_R = first + jnp.arange(BLOCK)
-        row_R = (jnp.minimum(index_R, used - 1) * (rows / used)).astype(jnp.int32)
+        row_R = shuffle(jax.random.key(0), index_R, rows)
         x_RL, observed_RL = take(panel, span, row_R)
         history, target = slice(0, span.lookback), slice(span.lookback, None)
         x_RT, mean_R1 = centre(x_RL[:, history], observed_RL[:, history])
@@ -69,8 +71,12 @@ def moments(panel: Panel, span: Span, weights_TH: Array | None) -> tuple[np.ndar
         x_RT = x_RT * real_R1
         filled_RH = 0.0 if weights_TH is None else x_RT @ weights_TH
         y_RH = jnp.where(observed_RL[:, target], x_RL[:, target] - mean_R1, filled_RH) * real_R1
-        return x_RT.T @ x_RT, x_RT.T @ y_RH, jnp.square(y_RH).sum()
+        x_TR = x_RT.T
+        dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)  # a ridge of 1e-4 needs the digits
+        return dot(x_TR, x_RT), dot(x_TR, y_RH), jnp.square(y_RH).sum()
 
-    parts = [block(jnp.int32(first)) for first in range(0, used, BLOCK)]
-    gram, cross, power = (np.sum([np.asarray(p[i], np.float64) for p in parts], 0) for i in range(3))
-    return gram, cross, float(power)
+    totals = [np.zeros((span.lookback, span.lookback)), np.zeros((span.lookback, span.horizons[-1])), np.zeros(())]
+    for first in range(0, used, BLOCK):
+        for total, part in zip(totals, block(jnp.int32(first)), strict=True):
+            total += np.asarray(part, np.float64)
+    return totals[0], totals[1], float(totals[2])

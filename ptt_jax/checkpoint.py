@@ -1,8 +1,9 @@
 """The run directory: what a run leaves behind, and how it goes on where it stopped.
 
-    config.json  versions.json  metrics.jsonl  results.csv  steps.csv  samples.npz  report.md  figures/
+    config.json  versions.json  data.json           every knob; what a number depends on besides; which data
+    metrics.jsonl  results.csv  steps.csv  samples.npz  report.md  figures/
     backbone.json                 which backbone this run uses: its hash, architecture, data, and where it lies
-    backbone/STEP/{params,opt_state,meta}           orbax; the latest step and the chosen one
+    backbone/STEP/{params,state,meta}               orbax; `params` are the chosen weights, `state` goes on from STEP
     prompts/TASK.json             which step of the prompt was chosen for each horizon
     prompts/TASK/STEP/{prompt,state,meta}           orbax; `prompt` holds the chosen tokens of each horizon
 
@@ -33,9 +34,12 @@ Tree = Any
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Returns a JSON file's object. Raises UserError when it is missing or no JSON."""
+    """Returns a JSON file's object. Raises UserError when it is missing or no JSON object."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("no object")
+        return found
     except FileNotFoundError:
         raise UserError(
             f"{path} does not exist; accepted: the directory of a run that has finished this stage"
@@ -44,51 +48,54 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read as JSON ({e}); accepted: the file as a run wrote it") from None
 
 
-def open_run(workdir: Path, cfg: ConfigDict) -> Path:
-    """Returns the run directory, made if need be. Raises UserError when it holds a run of another config."""
+def open_run(workdir: Path, cfg: ConfigDict, about: dict[str, Any]) -> Path:
+    """Returns the run directory, made if need be; `about` says which data the run is on.
+
+    Raises UserError when it holds a run of another config or of other data.
+    """
+    said = versions()
+    path = workdir / "config.json"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise UserError(
-            f"--workdir={workdir} cannot be made ({e.strerror}); accepted: a directory that can be written"
-        ) from None
-    path = workdir / "config.json"
-    if path.exists():
-        changed = config.differences(config.from_json(json.dumps(read_json(path))), cfg)
-        if changed:
-            key, (was, now) = next(iter(changed.items()))
-            more = f", and {len(changed) - 1} more" if len(changed) > 1 else ""
+        if not path.exists() and any(not p.name.endswith(".tmp") for p in workdir.iterdir()):
             raise UserError(
-                f"{workdir} holds a run with config.{key} = {was!r}, not {now!r}{more}; "
-                f"accepted: the same config, or another --workdir (and --config.backbone={workdir} for its backbone)"
+                f"--workdir={workdir} is not empty and holds no config.json; accepted: a run directory or an empty one"
             )
-    elif any(workdir.iterdir()):
+        if not path.exists():
+            write_atomic(workdir / "versions.json", json.dumps(said, indent=2))
+            write_atomic(workdir / "data.json", json.dumps(about, indent=2))
+            write_atomic(path, config.to_json(cfg))
+    except OSError as e:
+        raise UserError(f"--workdir={workdir}: {e.strerror}; accepted: a directory that can be written") from None
+    changed = config.differences(config.from_json(json.dumps(read_json(path))), cfg)
+    if changed:
+        key, (was, now) = next(iter(changed.items()))
+        more = f", and {len(changed) - 1} more" if len(changed) > 1 else ""
         raise UserError(
-            f"--workdir={workdir} is not empty and holds no config.json; accepted: a run directory or an empty one"
+            f"{workdir} holds a run with config.{key} = {was!r}, not {now!r}{more}; "
+            f"accepted: the same config, or another --workdir (and --config.backbone={workdir} for its backbone)"
         )
-    else:
-        write_atomic(path, config.to_json(cfg))
-    write_atomic(workdir / "versions.json", json.dumps(versions(), indent=2))
+    if read_json(workdir / "data.json") != json.loads(json.dumps(about)):
+        raise UserError(
+            f"{workdir} holds a run on other data than {about['name']} holds now; accepted: the same data, or another "
+            f"--workdir (and --config.backbone={workdir} for its backbone)"
+        )
     return workdir
 
 
 def versions() -> dict[str, str]:
     """Returns what a number depends on besides config and data."""
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pandas", "ml-collections")
-    found = {name: metadata.version(name) for name in packages}
-    here = Path(__file__).parent
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=False
-    )
-    device = jax.devices()[0]
+    packages = ("ptt_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pandas", "ml-collections")
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        git = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False).stdout
+    except OSError:  # no git on this machine
+        git = ""
     return {
-        "ptt_jax": metadata.version("ptt_jax"),
-        "git": git.stdout.strip() or "unknown",
-        "python": platform.python_version(),
-        **found,
-        "device": f"{jax.device_count()} x {device.device_kind}",
-        "machine": platform.machine(),
-    }
+        **{name: metadata.version(name) for name in packages}, "git": git.strip() or "unknown",
+        "python": platform.python_version(), "machine": platform.machine(),
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    }  # fmt: skip
 
 
 def names(tree: Tree) -> dict[str, np.ndarray]:
@@ -110,46 +117,56 @@ def content_hash(tree: Tree) -> str:
 
 
 class Store:
-    """Steps of a stage in one folder: the latest, to go on from, and the best, to use."""
+    """The latest step of a stage, in a folder of its own: what was chosen so far, and what is needed to go on."""
 
-    def __init__(self, path: Path, items: tuple[str, ...]) -> None:
+    def __init__(self, path: Path, items: tuple[str, ...], *, write: bool = True) -> None:
+        if not write and not path.is_dir():
+            raise UserError(f"{path} does not exist; accepted: the files as the run wrote them")
         self.path, self.items = path, items
-        best = managers.BestN(get_metric_fn=lambda m: m["value"], reverse=True, n=1)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(1), best]),
-            best_fn=lambda m: m["value"],
-            best_mode="min",
-            enable_async_checkpointing=False,
+            preservation_policy=managers.LatestN(1), enable_async_checkpointing=False, create=write, read_only=not write
         )
         handlers: dict[str, Any] = {name: ocp.StandardCheckpointHandler() for name in items}
         handlers["meta"] = ocp.JsonCheckpointHandler()
         self.manager = ocp.CheckpointManager(path.absolute(), options=options, item_handlers=handlers)
 
-    def save(self, step: int, trees: Mapping[str, Tree], meta: dict[str, Any], value: float) -> None:
-        """Saves a step's trees, each an item of its own; lower values are better. Arrays are saved from the host, so
-        that they restore on any layout of devices."""
+    def save(self, step: int, trees: Mapping[str, Tree], meta: dict[str, Any]) -> None:
+        """Saves a step's trees, each an item of its own. Arrays are saved from the host, so that they restore on any
+        layout of devices."""
         plain = {name: serialization.to_state_dict(jax.device_get(trees[name])) for name in self.items}
         args: dict[str, Any] = {name: ocp.args.StandardSave(tree) for name, tree in plain.items()}
         args["meta"] = ocp.args.JsonSave({**meta, "format": FORMAT})
-        self.manager.save(step, args=ocp.args.Composite(**args), metrics={"value": float(value)})
+        self.manager.save(step, args=ocp.args.Composite(**args))
         self.manager.wait_until_finished()
 
     def latest(self) -> int | None:
         return self.manager.latest_step()
 
     def meta(self, step: int) -> dict[str, Any]:
-        return dict(self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"])
+        """Returns what was noted with a step."""
+        return dict(self.read(step, "meta", ocp.args.JsonRestore()))
+
+    def read(self, step: int, item: str, args: Any) -> Any:
+        """Returns one item. Raises UserError when it cannot be read, whatever orbax says of it."""
+        try:
+            return self.manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
+        except (KeyError, ValueError, OSError, TypeError) as e:
+            reason = str(e).splitlines()[0][:120] if str(e) else type(e).__name__
+            raise UserError(
+                f"{self.path}/{step}/{item} cannot be read ({reason}); accepted: the files as the run wrote them"
+            ) from None
 
     def restore(self, step: int, item: str, like: Tree) -> Tree:
         """Returns one item's tree of numpy arrays, of the structure of `like` (arrays or shapes).
 
         Raises UserError when a name, shape or dtype differs: orbax would cast or fill in without a word.
         """
-        saved = self.manager.item_metadata(step)[item]
+        try:
+            saved = self.manager.item_metadata(step)[item]
+        except (KeyError, ValueError, OSError):
+            saved = None
         if saved is None:
-            raise UserError(
-                f"{self.path}/{step}/{item} is missing or unreadable; accepted: a checkpoint as a run wrote it"
-            )
+            raise UserError(f"{self.path}/{step}/{item} is missing; accepted: the files as the run wrote them")
         plain = serialization.to_state_dict(like)  # an optimiser's tuples as dicts, which is how they are saved
         want = {k: (tuple(v.shape), np.dtype(v.dtype)) for k, v in names(plain).items()}
         have = {k: (tuple(v.shape), np.dtype(v.dtype)) for k, v in names(saved.tree).items()}
@@ -162,7 +179,7 @@ class Store:
                 f"({len(wrong)} of {len(want)} leaves differ); accepted: a checkpoint of this architecture"
             )
         target = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), plain)
-        found = self.manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(target)}))[item]
+        found = self.read(step, item, ocp.args.StandardRestore(target))
         return serialization.from_state_dict(like, found)
 
     def close(self) -> None:
@@ -172,6 +189,8 @@ class Store:
 def find_backbone(run: Path) -> dict[str, Any]:
     """Returns backbone.json of a run, through a run that tuned on another's backbone; 'run' is where it lies."""
     card = read_json(run / "backbone.json")
+    if not {"run", "step", "content_hash", "architecture"} <= {*card}:
+        raise UserError(f"{run / 'backbone.json'} lacks what a backbone needs; accepted: the file as a run wrote it")
     return find_backbone(Path(card["run"])) if card["run"] else {**card, "run": str(run.absolute())}
 
 
@@ -181,14 +200,17 @@ def refer(run: Path, card: dict[str, Any]) -> None:
     Raises UserError when the run already refers to a backbone of other content.
     """
     path = run / "backbone.json"
-    if path.exists() and read_json(path)["content_hash"] != card["content_hash"]:
+    if not path.exists():
+        write_atomic(path, json.dumps(card, indent=2))
+    elif (known := read_json(path)).get("content_hash") != card["content_hash"]:
         raise UserError(f"{run} was tuned on another backbone than {card['run']} holds now; accepted: a new --workdir")
-    write_atomic(path, json.dumps(card, indent=2))
+    elif known["run"] != card["run"]:  # the other run was moved
+        write_atomic(path, json.dumps(card, indent=2))
 
 
 def load_backbone(card: dict[str, Any], like: Tree) -> Tree:
     """Returns the parameters that a `find_backbone` card names. Raises UserError when their content differs."""
-    store = Store(Path(card["run"]) / "backbone", ("params", "opt_state"))
+    store = Store(Path(card["run"]) / "backbone", ("params", "state"), write=False)
     params = store.restore(card["step"], "params", like)
     store.close()
     if content_hash(params) != card["content_hash"]:
@@ -208,7 +230,7 @@ def load_prompts(run: Path, task: str, backbone_hash: str) -> dict[int, Tree]:
             f"not to {backbone_hash[:12]}; accepted: the backbone it was tuned on ({card['backbone_run']})"
         )
     like = {h: {"tokens_MD": np.zeros(shape, np.float32)} for h, shape in card["shapes"].items()}
-    store = Store(run / "prompts" / task, ("prompt", "state"))
+    store = Store(run / "prompts" / task, ("prompt", "state"), write=False)
     chosen = store.restore(card["step"], "prompt", like)
     store.close()
     if content_hash(chosen) != card["content_hash"]:

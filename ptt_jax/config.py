@@ -52,14 +52,14 @@ positive = Rule(lambda v: 0 < v < float("inf"), "a number above 0")
 # fmt: off
 # key, default, what it accepts, legend
 KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
-    ("seed", 0, at_least(0), "root of every random number: weights, masks, dropout, order of rows"),
+    ("seed", 0, within(0, 2**32 - 1), "root of every random number: weights, masks, dropout, order of rows"),
     ("lookback", 504, at_least(1), "T, steps of history that the model reads; a multiple of model.patch"),
     ("horizons", (96, 192, 336, 720), Rule(is_horizons, "whole numbers above 0, ascending, like 96,192 or 48,"),
      "H, steps to forecast; all of them are tuned in one run"),
     ("backbone", "", anything, "run directory whose backbone is tuned on; '' = pre-train one here"),
     ("compute_dtype", "float32", one_of("float32", "bfloat16"),
      "of matrix products and activations; parameters, statistics, softmax and loss stay float32"),
-    ("devices", 0, at_least(0), "how many devices the data mesh takes; 0 = all"),
+    ("devices", 0, at_least(0), "how many devices the data mesh takes; 0 = all (their number may move the last digit)"),
     ("cache_dir", "default", anything,
      "persistent compilation cache; 'default' = in the user's cache folder, '' = off"),
 
@@ -92,16 +92,17 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
     ("pretrain.batch", 448, at_least(1), "R, rows in a step: 448 = 64 windows of 7 channels"),
     ("pretrain.learning_rate", 1e-3, positive, "peak of a warm-up and cosine schedule"),
     ("pretrain.warmup", 0.1, within(0, 1), "share of the steps that the learning rate rises"),
-    ("pretrain.weight_decay", 0.01, at_least(0), "AdamW, on matrices only"),
+    ("pretrain.weight_decay", 0.01, at_least(0), "AdamW, on kernels only"),
     ("pretrain.clip", 1.0, positive, "largest norm of a step's gradient"),
-    ("pretrain.horizon", -1, at_least(-1), "steps that a window covers past the lookback; -1 = the longest horizon"),
+    ("pretrain.horizon", -1, Rule(lambda v: v == -1 or v >= 1, "-1, or a number of at least 1"),
+     "steps that a window covers past the lookback; -1 = the longest horizon"),
     ("pretrain.mask_ratio", 0.6, open_fraction, "share of a window's patches that is hidden"),
     ("pretrain.tail_share", 0.25, within(0, 1), "share of rows whose hidden patches include the window's tail"),
     ("pretrain.norm", "window", one_of("window", "visible"), "what instance normalisation sees in pre-training"),
     ("pretrain.choose", "reconstruction", one_of("reconstruction", "forecast", "last"),
      "which validation loss picks the weights and stops early; its masks are fixed for the whole run"),
     ("pretrain.validations", 6, at_least(1), "how many times validation is looked at, evenly spread"),
-    ("pretrain.validation_rows", 4096, at_least(1), "rows of the validation split that are looked at, evenly spread"),
+    ("pretrain.validation_rows", 4096, at_least(1), "rows of the validation split that are looked at, drawn once"),
     ("pretrain.patience", 4, at_least(1), "validations without a better one before pre-training stops"),
 
     ("tune.epochs", 4.0, positive, "passes over all training rows"),
@@ -125,7 +126,7 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
 )
 # fmt: on
 
-# What may differ between two calls on one run directory: where things lie and how fast, never what comes out.
+# What may differ between two calls on one run directory: where things lie (content hashes guard them) and how fast.
 FREE = ("cache_dir", "devices", "data.dir", "data.download", "tune.cache_bytes", "evaluate.batch")
 
 
@@ -215,10 +216,14 @@ def from_json(text: str) -> ConfigDict:
 
 
 def differences(a: ConfigDict, b: ConfigDict) -> dict[str, tuple[Any, Any]]:
-    """Returns {key: (in a, in b)} of the knobs that decide results and differ; a knob that is absent is None."""
+    """Returns {key: (in a, in b)} of the knobs that decide results and differ; a knob that is absent is None.
+
+    Two backbones are no difference here: a run may have moved, and content hashes tell what it holds.
+    """
     a_flat, b_flat = flat(a), flat(b)
     keys = [k for k in dict.fromkeys([*a_flat, *b_flat]) if k not in FREE]
-    return {k: (a_flat.get(k), b_flat.get(k)) for k in keys if a_flat.get(k) != b_flat.get(k)}
+    pairs = {k: (a_flat.get(k), b_flat.get(k)) for k in keys}
+    return {k: (x, y) for k, (x, y) in pairs.items() if x != y and not (k == "backbone" and x and y)}
 
 
 def content_hash(cfg: ConfigDict) -> str:

@@ -1,5 +1,6 @@
 """What a run says: metrics.jsonl for programs, lines for people, a progress line for terminals."""
 
+import contextlib
 import json
 import math
 import sys
@@ -28,7 +29,7 @@ class Log:
     def write(self, record: dict[str, Any]) -> None:
         """Appends one record, a line of JSON."""
         with self.path.open("a", encoding="utf-8") as f:
-            f.write(json.dumps(record) + "\n")
+            f.write(json.dumps(record, allow_nan=False) + "\n")
 
     def pause(self, stage: str, pause: Any, steps: int, epochs_a_step: float, spent: float, values: dict) -> None:
         """Writes and prints a `loop.Pause` with the validation `values`, numbers or {horizon: number}."""
@@ -45,7 +46,10 @@ class Log:
         """Drops what a stage logged after `step`, which a resumed run will do and log again, and a torn last line."""
         if not self.path.exists():
             return
-        lines = [line for line in self.path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-        records = [json.loads(line) for line in lines]
-        kept = [json.dumps(r) for r in records if r["stage"] != stage or r["step"] <= step]
+        kept = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):  # a torn line
+                record = json.loads(line)
+                if record["stage"] != stage or record["step"] <= step:
+                    kept.append(line)
         write_atomic(self.path, "".join(line + "\n" for line in kept))

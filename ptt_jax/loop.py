@@ -19,7 +19,7 @@ from ptt_jax.step import State
 from ptt_jax.tasks import Cached
 
 CHUNK = 50  # steps in a dispatch: long enough to hide the host, short enough to show progress
-STAGES = ("pretrain", "tune")
+STAGES = ("pretrain", "tune", "validation")
 
 
 def keys(seed: int, stage: str) -> tuple[Array, Array]:
@@ -57,23 +57,29 @@ class Loop:
         """
         begun, first = time.monotonic(), int(state.step)
         done = first
-        for pause in (self.steps * (i + 1) // self.pauses for i in range(self.pauses)):
+        pauses = min(self.pauses, self.steps)
+        for pause in (self.steps * (i + 1) // pauses for i in range(pauses)):
             total, since = 0.0, done
             while done < pause:
                 count = min(CHUNK, pause - done)
                 state, summed = self.chunk(state, self.data, self.key, jnp.int32(count))
                 value = float(summed)
-                if not math.isfinite(value):
-                    raise UserError(
-                        f"{self.stage} lost its footing between steps {done} and {done + count}: the loss is {value}; "
-                        f"the last good state is kept; accepted: a smaller config.{self.stage}.learning_rate, say"
-                    )
+                check_finite(self.stage, f"between steps {done} and {done + count} the loss", value)
                 done, total = done + count, total + value
                 seconds = time.monotonic() - begun
                 left = seconds / (done - first) * (self.steps - done)
                 self.log.progress(f"{self.stage}  step {done} of {self.steps}  {left:.0f} s left")
             if done > since:
                 yield Pause(state, done, total / (done - since), seconds, left)
+
+
+def check_finite(stage: str, what: str, *values: float) -> None:
+    """Raises UserError when a value is not finite, before anything of that state is saved."""
+    if not all(map(math.isfinite, values)):
+        raise UserError(
+            f"{stage} lost its footing: {what} is not finite; checkpoints before that are kept; "
+            f"accepted: a smaller config.{stage}.learning_rate, say"
+        )
 
 
 def resume(store: Store, trees: dict[str, Any], log: Log, stage: str, mesh: Mesh) -> tuple[dict[str, Any], dict]:

@@ -3,10 +3,11 @@
 Pre-trains, tunes, evaluates and reports; a stage whose result is in the run directory is skipped.
 """
 
-import importlib.util
+import logging
 import os
+import runpy
+import shlex
 import sys
-import warnings
 from pathlib import Path
 
 import jax
@@ -22,57 +23,62 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
     """Returns the checked config and the run directory. Raises UserError for anything that is mistyped."""
     files = [a.partition("=")[2] for a in argv if a.startswith("--config=")]
     if len(files) != 1 or not files[0]:
-        raise UserError(f"{len(files) or 'no'} --config=FILE given; accepted: one, like --config=configs/quickstart.py")
-    base = load_file(Path(files[0]))
-    overrides = [a for a in argv if a.startswith("--config.")]
-    known = [key for key, *_ in config.KNOBS]
-    for flag in overrides:
-        key, equals, _ = flag.removeprefix("--config.").partition("=")
-        if key not in known or not equals:
-            missing = (
-                f"has no value; accepted: {flag}=VALUE"
-                if key in known
-                else f"does not exist; {config.nearest(key, known)}"
-            )
-            raise UserError(f"config key {key} {missing}")
-    rest = [a for a in argv if not a.startswith(("--config=", "--config.", "--workdir="))]
-    if rest:
-        raise UserError(f"argument {rest[0]} is unknown; accepted: --config=FILE, --workdir=DIR and --config.key=value")
-    for flag in overrides:  # one by one, so that an error knows its flag
-        key, _, value = flag.removeprefix("--config.").partition("=")
+        many = "no" if not any(files) else str(len(files))
+        raise UserError(
+            f"{many} --config=FILE given; accepted: one, like --config=configs/quickstart.py (--help says more)"
+        )
+    cfg = load_file(Path(files[0]).expanduser())
+    config.check(cfg)
+    plain = config.content_hash(cfg)
+    known = {key: (standard, rule) for key, standard, rule, _ in config.KNOBS}
+    for flag in (a for a in argv if a.startswith("--config.")):  # one by one, so that an error knows its flag
+        key, equals, value = flag.removeprefix("--config.").partition("=")
+        if key not in known:
+            raise UserError(f"config key {key} does not exist; {config.nearest(key, list(known))}")
+        if not equals:
+            raise UserError(f"config key {key} has no value; accepted: {flag}=VALUE")
         values = flags.FlagValues()
-        config_flags.DEFINE_config_dict("config", base, flag_values=values, sys_argv=["ptt_jax", flag])
+        config_flags.DEFINE_config_dict("config", cfg, flag_values=values, sys_argv=["ptt_jax", flag])
         try:
             values(["ptt_jax", flag])
         except (flags.Error, ValueError, TypeError, SyntaxError):
-            rule, standard = next((rule, standard) for name, standard, rule, _ in config.KNOBS if name == key)
-            words = rule.words or f"a {type(standard).__name__} like {standard!r}"
-            raise UserError(f"config.{key} = {value} is no {type(standard).__name__}; accepted: {words}") from None
-    config.check(base)
+            (standard, rule), kind = known[key], type(known[key][0]).__name__
+            words = rule.words or f"a {kind} like {standard!r}"
+            raise UserError(f"config.{key} = {value} is no {kind}; accepted: {words}, as {kind}") from None
+    rest = [a for a in argv if not a.startswith(("--config=", "--config.", "--workdir="))]
+    if rest:
+        raise UserError(f"argument {rest[0]} is unknown; accepted: --config=FILE, --workdir=DIR and --config.key=value")
+    config.check(cfg)
     named = [a.partition("=")[2] for a in argv if a.startswith("--workdir=")]
-    name = Path(files[0]).stem + (f"-{config.content_hash(base)}" if overrides else "")
-    return base, Path(named[-1] if named and named[-1] else Path("runs") / name)
+    changed = "" if config.content_hash(cfg) == plain else f"-{config.content_hash(cfg)}"
+    return cfg, Path(named[-1]).expanduser() if any(named) else Path("runs") / (Path(files[0]).stem + changed)
 
 
 def load_file(path: Path) -> ConfigDict:
-    """Returns the config of a file: get_config() of a .py, or the config.json of a run."""
+    """Returns the config of a file: get_config() of a .py, or the config.json of a run. Raises UserError."""
     if not path.is_file():
         near = sorted(str(p) for p in Path("configs").glob("*.py"))
         raise UserError(f"--config={path} is no file; accepted: {', '.join(near) or 'a .py file with get_config()'}")
-    if path.suffix == ".json":
-        return config.from_json(path.read_text(encoding="utf-8"))
-    spec = importlib.util.spec_from_file_location("ptt_jax_config", path)
-    if spec is None or spec.loader is None:
+    try:
+        if path.suffix == ".json":
+            return config.from_json(path.read_text(encoding="utf-8"))
+        cfg = runpy.run_path(str(path))["get_config"]()
+    except Exception as e:  # whatever a stranger's file does
         raise UserError(
-            f"--config={path} is no Python file; accepted: a .py file with get_config(), or a run's config.json"
-        )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
+            f"--config={path} cannot be used ({type(e).__name__}: {e}); accepted: a .py file whose get_config() returns "
+            f"a config, or a run's config.json"
+        ) from None
+    if not isinstance(cfg, ConfigDict):
         raise UserError(
-            f"--config={path} has no get_config(); accepted: a function without arguments that returns a config"
+            f"--config={path}: get_config() returned {type(cfg).__name__}; accepted: what config.default() returns"
         )
-    return module.get_config()
+    return cfg
+
+
+def legend() -> str:
+    """Returns the words of --help: every knob with its default and its legend."""
+    knobs = [f"  --config.{key}={value!r:<12} {text}" for key, value, _, text in config.KNOBS]
+    return "\n".join([__doc__.strip(), "", "Knobs, with the defaults that a config file may change:", *knobs])
 
 
 def set_up(cfg: ConfigDict) -> None:
@@ -85,32 +91,40 @@ def set_up(cfg: ConfigDict) -> None:
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
-def run(cfg: ConfigDict, workdir: Path) -> Path:
+def run(cfg: ConfigDict, workdir: Path, command: str = "") -> Path:
     """Runs all stages and returns the report's path. This is the one function that the command line calls."""
     config.check(cfg)
     set_up(cfg)
-    if cfg.backbone:
-        card = checkpoint.find_backbone(Path(cfg.backbone))
+    card = checkpoint.find_backbone(Path(cfg.backbone).expanduser()) if cfg.backbone else {}
+    if card:
         adopt(cfg, card)
     series = data.load(cfg.data)
     problem = tasks.prepare(series, mesh.make(cfg.devices))
     train.check(cfg, problem)  # before anything is written
-    workdir = checkpoint.open_run(workdir, cfg)
+    about = {"name": series.name, "fingerprint": series.fingerprint, "freq": series.freq, "splits": series.splits}
+    if card.get("fingerprint") == series.fingerprint and card["train_end"] > series.splits["train"][1]:
+        raise UserError(
+            f"the backbone {card['run']} learned from the first {card['train_end']} rows of the same data, past the end "
+            f"of the train split at {series.splits['train'][1]}; accepted: a data.split with as large a train share"
+        )
+    workdir = checkpoint.open_run(workdir, cfg, about)
     log = Log(workdir / "metrics.jsonl")
     for note in series.notes:
         log.say(f"data: {note}")
-    if cfg.backbone:
+    if card:
         if card["freq"] != series.freq:
             log.say(
-                f"warning: the backbone learned from steps of '{card['freq']}' ({card['data']}), "
-                f"these are of '{series.freq}'"
+                f"warning: the backbone learned from steps of '{card['freq']}' ({card['data']}), not '{series.freq}'"
             )
         checkpoint.refer(workdir, card)
     else:
         train.pretrain(cfg, workdir, problem, log)
     task = train.tune(cfg, workdir, problem, log)
     score.score(cfg, workdir, problem, task, log)
-    return report.write(workdir)
+    if (workdir / "report.md").exists():
+        log.say(f"report: done before ({workdir / 'report.md'})")
+        return workdir / "report.md"
+    return report.write(workdir, command)
 
 
 def adopt(cfg: ConfigDict, card: dict) -> None:
@@ -129,14 +143,20 @@ def adopt(cfg: ConfigDict, card: dict) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code: 0, or 2 after one sentence about what the user got wrong."""
-    warnings.filterwarnings("ignore", message=".*Sharding info not provided.*")
+    """Returns the exit code: 0, or 2 after one sentence about what the user got wrong, or 130 after Ctrl-C."""
+    argv = sys.argv[1:] if argv is None else argv
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns of its own leftovers after a kill
+    if {"-h", "--help"} & {*argv}:
+        print(legend())
+        return 0
     try:
-        cfg, workdir = parse(sys.argv[1:] if argv is None else argv)
-        path = run(cfg, workdir)
+        path = run(*parse(argv), shlex.join(["python", "-m", "ptt_jax.main", *argv]))
     except UserError as e:
-        print(f"ptt_jax: {e}", file=sys.stderr)
+        print(f"ptt_jax: {' '.join(str(e).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nptt_jax: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
     print(f"report: {path}")
     return 0
 

@@ -19,6 +19,7 @@ from ptt_jax.layers import Block, instance_stats, patchify, sincos
 
 # The groups that can be frozen or trained apart, by the first part of a parameter's path.
 GROUPS = ("embed", "encoder", "mask_token", "decoder", "head")
+VISIBLE_FLOOR = 0.1  # smallest scale when pre-training normalises by visible patches alone, in scaled units
 
 
 class CrossMAE(nn.Module):
@@ -111,9 +112,11 @@ class CrossMAE(nn.Module):
             mean_R1, scale_R1 = instance_stats(x_RL, observed_RL.astype(jnp.float32))
         else:
             mean_R1, scale_R1 = instance_stats(flatten(shown_RVP), flatten(shown_seen_RVP))
+            # Visible patches that stand still while hidden ones move would be targets in the thousands.
+            scale_R1 = jnp.maximum(scale_R1, VISIBLE_FLOOR)
         keep_RV = keepable(shown_seen_RVP)
-        normal = normalise(shown_RVP, mean_R1, scale_R1)
-        z_RVD = self.encode(normal, visible_RV, keep_RV, train=train)
+        normal_RVP = normalise(shown_RVP, mean_R1, scale_R1) * shown_seen_RVP
+        z_RVD = self.encode(normal_RVP, visible_RV, keep_RV, train=train)
         y_RMP = self.decode(z_RVD, visible_RV, hidden_RM, None, keep_RV, train=train)
         return y_RMP, normalise(pick(x_RNP, hidden_RM), mean_R1, scale_R1), pick(seen_RNP, hidden_RM)
 
@@ -121,8 +124,9 @@ class CrossMAE(nn.Module):
         """Returns everything of a history that a forecast needs. Nothing in it depends on a prompt."""
         seen_RT = observed_RT.astype(jnp.float32)
         mean_R1, scale_R1 = instance_stats(x_RT, seen_RT)
-        x_RNP = normalise(patchify(x_RT, self.patch), mean_R1, scale_R1)
-        keep_RN = keepable(patchify(seen_RT, self.patch))
+        seen_RNP = patchify(seen_RT, self.patch)
+        x_RNP = normalise(patchify(x_RT, self.patch), mean_R1, scale_R1) * seen_RNP  # missing: the mean, and no more
+        keep_RN = keepable(seen_RNP)
         z_RND = self.encode(x_RNP, jnp.arange(x_RNP.shape[1])[None], keep_RN)
         return Encoded(z_RND, keep_RN, mean_R1, scale_R1)
 

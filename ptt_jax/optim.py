@@ -21,13 +21,23 @@ def plan(epochs: float, steps: int, batch: int, rows: int, stage: str) -> int:
 
 
 def chain(*, peak: float, warmup: float, steps: int, weight_decay: float, clip: float) -> optax.GradientTransformation:
-    """Returns clip, AdamW, warm-up and cosine. Decay touches matrices alone.
+    """Returns clip and AdamW under `schedule`. Decay touches matrices and prompts alone.
 
     Clip and decay are in here, and not around multi_transform, where they would mix in or move frozen weights.
     """
-    rate = optax.warmup_cosine_decay_schedule(0.0, peak, max(round(warmup * steps), 1), max(steps, 2))
-    matrices = lambda tree: jax.tree.map(lambda p: p.ndim > 1, tree)  # noqa: E731
-    return optax.chain(optax.clip_by_global_norm(clip), optax.adamw(rate, weight_decay=weight_decay, mask=matrices))
+    rate = schedule(peak, warmup, steps)
+    return optax.chain(optax.clip_by_global_norm(clip), optax.adamw(rate, weight_decay=weight_decay, mask=decayed))
+
+
+def schedule(peak: float, warmup: float, steps: int) -> optax.Schedule:
+    """Returns the learning rate by step: a rise to `peak` over a share of the steps, then a cosine towards 0."""
+    rise = max(round(warmup * steps), 1)
+    return optax.warmup_cosine_decay_schedule(peak / rise, peak, rise, max(steps, rise + 1))
+
+
+def decayed(params: Tree) -> Tree:
+    """Returns which leaves weight decay pulls at: by name, since an attention bias has two axes, too."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in ("kernel", "tokens_MD"), params)
 
 
 class Groups(NamedTuple):

@@ -41,5 +41,6 @@ def size(prompt: Prompt) -> int:
 
 
 def name(data: str, horizons: tuple[int, ...]) -> str:
-    """Returns the task's name, a folder: 'ETTh1-96-192-336-720'."""
-    return "-".join([data, *map(str, horizons)])
+    """Returns the task's name, a folder: 'ETTh1-96-192-336-720', or 'ETTh1-1-to-100-by-100' when they are many."""
+    few = [f"{horizons[0]}-to-{horizons[-1]}-by-{len(horizons)}"] if len(horizons) > 8 else map(str, horizons)
+    return "-".join([data, *few])

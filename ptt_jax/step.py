@@ -40,8 +40,9 @@ def one(
         tuned, frozen = groups.part(state.params)
 
         def mean(tuned: Any) -> Array:
-            total, count = loss(optim.join(tuned, frozen), data, row_R, jax.random.fold_in(step_key, state.step))
-            return total / jnp.maximum(count, 1)
+            key = jax.random.fold_in(step_key, state.step)
+            sum_R, count_R = loss(optim.join(tuned, frozen), data, row_R, key)
+            return sum_R.sum() / jnp.maximum(count_R.sum(), 1)
 
         value, grads = jax.value_and_grad(mean)(tuned)
         tuned, opt_state = optim.step(tx, grads, state.opt_state, tuned, frozen)

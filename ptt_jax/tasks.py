@@ -1,6 +1,7 @@
 """The two jobs of a backbone: reconstruct hidden patches (pre-training), reconstruct a hidden future (tuning).
 
-A loss takes (params, data, row_R, key) and returns a sum and a count, so that batches of unlike weight add up.
+A loss takes (params, data, row_R, key) and returns for each row a sum and a count, so that batches of unlike weight
+add up and padding can be left out.
 """
 
 from collections.abc import Callable
@@ -69,7 +70,7 @@ def reconstruction(model: CrossMAE, span: Span, *, ratio: float, tail_share: flo
         window = x_RL, observed_RL, visible_RV, hidden_RM
         outputs = model.apply(variables, *window, norm=norm, train=train, rngs=rngs, method=model.reconstruct)
         y_RMP, target_RMP, weight_RMP = cast(tuple[Array, Array, Array], outputs)
-        return (jnp.square(y_RMP - target_RMP) * weight_RMP).sum(), weight_RMP.sum()
+        return (jnp.square(y_RMP - target_RMP) * weight_RMP).sum((1, 2)), weight_RMP.sum((1, 2))
 
     return loss
 
@@ -110,7 +111,8 @@ def forecasting(model: CrossMAE, span: Span, *, penalty: str) -> Loss:
         encoded = encode(model, params["backbone"], data, span, row_R)
         y_RH = forecast(model, params, encoded, span.horizons[-1])
         error_RH = PENALTY[penalty](y_RH - x_RL[:, span.lookback :])
-        return (error_RH * observed_RL[:, span.lookback :]).sum(), observed_RL[:, span.lookback :].sum()
+        weight_RH = observed_RL[:, span.lookback :].astype(jnp.float32)
+        return (error_RH * weight_RH).sum(1), weight_RH.sum(1)
 
     return loss
 

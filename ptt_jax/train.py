@@ -1,25 +1,22 @@
 """Pre-train a backbone, tune prompts on a frozen one. Both go on where a run directory says they stopped."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from ml_collections import ConfigDict
 
 from ptt_jax import checkpoint, evaluate, optim, prompts, step, tasks
 from ptt_jax import mesh as meshes
 from ptt_jax.checkpoint import Store
-from ptt_jax.config import write_atomic
+from ptt_jax.config import UserError, write_atomic
 from ptt_jax.log import Log
-from ptt_jax.loop import Loop, Pause, keys, resume, stalled
+from ptt_jax.loop import Loop, Pause, check_finite, keys, resume, stalled
 from ptt_jax.model import CrossMAE, init
 from ptt_jax.tasks import Cached, Problem
-from ptt_jax.windows import Span
 
 Params = Any
 
@@ -53,12 +50,15 @@ def chain(section: ConfigDict, steps: int) -> Any:
 
 def check(cfg: ConfigDict, problem: Problem) -> None:
     """Raises UserError when a split holds no window or a batch does not divide by the mesh."""
-    for split in ("train", "validation", "test"):
-        problem.span(split, cfg.lookback, cfg.horizons)
+    spans = {split: problem.span(split, cfg.lookback, cfg.horizons) for split in ("train", "validation", "test")}
+    for split, (begin, end) in problem.series.splits.items():
+        if not problem.series.observed_TC[begin:end].any():
+            raise UserError(f"the {split} split, rows {begin} to {end}, has no value at all; accepted: at least one")
     if not cfg.backbone:
-        for split in ("train", "validation"):
-            problem.span(split, cfg.lookback, (whole_patches(cfg),))
+        whole = [problem.span(s, cfg.lookback, (whole_patches(cfg),)) for s in ("train", "validation")]
+        optim.plan(cfg.pretrain.epochs, cfg.pretrain.steps, cfg.pretrain.batch, whole[0].rows, "pretrain")
         meshes.check_divides(problem.mesh, "pretrain.batch", cfg.pretrain.batch)
+    optim.plan(cfg.tune.epochs, cfg.tune.steps, cfg.tune.batch, spans["train"].rows, "tune")
     meshes.check_divides(problem.mesh, "tune.batch", cfg.tune.batch)
 
 
@@ -85,27 +85,32 @@ def pretrain(cfg: ConfigDict, run: Path, problem: Problem, log: Log) -> None:
     hiding = {"ratio": p.mask_ratio, "tail_share": p.tail_share, "norm": p.norm}
     loss = tasks.reconstruction(model, train, **hiding, train=True)
     chunk = step.many(step.one(loss, tx, optim.ALL, problem.mesh, p.batch, train.rows))
-    look = validator(model, problem, validation, p.validation_rows, hiding)
+    look = evaluate.sampler(model, problem, validation, p.validation_rows, hiding, keys(0, "validation"))
 
-    store = Store(run / "backbone", ("params", "opt_state"))
-    trees = {"params": params["backbone"], "opt_state": state.opt_state}
+    store = Store(run / "backbone", ("params", "state"))
+    trees = {"params": params["backbone"], "state": {"params": params["backbone"], "opt_state": state.opt_state}}
     trees, meta = resume(store, trees, log, "pretrain", problem.mesh)
+    chosen, saved = jax.device_get(trees["params"]), trees["state"]
     history: list[tuple[int, float]] = [(at, value) for at, value in meta.get("history", [])]
     spent: float = meta.get("seconds", 0.0)
-    begin = step.State(jnp.int32(history[-1][0] if history else 0), {"backbone": trees["params"]}, trees["opt_state"])
+    begin = step.State(jnp.int32(history[-1][0] if history else 0), {"backbone": saved["params"]}, saved["opt_state"])
     log.say(f"pretrain: {count(params):,} parameters, {train.rows:,} rows, {steps:,} steps of {p.batch}")
 
     def keep(pause: Pause) -> None:
         """Looks at validation, says so, saves: a line without its checkpoint is dropped by the next call."""
+        nonlocal chosen
         losses = look(pause.state.params)
+        check_finite("pretrain", f"validation after step {pause.step}", *losses.values())
         value = {**losses, "last": -float(pause.step)}[p.choose]
+        if all(value < past for _, past in history):
+            chosen = jax.device_get(pause.state.params["backbone"])
         history.append((pause.step, value))
         meta.update(history=history, seconds=spent + pause.seconds, architecture=card)
-        trees = {"params": pause.state.params["backbone"], "opt_state": pause.state.opt_state}
+        state = {"params": pause.state.params["backbone"], "opt_state": pause.state.opt_state}
         log.pause("pretrain", pause, steps, p.batch / train.rows, meta["seconds"], {
             "validation_loss": losses["reconstruction"], "validation_forecast": losses["forecast"],
         })  # fmt: skip
-        store.save(pause.step, trees, meta, value)
+        store.save(pause.step, {"params": chosen, "state": state}, meta)
 
     loop = Loop("pretrain", steps, p.validations, chunk, Cached(problem.panel), key, log)
     if not stalled([v for _, v in history], p.patience):
@@ -115,44 +120,16 @@ def pretrain(cfg: ConfigDict, run: Path, problem: Problem, log: Log) -> None:
                 log.say(f"pretrain: nothing better in {p.patience} looks at validation, stopped")
                 break
 
-    best = min(history, key=lambda h: h[1])[0]
-    chosen = store.restore(best, "params", params["backbone"])
     store.close()
     series = problem.series
     about = {
-        "run": "", "step": best, "content_hash": checkpoint.content_hash(chosen), "parameters": count(chosen),
-        "data": series.name, "freq": series.freq, "channels": len(series.names_C), "fingerprint": series.fingerprint,
-        "lookback": cfg.lookback, "seconds": round(meta["seconds"], 1), "architecture": card,
+        "run": "", "step": history[-1][0], "chosen": min(history, key=lambda h: h[1])[0],
+        "content_hash": checkpoint.content_hash(chosen), "parameters": count(chosen), "data": series.name,
+        "freq": series.freq, "channels": len(series.names_C), "fingerprint": series.fingerprint,
+        "train_end": series.splits["train"][1], "lookback": cfg.lookback, "seconds": round(meta["seconds"], 1),
+        "architecture": card,
     }  # fmt: skip
     write_atomic(run / "backbone.json", json.dumps(about, indent=2))
-
-
-def validator(
-    model: CrossMAE, problem: Problem, span: Span, most_rows: int, hiding: dict[str, Any]
-) -> Callable[[Params], dict[str, float]]:
-    """Returns f(params) -> losses on rows evenly spread over validation, with masks fixed for the whole run.
-
-    'reconstruction' hides as pre-training does; 'forecast' is the zero-shot forecast's squared error in scaled space.
-    """
-    rows = min(most_rows, span.rows)
-    block = -(-min(512, rows) // problem.mesh.size) * problem.mesh.size
-    mask_key = jax.random.key(0)  # the same masks for every seed, too: seeds are compared on them
-    reconstruct = tasks.reconstruction(model, span, **hiding, train=False)
-    foretell = tasks.forecasting(model, span, penalty="mse")
-
-    @jax.jit
-    def losses(params: Params, data: Cached, first: Array) -> Any:
-        index_R = jnp.minimum(first + jnp.arange(block), rows - 1)
-        row_R = meshes.split(problem.mesh, (index_R * (span.rows / rows)).astype(jnp.int32))
-        key = jax.random.fold_in(mask_key, first)
-        return reconstruct(params, data, row_R, key), foretell(params, data, row_R, key)
-
-    def look(params: Params) -> dict[str, float]:
-        parts = [losses(params, Cached(problem.panel), jnp.int32(first)) for first in range(0, rows, block)]
-        (error, weight), (forecast_error, forecast_weight) = np.sum(np.asarray(jax.device_get(parts), np.float64), 0)
-        return {"reconstruction": error / weight, "forecast": forecast_error / forecast_weight}
-
-    return look
 
 
 def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log) -> str:
@@ -179,7 +156,7 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log) -> str:
     chunk = step.many(step.one(loss, tx, optim.PROMPT, problem.mesh, t.batch, train.rows))
     data = tasks.encode_all(model, backbone, problem, train, cfg.evaluate.batch, t.cache_bytes)
     left = t.cache_bytes - data.encoded_bytes
-    look = watcher(model, problem, validation, cfg.evaluate.batch, backbone, left)
+    look = evaluate.watcher(model, problem, validation, cfg.evaluate.batch, backbone, left)
 
     best = {str(h): prompts.cut(prompt, prompts.patches(h, model.patch)) for h in cfg.horizons}
     store = Store(run / "prompts" / task, ("prompt", "state"))
@@ -198,6 +175,7 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log) -> str:
     def keep(pause: Pause) -> None:
         """Looks at validation, keeps what is best for each horizon, says so, saves."""
         values = look(pause.state.params)
+        check_finite("tune", f"validation after step {pause.step}", *values.values())
         tokens = jax.device_get(pause.state.params["prompt"])
         for h in cfg.horizons:
             if all(values[str(h)] < past[str(h)] for _, past in history):
@@ -206,7 +184,7 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log) -> str:
         meta.update(history=history, seconds=spent + pause.seconds)
         trees = {"prompt": best, "state": {"prompt": tokens, "opt_state": pause.state.opt_state}}
         log.pause("tune", pause, steps, t.batch / train.rows, meta["seconds"], {"validation_mse": values})
-        store.save(pause.step, trees, meta, -float(pause.step))  # `best` rides in every step: the latest is enough
+        store.save(pause.step, trees, meta)
 
     def settled() -> bool:
         return all(stalled([values[str(h)] for _, values in history], t.patience) for h in cfg.horizons)
@@ -229,24 +207,3 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log) -> str:
     }  # fmt: skip
     write_atomic(run / "prompts" / f"{task}.json", json.dumps(about, indent=2))
     return task
-
-
-def watcher(
-    model: CrossMAE, problem: Problem, span: Span, batch: int, backbone: Params, budget: int
-) -> Callable[[Params], dict[str, float]]:
-    """Returns f(params) -> {horizon: MSE over every window of the span}, from one forecast of the longest horizon."""
-    data = tasks.encode_all(model, backbone, problem, span, batch, budget)
-
-    def forecast(inputs: tuple[Params, Cached], row_R: Array) -> tuple[Array, ...]:
-        params, data = inputs
-        encoded = tasks.encode(model, params["backbone"], data, span, row_R)
-        y_RH = tasks.forecast(model, params, encoded, span.horizons[-1])
-        return tuple(y_RH[:, :h] for h in span.horizons)
-
-    measure = evaluate.evaluator(forecast, span, problem.mesh, batch)
-
-    def look(params: Params) -> dict[str, float]:
-        errors = measure(problem.panel, (params, data))
-        return {str(h): e.mse for h, e in zip(span.horizons, errors, strict=True)}
-
-    return look

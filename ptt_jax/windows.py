@@ -83,21 +83,28 @@ def mix(x: Array) -> Array:
     return x ^ (x >> 16)
 
 
-def batch(key: Array, step: Array, size: int, rows: int, rounds: int = 48) -> Array:
-    """Returns row_R, the rows of optimisation step `step`: every row once an epoch, none dropped, one by one.
+def shuffle(key: Array, at_R: Array, rows: int, rounds: int = 48) -> Array:
+    """Returns row_R: where position `at` of an endless walk over range(rows) leads, each row once in `rows` positions.
 
-    The order is a function of (key, step) alone, so that resuming needs no state, and it needs no table: 862 channels
-    make ten million rows. It is a swap-or-not shuffle (Hoang, Morris and Rogaway 2012): each round pairs x with
-    k - x mod rows, and a coin that depends on the pair alone decides whether they swap, which is a bijection.
-    A batch may straddle epochs. step * size must stay below 2^32 (`optim.plan` checks it).
+    The walk is a function of (key, at) alone, so that resuming needs no state, and it needs no table: 862 channels make
+    ten million rows. It is a swap-or-not shuffle (Hoang, Morris and Rogaway 2012): each round pairs x with k - x mod
+    rows, and a coin that depends on the pair alone decides whether they swap, which is a bijection.
     """
-    at_R = step.astype(jnp.uint32) * jnp.uint32(size) + jnp.arange(size, dtype=jnp.uint32)
-    epoch_R, x_R = at_R // jnp.uint32(rows), at_R % jnp.uint32(rows)
+    at_R, size = at_R.astype(jnp.uint32), jnp.uint32(rows)
+    epoch_R, x_R = at_R // size, at_R % size
 
     def swap_or_not(x_R: Array, bits_2: Array) -> tuple[Array, None]:
-        partner_R = (mix(epoch_R ^ bits_2[0]) % jnp.uint32(rows) + jnp.uint32(rows) - x_R) % jnp.uint32(rows)
+        partner_R = (mix(epoch_R ^ bits_2[0]) % size + size - x_R) % size
         coin_R = mix(jnp.maximum(x_R, partner_R) ^ mix(epoch_R ^ bits_2[1])) & 1
         return jnp.where(coin_R == 1, partner_R, x_R), None
 
     bits_r2 = jax.random.bits(key, (rounds, 2), jnp.uint32)
     return jax.lax.scan(swap_or_not, x_R, bits_r2)[0].astype(jnp.int32)
+
+
+def batch(key: Array, step: Array, size: int, rows: int) -> Array:
+    """Returns row_R, the rows of optimisation step `step`: every row once an epoch, none dropped, one by one.
+
+    A batch may straddle epochs. step * size must stay below 2^32 (`optim.plan` checks it).
+    """
+    return shuffle(key, step.astype(jnp.uint32) * jnp.uint32(size) + jnp.arange(size, dtype=jnp.uint32), rows)

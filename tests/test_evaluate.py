@@ -7,6 +7,13 @@ from ptt_jax.windows import take
 
 
 @pytest.fixture(scope="module")
+def problem(problem):
+    """With a hole at the end of one channel, so that late steps of the horizon have fewer values than early ones."""
+    observed_CT = problem.panel.observed_CT.at[0, -15:].set(False)
+    return problem._replace(panel=problem.panel.replace(observed_CT=observed_CT))
+
+
+@pytest.fixture(scope="module")
 def plain(problem):
     """Seasonal naive of the test split by two loops of numpy, the way the protocol words it."""
     values_CT = np.asarray(problem.panel.values_CT, np.float64)

@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from ptt_jax import config, optim, prompts, step, tasks, train, windows
 from ptt_jax import mesh as meshes
-from ptt_jax import optim, prompts, step, tasks, train, windows
+from ptt_jax.config import UserError
 from ptt_jax.main import load_file
 from ptt_jax.model import CrossMAE, Encoded, init
 from ptt_jax.optim import Groups
@@ -78,9 +79,15 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--batch", type=int, default=448)
     args = parser.parse_args(argv)
-    cfg = load_file(args.config)
-    horizons = args.horizons or tuple(cfg.horizons)
-    figures = measure(cfg, horizons, args.batch)
+    try:
+        cfg = load_file(args.config)
+        horizons = tuple(cfg.horizons) if args.horizons is None else args.horizons
+        if not config.is_horizons(horizons) or args.batch < 1:
+            raise UserError("accepted: --horizons ascending and above 0, like 96,192, and a --batch of at least 1")
+        figures = measure(cfg, horizons, args.batch)
+    except UserError as e:
+        print(f"bench: {e}", file=sys.stderr)
+        return 2
     whole = figures["full fine-tuning"]
     print(f"{args.config}, horizons {','.join(map(str, horizons))}, batch {args.batch} rows, jax {jax.__version__}\n")
     print("| step | MFLOPs a row | of full | temporary KiB a row | of full |\n|---|---|---|---|---|")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from ptt_jax import config
+from ptt_jax import checkpoint, config
 from ptt_jax.config import UserError
 
 
@@ -21,7 +21,7 @@ def read(run: Path, keys: list[str]) -> pd.DataFrame:
     results, path = run / "results.csv", run / "config.json"
     if not results.is_file():
         raise UserError(f"{results} does not exist; accepted: directories of finished runs")
-    cfg = config.from_json(path.read_text(encoding="utf-8"))
+    cfg = config.from_json(json.dumps(checkpoint.read_json(path)))
     knobs = config.flat(cfg)
     unknown = [key for key in keys if key not in knobs]
     if unknown:
@@ -29,7 +29,6 @@ def read(run: Path, keys: list[str]) -> pd.DataFrame:
     frame = pd.read_csv(results)
     for key in keys:
         frame[key] = str(knobs[key])
-    frame["backbone"] = json.loads((run / "backbone.json").read_text(encoding="utf-8"))["content_hash"][:8]
     frame["config"] = config.content_hash(cfg)
     return frame
 
@@ -40,7 +39,7 @@ def collect(runs: list[Path], keys: list[str], split: str) -> pd.DataFrame:
     Raises UserError when two runs of one seed would fall into one cell: a key that tells them apart is missing.
     """
     rows = pd.concat([read(run, keys) for run in runs]).query("split == @split")
-    cell = ["data", "model", "lookback", *keys, "horizon"]
+    cell = list(dict.fromkeys(["data", "model", "lookback", *keys, "horizon"]))
     twice = rows[
         rows.duplicated([*cell, "seed"], keep=False) & ~rows.duplicated([*cell, "seed", "mse", "mae"], keep=False)
     ]
@@ -93,7 +92,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--split", choices=("validation", "test"), default="test")
     parser.add_argument("--csv", type=Path, help="write the long table here, too")
     args = parser.parse_args(argv)
-    keys = [key.removeprefix("config.") for key in args.by]
+    always = ("lookback", "seed", "horizons")  # are in results.csv
+    keys = [key for key in (by.removeprefix("config.") for by in args.by) if key not in always]
     try:
         table = collect(args.runs, keys, args.split)
     except UserError as e:

@@ -65,8 +65,8 @@ def load_file(path: Path) -> ConfigDict:
         cfg = runpy.run_path(str(path))["get_config"]()
     except Exception as e:  # whatever a stranger's file does
         raise UserError(
-            f"--config={path} cannot be used ({type(e).__name__}: {e}); accepted: a .py file whose get_config() returns "
-            f"a config, or a run's config.json"
+            f"--config={path} cannot be used ({type(e).__name__}: {e}); accepted: a .py file whose get_config() "
+            f"returns a config, or a run's config.json"
         ) from None
     if not isinstance(cfg, ConfigDict):
         raise UserError(
@@ -104,8 +104,8 @@ def run(cfg: ConfigDict, workdir: Path, command: str = "") -> Path:
     about = {"name": series.name, "fingerprint": series.fingerprint, "freq": series.freq, "splits": series.splits}
     if card.get("fingerprint") == series.fingerprint and card["train_end"] > series.splits["train"][1]:
         raise UserError(
-            f"the backbone {card['run']} learned from the first {card['train_end']} rows of the same data, past the end "
-            f"of the train split at {series.splits['train'][1]}; accepted: a data.split with as large a train share"
+            f"the backbone {card['run']} learned from the first {card['train_end']} rows of the same data, past the "
+            f"end of the train split at {series.splits['train'][1]}; accepted: a data.split with as large a train share"
         )
     workdir = checkpoint.open_run(workdir, cfg, about)
     log = Log(workdir / "metrics.jsonl")

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -7,30 +8,48 @@ from ptt_jax import checkpoint, config
 from ptt_jax.checkpoint import Store
 from ptt_jax.config import UserError, write_atomic
 
+DATA = {"name": "x", "fingerprint": "0", "freq": "h", "splits": {"train": (0, 9)}}
+
 
 def tree(value: float):
     return {"a": {"b": np.full((2, 3), value, np.float32)}, "n": np.int32(7)}
 
 
-def test_the_latest_and_the_best_step_are_kept(tmp_path):
+def test_the_latest_step_is_kept_and_read_by_another(tmp_path):
     store = Store(tmp_path / "s", ("params",))
-    for step, value in ((1, 3.0), (2, 1.0), (3, 2.0), (4, 2.5)):
-        store.save(step, {"params": tree(step)}, {"note": step}, value)
-    assert sorted(int(p.name) for p in (tmp_path / "s").iterdir() if p.name.isdigit()) == [2, 4]
-    assert store.latest() == 4
-    assert store.restore(2, "params", tree(0))["a"]["b"][0, 0] == 2
-    assert store.meta(4)["note"] == 4
-    assert store.meta(4)["format"] == checkpoint.FORMAT
+    for step in (1, 2, 4):
+        store.save(step, {"params": tree(step)}, {"note": step})
+    assert [p.name for p in (tmp_path / "s").iterdir() if p.name.isdigit()] == ["4"]
     store.close()
-    again = Store(tmp_path / "s", ("params",))
+    again = Store(tmp_path / "s", ("params",), write=False)
     assert again.latest() == 4
-    assert again.restore(4, "params", tree(0))["n"] == 7
+    assert again.restore(4, "params", tree(0))["a"]["b"][0, 0] == 4
+    assert again.meta(4) == {"note": 4, "format": checkpoint.FORMAT}
+    again.close()
+
+
+def test_reading_makes_nothing_in_a_stranger_s_folder(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        Store(tmp_path / "none", ("params",), write=False)
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("broken", ["params", "meta", "params/manifest.ocdbt", "params/d", "params/_METADATA"])
+def test_a_damaged_checkpoint_is_one_sentence(tmp_path, broken):
+    store = Store(tmp_path / "s", ("params",))
+    store.save(1, {"params": tree(1)}, {})
+    store.close()
+    path = tmp_path / "s" / "1" / broken
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    again = Store(tmp_path / "s", ("params",), write=False)
+    with pytest.raises(UserError, match="accepted: the files as the run wrote them"):
+        again.meta(1) if broken == "meta" else again.restore(1, "params", tree(0))
     again.close()
 
 
 def test_one_item_is_restored_without_the_other(tmp_path):
     store = Store(tmp_path / "s", ("params", "opt_state"))
-    store.save(1, {"params": tree(1), "opt_state": {"m": np.zeros(9)}}, {}, 0.0)
+    store.save(1, {"params": tree(1), "opt_state": {"m": np.zeros(9)}}, {})
     store.close()
     other = Store(tmp_path / "s", ("params", "opt_state"))
     assert other.restore(1, "params", tree(0))["a"]["b"].shape == (2, 3)
@@ -58,7 +77,7 @@ def test_one_item_is_restored_without_the_other(tmp_path):
 )
 def test_a_tree_that_does_not_fit_is_named_by_its_leaf(tmp_path, like, words):
     store = Store(tmp_path / "s", ("params",))
-    store.save(1, {"params": tree(1)}, {}, 0.0)
+    store.save(1, {"params": tree(1)}, {})
     with pytest.raises(UserError, match=words):
         store.restore(1, "params", like)
     store.close()
@@ -78,17 +97,26 @@ def test_a_file_is_whole_or_absent(tmp_path, monkeypatch):
 
 def test_a_run_directory_is_made_once_and_refuses_strangers(tmp_path):
     cfg = config.default()
-    run = checkpoint.open_run(tmp_path / "a" / "run", cfg)
+    run = checkpoint.open_run(tmp_path / "a" / "run", cfg, DATA)
     assert config.from_json((run / "config.json").read_text()) == cfg
     assert {"jax", "flax", "python", "device", "git"} <= set(json.loads((run / "versions.json").read_text()))
-    checkpoint.open_run(run, cfg)
+    (run / "versions.json").write_text("{}")
+    checkpoint.open_run(run, cfg, DATA)
+    assert (run / "versions.json").read_text() == "{}"  # they say what made the run, not who looked at it last
+    with pytest.raises(UserError, match="holds a run on other data"):
+        checkpoint.open_run(run, cfg, {**DATA, "fingerprint": "1"})
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("dear")
     with pytest.raises(UserError, match=r"is not empty and holds no config.json"):
-        checkpoint.open_run(tmp_path / "other", cfg)
+        checkpoint.open_run(tmp_path / "other", cfg, DATA)
     (run / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config.json cannot be read as JSON"):
-        checkpoint.open_run(run, cfg)
+        checkpoint.open_run(run, cfg, DATA)
+
+
+def test_a_machine_without_git_is_no_obstacle(monkeypatch):
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert checkpoint.versions()["git"] == "unknown"
 
 
 def test_a_missing_stage_is_named_by_its_file(tmp_path):

@@ -105,7 +105,7 @@ def test_missing_targets_pull_the_linear_model_nowhere(problem):
     """A sine whose targets are missing at random, and 1000 where they are: the fit must not see the 1000."""
     rng = np.random.default_rng(0)
     clean = np.sin(2 * np.pi * np.arange(500) / 12)[None].repeat(3, 0).astype(np.float32)
-    observed = rng.random((3, 500)) > 0.05
+    observed = rng.random((3, 500)) > 0.2
     panel = problem.panel.replace(
         values_CT=jnp.asarray(np.where(observed, clean, 1000)), observed_CT=jnp.asarray(observed)
     )
@@ -113,4 +113,5 @@ def test_missing_targets_pull_the_linear_model_nowhere(problem):
     weights_TH = baselines.fit_linear(panel, *spans)
     x_RT = jnp.asarray(clean[:1, :48])
     y_RH = baselines.linear(jnp.asarray(weights_TH), x_RT, jnp.ones_like(x_RT, bool), 12)
-    assert np.abs(y_RH - clean[:1, 48:60]).max() < 0.25
+    # Filled with the mean once, the fit would shrink by a fifth, too.
+    assert np.abs(y_RH - clean[:1, 48:60]).max() < 0.4

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ptt_jax import main
+from ptt_jax import config, main
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -62,8 +62,7 @@ def run(files):
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
-    kept = [p for p in folder.rglob("*") if p.is_file() and p.name != "versions.json" and p.suffix != ".png"]
-    return {str(p): p.read_bytes() for p in kept}
+    return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_a_run_leaves_what_readme_says(run):
@@ -133,10 +132,34 @@ def test_a_backbone_is_reused_on_data_of_more_channels_with_its_own_architecture
     assert main.main([*again, f"--config.backbone={tmp_path / 'five'}"]) == 0
 
 
+def test_a_backbone_that_saw_the_test_rows_is_refused(run, files, tmp_path, capsys):
+    argv = [
+        *TINY,
+        f"--config.data.path={files / 'three.csv'}",
+        f"--config.backbone={run}",
+        f"--workdir={tmp_path / 'r'}",
+    ]
+    assert main.main([*argv, "--config.data.split=.5,.2,.3"]) == 2
+    assert (
+        "learned from the first 280 rows of the same data, past the end of the train split at 200"
+        in capsys.readouterr().err
+    )
+    assert not (tmp_path / "r").exists()
+
+
+def test_data_that_changed_under_a_run_are_refused(run, files, capsys):
+    table(400, 3, 0).to_csv(files / "changing.csv", index=False)
+    argv = [*TINY, f"--config.data.path={files / 'changing.csv'}", f"--config.backbone={run}"]
+    assert main.main([*argv, f"--workdir={files / 'changing'}"]) == 0
+    table(401, 3, 0).to_csv(files / "changing.csv", index=False)
+    assert main.main([*argv, f"--workdir={files / 'changing'}"]) == 2
+    assert "holds a run on other data than changing holds now" in capsys.readouterr().err
+
+
 def test_data_of_another_step_is_a_warning(run, files, tmp_path, capsys):
     argv = [*TINY, f"--config.data.path={files / 'quarters.csv'}", f"--workdir={tmp_path / 'run'}"]
     assert main.main([*argv, f"--config.backbone={run}"]) == 0
-    assert "warning: the backbone learned from steps of 'h' (three), these are of '15min'" in capsys.readouterr().out
+    assert "warning: the backbone learned from steps of 'h' (three), not '15min'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -162,7 +185,7 @@ def test_data_of_another_step_is_a_warning(run, files, tmp_path, capsys):
         (["--config=configs/quickstart.py", "--config.data.rows=200"], "too few for one window"),
         (["--config=configs/quickstart.py", "--config.devices=99"], "config.devices = 99, but there are"),
         (["--config=configs/quickstart.py", "--config.devices=4", "--config.tune.batch=30"], "does not divide by 4"),
-        (["--config=configs/quickstart.py", "--workdir=README.md"], "--workdir=README.md cannot be made"),
+        (["--config=configs/quickstart.py", "--workdir=README.md"], "README.md: File exists; accepted:"),
         (["--config=configs/quickstart.py", "--workdir=tests"], "is not empty and holds no config.json"),
     ],
 )  # fmt: skip
@@ -175,6 +198,33 @@ def test_what_is_mistyped_gets_one_sentence_and_exit_code_2(argv, sentence, caps
     assert captured.err.count("\n") == 1
     assert "Traceback" not in captured.err + captured.out
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "def get_config(): return 1", "x = 1", "def get_config(:", "1 / 0"])
+@pytest.mark.parametrize("suffix", [".py", ".json"])
+def test_a_broken_config_file_is_one_sentence(text, suffix, tmp_path, capsys):
+    (tmp_path / f"mine{suffix}").write_text(text)
+    assert main.main([f"--config={tmp_path / f'mine{suffix}'}"]) == 2
+    assert re.fullmatch(r"ptt_jax: --config=.* accepted: .*\n", capsys.readouterr().err)
+
+
+def test_help_lists_every_knob(capsys):
+    assert main.main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"--config.{key}=" in out for key, *_ in config.KNOBS)
+
+
+def test_ctrl_c_is_one_line(monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "run", stop)
+    assert main.main(["--config=configs/quickstart.py"]) == 130
+    assert "goes on from the last checkpoint" in capsys.readouterr().err
+
+
+def test_a_knob_that_decides_nothing_gives_no_directory_of_its_own():
+    assert main.parse(["--config=configs/quickstart.py", "--config.devices=1"])[1] == Path("runs/quickstart")
 
 
 def test_overrides_give_a_run_directory_of_its_own():

@@ -84,3 +84,34 @@ def test_durations_are_steps_or_epochs():
     assert optim.plan(0.001, 0, 10, 100, "tune") == 1
     with pytest.raises(UserError, match="less than"):
         optim.plan(1.0, 2**31, 10, 100, "tune")
+
+
+def test_multi_transform_zeroes_every_update_but_the_tuned(tree):
+    tx = optim.PROMPT.transform(optim.chain(peak=0.1, warmup=0.0, steps=9, weight_decay=0.5, clip=1.0), tree)
+    updates, _ = tx.update(jax.tree.map(jnp.ones_like, tree), tx.init(tree), tree)
+    assert all((u == 0).all() for u in jax.tree.leaves(updates["backbone"]))
+    assert (updates["prompt"]["tokens_MD"] != 0).all()
+
+
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero():
+    rate = optim.schedule(1.0, 0.1, 100)
+    values = [float(rate(s)) for s in range(101)]
+    assert values[0] == pytest.approx(0.1)
+    assert max(values) == values[10] == pytest.approx(1.0)
+    assert values == sorted(values[:11]) + sorted(values[11:], reverse=True)
+    assert values[100] == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("steps", [1, 2, 10])
+def test_any_warm_up_and_any_number_of_steps_learn(warmup, steps):
+    rates = [float(optim.schedule(1.0, warmup, steps)(s)) for s in range(steps)]
+    assert min(rates) > 0
+    assert max(rates) <= 1
+
+
+def test_decay_goes_by_name_and_spares_biases(tree):
+    decayed = optim.decayed(tree)
+    paths = {jax.tree_util.keystr(p) for p, on in jax.tree_util.tree_leaves_with_path(decayed) if on}
+    assert paths
+    assert all(p.endswith(("['kernel']", "['tokens_MD']")) for p in paths)

@@ -8,6 +8,7 @@ import pytest
 from ptt_jax import mesh as meshes
 from ptt_jax import optim, prompts, step, tasks, windows
 from ptt_jax.config import UserError
+from ptt_jax.model import CrossMAE
 from ptt_jax.tasks import Cached
 
 BATCH = 32
@@ -63,8 +64,8 @@ def test_a_pmap_of_the_step_agrees_with_jit(problem, model, params):
         tuned, frozen = optim.PROMPT.part(state.params)
 
         def mean(tuned):
-            total, count = loss(optim.join(tuned, frozen), data, row_R, key)
-            return total, count
+            total_R, count_R = loss(optim.join(tuned, frozen), data, row_R, key)
+            return total_R.sum(), count_R.sum()
 
         (total, count), grads = jax.value_and_grad(mean, has_aux=True)(tuned)
         everywhere = jax.lax.psum(count, "data")
@@ -76,14 +77,14 @@ def test_a_pmap_of_the_step_agrees_with_jit(problem, model, params):
 
     order_key, step_key = jax.random.split(key)
     mapped = jax.pmap(per_device, axis_name="data", in_axes=(None, None, 0, None), out_axes=None)
-    theirs = jax.device_get(state)
+    theirs, summed = jax.device_get(state), 0.0
     for s in range(3):
         row_R = windows.batch(order_key, jnp.int32(s), BATCH, span.rows)
         theirs, value = mapped(theirs, data, row_R.reshape(4, -1), jax.random.fold_in(step_key, s))
-        theirs = jax.device_get(theirs)
+        theirs, summed = jax.device_get(theirs), summed + float(value)
     ours, total = step.many(one)(state, data, key, jnp.int32(3))
     close(jax.device_get(ours.params), theirs.params)
-    assert np.isfinite([value, total]).all()
+    np.testing.assert_allclose(total, summed, rtol=1e-5)
 
 
 def test_the_number_of_steps_in_a_dispatch_changes_no_bit(problem, model, params):
@@ -105,3 +106,26 @@ def test_a_batch_that_does_not_divide_by_the_mesh_says_so():
         meshes.check_divides(meshes.make(4), "tune.batch", 30)
     with pytest.raises(UserError, match="there are 4"):
         meshes.make(5)
+
+
+def test_steps_leave_every_bit_of_the_frozen_leaves(problem, model, params):
+    mesh = meshes.make(1)
+    state, data, one, _ = setup(problem, model, params, mesh, optim.PROMPT)
+    state, _ = step.many(one)(state, data, jax.random.key(5), jnp.int32(4))
+    before, after = ([np.asarray(a).tobytes() for a in jax.tree.leaves(t)] for t in (params, state.params["backbone"]))
+    assert before == after
+    assert np.abs(state.params["prompt"]["tokens_MD"]).max() > 1e-3
+
+
+def test_dropout_is_on_in_pretraining(problem, params):
+    span, row_R, key = problem.span("train", 48, (24,)), jnp.arange(8), jax.random.key(0)
+    sizes = {"patch": 12, "width": 16, "mlp": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "patches": 6}
+    hiding = {"ratio": 0.5, "tail_share": 0.5, "norm": "window"}
+    sums = [
+        tasks.reconstruction(CrossMAE(**sizes, dropout=rate), span, **hiding, train=train)(
+            {"backbone": params}, Cached(problem.panel), row_R, key
+        )[0].sum()
+        for rate, train in ((0.0, True), (0.5, True), (0.5, False))
+    ]
+    assert sums[0] == sums[2]
+    assert sums[0] != sums[1]

@@ -20,8 +20,8 @@ def test_the_loss_counts_hidden_observed_values_alone(problem, model, params):
     _, count = loss({"backbone": params}, Cached(problem.panel), row_R, key)
     observed_RNP = np.asarray(tasks.take(problem.panel, span, row_R)[1]).reshape(40, 6, 12)
     _, hidden_RM = tasks.hide(jax.random.split(key)[0], 40, 6, 3, 2, 0.0)
-    assert count == sum(observed_RNP[r, np.asarray(hidden_RM[r])].sum() for r in range(40))
-    assert count < 40 * 3 * 12  # the series has missing values
+    assert count.tolist() == [observed_RNP[r, np.asarray(hidden_RM[r])].sum() for r in range(40)]
+    assert count.sum() < 40 * 3 * 12  # the series has missing values
 
 
 def test_the_value_of_a_missing_target_changes_nothing(problem, model, tuning):
@@ -34,8 +34,8 @@ def test_the_value_of_a_missing_target_changes_nothing(problem, model, tuning):
     ]
     row_R = jnp.arange(2 * 3)  # histories end at 48, so that 50 to 53 are targets
     values = [loss(params, Cached(p), row_R, jax.random.key(0)) for p in panels]
-    assert values[0][0] == values[1][0]
-    assert 0 < values[0][1] <= 6 * 20 - 6 * 3
+    np.testing.assert_array_equal(values[0][0], values[1][0])
+    assert (values[0][1] <= 20 - 2).all()
 
 
 @pytest.mark.parametrize("penalty", ["mse", "mae", "huber"])
@@ -51,15 +51,15 @@ def test_the_tuning_loss_is_the_error_of_the_forecast_in_scaled_space(problem, m
     )
     e = np.asarray(y_RH - x_RL[:, 48:], np.float64)[np.asarray(observed_RL[:, 48:])]
     by_hand = {"mse": e**2, "mae": np.abs(e), "huber": np.where(np.abs(e) <= 1, e**2 / 2, np.abs(e) - 0.5)}[penalty]
-    np.testing.assert_allclose(total, by_hand.sum(), rtol=1e-5)
-    assert count == len(e)
+    np.testing.assert_allclose(total.sum(), by_hand.sum(), rtol=1e-5)
+    assert count.sum() == len(e)
 
 
 def test_windows_that_only_hold_a_short_horizon_teach_that_one(problem, model, tuning):
     span, params = tuning
     last = jnp.array([span.rows - 1])
     _, count = tasks.forecasting(model, span, penalty="mse")(params, Cached(problem.panel), last, jax.random.key(0))
-    assert 0 < count <= 12
+    assert 0 < count.sum() <= 12
 
 
 def test_cached_encodings_give_the_loss_and_gradient_of_fresh_ones(problem, model, tuning):
@@ -70,9 +70,10 @@ def test_cached_encodings_give_the_loss_and_gradient_of_fresh_ones(problem, mode
     assert cached.encoded_bytes > span.rows * 4 * 16 * 4
 
     def grad(data):
-        return jax.grad(lambda p: loss({**params, "prompt": p}, data, jnp.arange(30), jax.random.key(0))[0])(
-            params["prompt"]
-        )
+        def total(prompt):
+            return loss({**params, "prompt": prompt}, data, jnp.arange(30), jax.random.key(0))[0].sum()
+
+        return jax.grad(total)(params["prompt"])
 
     fresh, stored = grad(Cached(problem.panel)), grad(cached)
     np.testing.assert_allclose(fresh["tokens_MD"], stored["tokens_MD"], rtol=1e-4, atol=1e-4)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from ptt_jax import checkpoint, config, loop, tasks, train
+from ptt_jax import checkpoint, config, evaluate, loop, tasks, train, windows
 from ptt_jax.checkpoint import Store, content_hash
 from ptt_jax.config import UserError
 from ptt_jax.log import Log
@@ -21,7 +21,7 @@ class Stop(Exception):
 def finished(problem, tmp_path_factory):
     """A run of pretrain and tune without interruption."""
     cfg = make_config()
-    run = checkpoint.open_run(tmp_path_factory.mktemp("run") / "whole", cfg)
+    run = open_run(tmp_path_factory.mktemp("run") / "whole", cfg)
     both(cfg, run, problem)
     return run
 
@@ -35,6 +35,10 @@ def make_config():
     cfg.tune.update(steps=6, batch=16, validations=3, learning_rate=3e-2)
     cfg.evaluate.batch = 128
     return cfg
+
+
+def open_run(path, cfg):
+    return checkpoint.open_run(path, cfg, {"name": "generated"})
 
 
 def both(cfg, run, problem):
@@ -62,7 +66,7 @@ def outcome(run):
 @pytest.mark.parametrize("saves", [1, 2, 4, 5], ids=lambda n: f"after save {n}")
 def test_a_run_that_was_stopped_ends_as_if_it_had_not(finished, problem, tmp_path, monkeypatch, saves):
     cfg, run, left = make_config(), tmp_path / "run", [saves]
-    checkpoint.open_run(run, cfg)
+    open_run(run, cfg)
     save = Store.save
 
     def cut(self, *args):
@@ -109,7 +113,7 @@ def test_step_zero_is_the_zero_shot_forecast_and_wins_when_tuning_hurts(finished
     cfg, run = make_config(), tmp_path / "run"
     cfg.tune.learning_rate, cfg.tune.warmup, cfg.tune.clip = 1e6, 0.0, 1e6
     cfg.backbone = str(finished)
-    checkpoint.open_run(run, cfg)
+    open_run(run, cfg)
     checkpoint.refer(run, checkpoint.find_backbone(finished))
     train.tune(cfg, run, problem, Log(run / "metrics.jsonl"))
     card = checkpoint.find_backbone(run)
@@ -126,7 +130,7 @@ def test_prompts_refuse_another_backbone(finished, problem, tmp_path):
 def test_another_seed_gives_other_weights(finished, problem, tmp_path):
     cfg = make_config()
     cfg.seed = 1
-    run = checkpoint.open_run(tmp_path / "run", cfg)
+    run = open_run(tmp_path / "run", cfg)
     train.pretrain(cfg, run, problem, Log(run / "metrics.jsonl"))
     ours, theirs = (json.loads((r / "backbone.json").read_text())["content_hash"] for r in (run, finished))
     assert ours != theirs
@@ -135,8 +139,8 @@ def test_another_seed_gives_other_weights(finished, problem, tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(problem, tmp_path):
     cfg = make_config()
     cfg.pretrain.update(steps=200, learning_rate=1e30, warmup=0.0, validations=4)
-    run = checkpoint.open_run(tmp_path / "run", cfg)
-    with pytest.raises(UserError, match=r"pretrain lost its footing between steps \d+ and \d+"):
+    run = open_run(tmp_path / "run", cfg)
+    with pytest.raises(UserError, match=r"pretrain lost its footing: .* is not finite"):
         train.pretrain(cfg, run, problem, Log(run / "metrics.jsonl"))
     assert not (run / "backbone.json").exists()
 
@@ -144,20 +148,89 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(p
 def test_pretraining_learns_and_its_validation_masks_are_fixed(problem, tmp_path):
     cfg = make_config()
     cfg.pretrain.update(steps=120, batch=64, learning_rate=3e-3, validations=4)
-    run = checkpoint.open_run(tmp_path / "run", cfg)
+    run = open_run(tmp_path / "run", cfg)
     train.pretrain(cfg, run, problem, Log(run / "metrics.jsonl"))
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["validation_loss"] < 0.8 * lines[0]["validation_loss"]
     card = checkpoint.find_backbone(run)
     model = train.build(card["architecture"], "float32")
     params = {"backbone": checkpoint.load_backbone(card, train.shapes(model))}
-    hiding = {"ratio": 0.6, "tail_share": 0.5, "norm": "window"}
+    hiding = {"ratio": cfg.pretrain.mask_ratio, "tail_share": cfg.pretrain.tail_share, "norm": "window"}
     span = problem.span("validation", 48, (24,))
-    looks = [train.validator(model, problem, span, 32, hiding)(params) for _ in range(2)]
+    keys = loop.keys(0, "validation")
+    looks = [evaluate.sampler(model, problem, span, 32, hiding, keys)(params) for _ in range(2)]
     assert looks[0] == looks[1]
-    chosen = next(line for line in lines if line["step"] == card["step"])
+    chosen = next(line for line in lines if line["step"] == card["chosen"])
     np.testing.assert_allclose(looks[0]["reconstruction"], chosen["validation_loss"], rtol=1e-5)
     assert chosen["validation_loss"] == min(line["validation_loss"] for line in lines)
+
+
+def scripted(monkeypatch, name, looks):
+    """Validation says what the script says, and notes the parameters that it was shown."""
+    shown, script = [], iter(looks)
+
+    def make(*_):
+        def look(params):
+            shown.append(jax.device_get(params))
+            return next(script)
+
+        return look
+
+    monkeypatch.setattr(evaluate, name, make)
+    return shown
+
+
+@pytest.mark.parametrize(("losses", "best"), [((3.0, 1.0, 2.0), 1), ((1.0, 1.0, 1.0), 0), ((3.0, 2.0, 1.0), 2)])
+def test_the_backbone_is_the_best_on_validation_the_first_of_equals(problem, tmp_path, monkeypatch, losses, best):
+    shown = scripted(monkeypatch, "sampler", [{"reconstruction": v, "forecast": 9.0} for v in losses])
+    run = open_run(tmp_path / "run", cfg := make_config())
+    train.pretrain(cfg, run, problem, Log(run / "metrics.jsonl"))
+    card = checkpoint.find_backbone(run)
+    assert card["chosen"] == (best + 1) * 2
+    assert card["content_hash"] == content_hash(shown[best]["backbone"])
+    params = checkpoint.load_backbone(card, train.shapes(train.build(card["architecture"], "float32")))
+    assert content_hash(params) == card["content_hash"]
+
+
+def test_each_horizon_keeps_its_own_best_tokens(finished, problem, tmp_path, monkeypatch):
+    script = [{"12": a, "20": b} for a, b in ((5.0, 5.0), (1.0, 4.0), (2.0, 3.0), (3.0, 2.0))]
+    shown = scripted(monkeypatch, "watcher", script)
+    cfg, run = make_config(), tmp_path / "run"
+    cfg.backbone = str(finished)
+    open_run(run, cfg)
+    checkpoint.refer(run, checkpoint.find_backbone(finished))
+    train.tune(cfg, run, problem, Log(run / "metrics.jsonl"))
+    chosen = checkpoint.load_prompts(run, TASK, checkpoint.find_backbone(run)["content_hash"])
+    np.testing.assert_array_equal(chosen[12]["tokens_MD"], shown[1]["prompt"]["tokens_MD"][:1])
+    np.testing.assert_array_equal(chosen[20]["tokens_MD"], shown[3]["prompt"]["tokens_MD"])
+    assert np.abs(shown[1]["prompt"]["tokens_MD"] - shown[3]["prompt"]["tokens_MD"]).max() > 1e-4
+
+
+def test_a_validation_that_is_not_finite_is_never_saved(problem, tmp_path, monkeypatch):
+    scripted(
+        monkeypatch, "sampler", [{"reconstruction": 1.0, "forecast": 1.0}, {"reconstruction": np.nan, "forecast": 1.0}]
+    )
+    run = open_run(tmp_path / "run", cfg := make_config())
+    with pytest.raises(UserError, match="validation after step 4 is not finite"):
+        train.pretrain(cfg, run, problem, Log(run / "metrics.jsonl"))
+    assert [p.name for p in (run / "backbone").iterdir() if p.name.isdigit()] == ["2"]
+
+
+def test_validation_rows_are_real_rows_of_every_channel_and_padding_weighs_nothing(problem, monkeypatch):
+    """The loss is replaced by the row's own number: the mean over rows is that of the numbers drawn."""
+    span = problem.span("validation", 48, (24,))
+
+    def spy(*_, **__):
+        return lambda params, data, row_R, key: (row_R.astype(float), np.ones(1, np.float32) * (row_R >= 0))
+
+    monkeypatch.setattr(tasks, "reconstruction", spy)
+    monkeypatch.setattr(tasks, "forecasting", spy)
+    for most in (7, span.rows, 10**6):
+        found = evaluate.sampler(None, problem, span, most, {}, loop.keys(0, "validation"))(None)["reconstruction"]
+        rows = np.asarray(windows.shuffle(loop.keys(0, "validation")[0], np.arange(min(most, span.rows)), span.rows))
+        assert len(set(rows.tolist())) == min(most, span.rows)
+        np.testing.assert_allclose(found, rows.mean(), rtol=1e-5)
+    assert set(rows % 3) == {0, 1, 2}
 
 
 def test_patience_counts_looks_without_a_better_one():
@@ -170,7 +243,7 @@ def test_patience_counts_looks_without_a_better_one():
 
 def test_stages_share_no_random_number():
     seen = {tuple(jax.random.key_data(k).tolist()) for stage in loop.STAGES for k in loop.keys(0, stage)}
-    assert len(seen) == 4
+    assert len(seen) == 6
 
 
 @pytest.fixture
@@ -218,7 +291,7 @@ def test_the_hash_sees_names_shapes_dtypes_and_every_byte():
 def test_the_cache_is_only_a_matter_of_speed(finished, problem, tmp_path):
     cfg, run = make_config(), tmp_path / "run"
     cfg.backbone, cfg.tune.cache_bytes = str(finished), 0
-    checkpoint.open_run(run, cfg)
+    open_run(run, cfg)
     checkpoint.refer(run, checkpoint.find_backbone(finished))
     train.tune(cfg, run, problem, Log(run / "metrics.jsonl"))
     ours, theirs = ([line for line in outcome(r)[2] if line["stage"] == "tune"] for r in (run, finished))

@@ -31,6 +31,7 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "text.parse_math": False,  # a channel may be called `$/MWh`
 }
+PROMPT = ("task", "tuned_parameters", "chosen", "seconds", "backbone")  # `chosen`: the step kept for each horizon
 HOW = """\
 MSE and MAE in scaled space (each channel standardised by its training rows), averaged over every window, channel and
 observed step of the split; no window is dropped. Bold: the lowest MSE of a column. The mean weighs horizons alike."""
@@ -43,6 +44,8 @@ def write(run: Path, command: str = "") -> Path:
     results = pd.read_csv(run / "results.csv")
     files, seeds = (run / f"{name}.json" for name in ("config", "backbone", "versions")), results["seed"].nunique()
     config, backbone, versions = (json.loads(file.read_text("utf-8")) if file.exists() else {} for file in files)
+    tuned = [json.loads(file.read_text("utf-8")) for file in sorted((run / "prompts").glob("*.json"))]
+    backbone |= {"tuned_parameters": tuned[0]["tuned_parameters"]} if tuned else {}
     parts = [
         f"# Forecasts of {config.get('data', {}).get('name') or results['data'][0]}",
         _summary(config, backbone, results),
@@ -52,7 +55,8 @@ def write(run: Path, command: str = "") -> Path:
         _section("The same on validation", _scores(results, "validation"), folded=True),
         *_figures(run, _ordered(results["model"].unique())),
         _section("What was trained", _pairs(backbone)),
-        _section("Settings", _pairs({k: config[k] for k in ("model", "pretrain", "tune") if k in config}), folded=True),
+        *(_section("The prompt", _pairs({k: card[k] for k in PROMPT if k in card})) for card in tuned),
+        _section("Settings", _pairs(config), folded=True),
         _section("Versions", _pairs(versions)),
     ]
     text = "\n\n".join(part for part in parts if part) + "\n"
@@ -164,7 +168,8 @@ def _lines(ax: Any, colours: dict[str, str], curves: dict[str, tuple]) -> None:
     """The models' curves, the prompt's thick and on top."""
     for model in (model for model in colours if model in curves):
         look = {"linewidth": 1.9, "zorder": 2.5} if model == "prompt" else {"linewidth": 0.9, "zorder": 2.2}
-        ax.plot(*curves[model], color=colours[model], label=model.replace("_", " "), **look)
+        dot = {"marker": "o"} if len(curves[model][0]) == 1 else {}  # a line of one point shows nothing
+        ax.plot(*curves[model], color=colours[model], label=model.replace("_", " "), **look, **dot)
 
 
 def _forecasts(run: Path, colours: dict[str, str]) -> Any | None:
@@ -230,7 +235,7 @@ def _learning(run: Path, _: dict[str, str]) -> Any | None:
     stages = {title: known for title, some in stages.items() if (known := some.dropna(axis=1, how="all")).size}
     if not stages:
         return None
-    figure, axes = _panels(1, len(stages), 3.0)
+    figure, axes = _panels(1, len(stages), 3.6)
     for ax, (title, curves) in zip(axes[0], stages.items(), strict=True):
         hues = colormaps["viridis"](np.linspace(0, 0.8, curves.shape[1]))
         for (name, curve), hue in zip(curves.items(), hues, strict=True):
@@ -238,7 +243,7 @@ def _learning(run: Path, _: dict[str, str]) -> Any | None:
             ax.plot(curve.dropna(), color=hue, label=f"{name}: {curve[best]:.3g} at {best:,}")
             ax.plot(best, curve[best], "o", color=hue, markersize=4.5)
         ax.set(title=title, xlabel="step")
-        ax.legend()
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)  # below: curves leave no corner free
     return figure
 
 

@@ -231,19 +231,22 @@ def _learning(run: Path, _: dict[str, str]) -> Any | None:
     change = tune.filter(like="validation_mse.").rename(columns=lambda name: f"horizon {name.split('.')[1]}")
     change = 100 * (change / change.loc[0] - 1) if 0 in change.index else change.iloc[:0]
     stages = {"Pre-training: loss": pretrain.filter(names).rename(columns=names)}
-    stages |= {"Tuning: validation MSE against zero-shot, %": change}
+    stages |= {"Tuning: validation MSE, % from zero-shot": change}
     stages = {title: known for title, some in stages.items() if (known := some.dropna(axis=1, how="all")).size}
     if not stages:
         return None
-    figure, axes = _panels(1, len(stages), 3.6)
+    figure, axes = _panels(1, len(stages), 4.0)
     for ax, (title, curves) in zip(axes[0], stages.items(), strict=True):
+        curves = curves.iloc[
+            :, np.unique(np.linspace(0, curves.shape[1] - 1, 8).astype(int))
+        ]  # of many horizons, eight
         hues = colormaps["viridis"](np.linspace(0, 0.8, curves.shape[1]))
         for (name, curve), hue in zip(curves.items(), hues, strict=True):
             best = curve.idxmin()
             ax.plot(curve.dropna(), color=hue, label=f"{name}: {curve[best]:.3g} at {best:,}")
             ax.plot(best, curve[best], "o", color=hue, markersize=4.5)
         ax.set(title=title, xlabel="step")
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)  # below: curves leave no corner free
+        ax.legend(loc="upper left", bbox_to_anchor=(0, -0.18))  # below: curves leave no corner free
     return figure
 
 

@@ -59,6 +59,8 @@ def read_stamps(column: pd.Series, path: Path) -> tuple[pd.DatetimeIndex, list[s
 
 def text_stamps(part: pd.DataFrame, where: str) -> pd.Series:
     """Date and time from the groups of STAMP, the offset not applied; NaT where they don't fit."""
+    if part["a"].isna().all():
+        return pd.Series(pd.NaT, part.index)
     number = {name: pd.to_numeric(part[name].fillna("0")).astype("float64") for name in ("hour", "minute", "second")}
     a, b, c = (pd.to_numeric(part[name]).astype("float64") for name in "abc")
     if part["a"].str.len().max() == 4:

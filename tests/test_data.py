@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import os
+import re
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -513,6 +514,7 @@ BAD = {
     "no time column": ("a,b\n1,2\n3,4\n", "has no time column"),
     "bad stamp": (HOURS.replace("2024-01-01 07", "2024-13-01 07"), "row 9: '2024-13-01 07:00:00' is no time stamp"),
     "total": (HOURS + "Total,9\n", "row 242: 'Total' is no time stamp"),
+    "no stamp at all": (re.sub("2024[^,]*", "x", HOURS), "row 2: 'x' is no time stamp"),
     "no stamp": (HOURS.replace("2024-01-01 07:00:00", ""), "row 9: the cell is empty"),
     "some zones": (HOURS.replace("07:00:00", "07:00:00Z"), "row 2 has no time zone and row 9 has 'Z'"),
     "day or month": ("date,a\n01/02/2024,1\n02/02/2024,2\n", "which of the two numbers before the year is the month"),

@@ -1,6 +1,9 @@
 """ETTh1: 7 channels, hourly; lookback 504, patch of a day.
 
-python -m ptt_jax.main --config=configs/etth1.py
+    python -m ptt_jax.main --config=configs/etth1.py
+
+One core of an AMD EPYC: 6 minutes. Test MSE at 96, 192, 336, 720, mean of seeds 0 to 2 (experiments/results/etth.csv):
+prompts .362 .393 .407 .443, mean .401; mask token alone, mean .403.
 """
 
 from ptt_jax.config import default

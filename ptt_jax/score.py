@@ -120,10 +120,9 @@ def samples(
     now_S = span.first + row_S // span.channels + span.lookback
     steps = np.diff(stamps.to_numpy()).astype("timedelta64[s]").astype(float)
     steady = np.mean(steps == np.median(steps)) > 0.99  # months are not; a benchmark file with one gap is
-    forecasts = {
-        f"forecast_{name}_SH": units(jax.jit(make(span))(inputs, jnp.asarray(row_S))[-1])
-        for name, make in makers.items()
-    }
+    makes = {name: make(span) for name, make in makers.items()}
+    run_all = jax.jit(lambda inputs, row_S: {name: make(inputs, row_S)[-1] for name, make in makes.items()})
+    forecasts = {f"forecast_{name}_SH": units(y_SH) for name, y_SH in run_all(inputs, jnp.asarray(row_S)).items()}
     temporary = run / "samples.npz.tmp"
     with temporary.open("wb") as f:
         np.savez(

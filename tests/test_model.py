@@ -1,5 +1,7 @@
 """The theorems of the method: they hold for any weights, so random ones will do."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from ptt_jax import tasks
 from ptt_jax.model import CrossMAE, group, init
 
 
+@functools.partial(jax.jit, static_argnums=(0, 5))  # op by op, a forecast compiles a hundred little programs
 def forecast(model, params, x_RT, observed_RT, prompt_MD=None, horizon=24):
     return model.apply({"params": params}, x_RT, observed_RT, prompt_MD, horizon, method=model.forecast)
 
@@ -30,7 +33,7 @@ def test_prompts_of_a_short_horizon_are_a_prefix_of_those_of_a_long_one(model, p
 
 
 def test_queries_do_not_see_each_other(model, params, history):
-    jacobian = jax.jacobian(lambda p: forecast(model, params, *history, p, 36))(prompt(3))  # (R, H, M, D)
+    jacobian = jax.jit(jax.jacobian(lambda p: forecast(model, params, *history, p, 36)))(prompt(3))  # (R, H, M, D)
     by_patch = np.abs(np.asarray(jacobian)).reshape(5, 3, 12, 3, 16).max((0, 2, 4))
     assert (by_patch[~np.eye(3, dtype=bool)] == 0).all()
     assert (np.diag(by_patch) > 1e-4).all()
@@ -41,6 +44,7 @@ def test_hidden_values_never_reach_the_prediction(model, params, norm):
     x_RL = jax.random.normal(jax.random.key(0), (2, 72))
     visible, hidden = jnp.array([[0, 2, 3], [1, 4, 5]]), jnp.array([[1, 4, 5], [0, 2, 3]])
 
+    @jax.jit
     def predict(x_RL):
         observed_RL = jnp.ones_like(x_RL, bool)
         variables, window = {"params": params}, (x_RL, observed_RL, visible, hidden)
@@ -54,7 +58,7 @@ def test_hidden_values_never_reach_the_prediction(model, params, norm):
         flipped = x_RL.at[0, 12:24].multiply(-1.0)
         np.testing.assert_allclose(predict(flipped)[0], predict(x_RL)[0], rtol=1e-5, atol=1e-5)
         return
-    gradient = np.abs(jax.grad(lambda x: predict(x)[0].sum())(x_RL)).reshape(2, 6, 12)
+    gradient = np.abs(jax.jit(jax.grad(lambda x: predict(x)[0].sum()))(x_RL)).reshape(2, 6, 12)
     assert (gradient[0, [1, 4, 5]] == 0).all()
     assert (gradient[0, [0, 2, 3]] > 0).all()
     assert (gradient[1] == 0).all()

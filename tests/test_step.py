@@ -122,7 +122,7 @@ def test_dropout_is_on_in_pretraining(problem, params):
     sizes = {"patch": 12, "width": 16, "mlp": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "patches": 6}
     hiding = {"ratio": 0.5, "tail_share": 0.5, "norm": "window"}
     sums = [
-        tasks.reconstruction(CrossMAE(**sizes, dropout=rate), span, **hiding, train=train)(
+        jax.jit(tasks.reconstruction(CrossMAE(**sizes, dropout=rate), span, **hiding, train=train))(
             {"backbone": params}, Cached(problem.panel), row_R, key
         )[0].sum()
         for rate, train in ((0.0, True), (0.5, True), (0.5, False))

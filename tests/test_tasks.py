@@ -15,7 +15,7 @@ def tuning(problem, params):
 
 def test_the_loss_counts_hidden_observed_values_alone(problem, model, params):
     span = problem.span("train", 48, (24,))
-    loss = tasks.reconstruction(model, span, ratio=0.5, tail_share=0.0, norm="window", train=False)
+    loss = jax.jit(tasks.reconstruction(model, span, ratio=0.5, tail_share=0.0, norm="window", train=False))
     row_R, key = jnp.arange(40), jax.random.key(0)
     _, count = loss({"backbone": params}, Cached(problem.panel), row_R, key)
     observed_RNP = np.asarray(tasks.take(problem.panel, span, row_R)[1]).reshape(40, 6, 12)
@@ -26,7 +26,7 @@ def test_the_loss_counts_hidden_observed_values_alone(problem, model, params):
 
 def test_the_value_of_a_missing_target_changes_nothing(problem, model, tuning):
     span, params = tuning
-    loss = tasks.forecasting(model, span, penalty="mse")
+    loss = jax.jit(tasks.forecasting(model, span, penalty="mse"))
     hole = problem.panel.observed_CT.at[:, 50:53].set(False)
     panels = [
         problem.panel.replace(values_CT=problem.panel.values_CT.at[:, 50:53].set(v), observed_CT=hole)
@@ -42,7 +42,7 @@ def test_the_value_of_a_missing_target_changes_nothing(problem, model, tuning):
 def test_the_tuning_loss_is_the_error_of_the_forecast_in_scaled_space(problem, model, tuning, penalty):
     span, params = tuning
     row_R = jnp.arange(10)
-    total, count = tasks.forecasting(model, span, penalty=penalty)(
+    total, count = jax.jit(tasks.forecasting(model, span, penalty=penalty))(
         params, Cached(problem.panel), row_R, jax.random.key(0)
     )
     x_RL, observed_RL = tasks.take(problem.panel, span, row_R)
@@ -58,13 +58,15 @@ def test_the_tuning_loss_is_the_error_of_the_forecast_in_scaled_space(problem, m
 def test_windows_that_only_hold_a_short_horizon_teach_that_one(problem, model, tuning):
     span, params = tuning
     last = jnp.array([span.rows - 1])
-    _, count = tasks.forecasting(model, span, penalty="mse")(params, Cached(problem.panel), last, jax.random.key(0))
+    _, count = jax.jit(tasks.forecasting(model, span, penalty="mse"))(
+        params, Cached(problem.panel), last, jax.random.key(0)
+    )
     assert 0 < count.sum() <= 12
 
 
 def test_cached_encodings_give_the_loss_and_gradient_of_fresh_ones(problem, model, tuning):
     span, params = tuning
-    loss = tasks.forecasting(model, span, penalty="mse")
+    loss = jax.jit(tasks.forecasting(model, span, penalty="mse"))
     cached = tasks.encode_all(model, params["backbone"], problem, span, 64, 2**30)
     assert cached.encoded is not None
     assert cached.encoded_bytes > span.rows * 4 * 16 * 4
@@ -73,7 +75,7 @@ def test_cached_encodings_give_the_loss_and_gradient_of_fresh_ones(problem, mode
         def total(prompt):
             return loss({**params, "prompt": prompt}, data, jnp.arange(30), jax.random.key(0))[0].sum()
 
-        return jax.grad(total)(params["prompt"])
+        return jax.jit(jax.grad(total))(params["prompt"])
 
     fresh, stored = grad(Cached(problem.panel)), grad(cached)
     np.testing.assert_allclose(fresh["tokens_MD"], stored["tokens_MD"], rtol=1e-4, atol=1e-4)

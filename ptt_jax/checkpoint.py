@@ -14,6 +14,7 @@ import hashlib
 import json
 import platform
 import subprocess
+import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -122,6 +123,7 @@ class Store:
     def __init__(self, path: Path, items: tuple[str, ...], *, write: bool = True) -> None:
         if not write and not path.is_dir():
             raise UserError(f"{path} does not exist; accepted: the files as the run wrote them")
+        hush()
         self.path, self.items = path, items
         options = ocp.CheckpointManagerOptions(
             preservation_policy=managers.LatestN(1), enable_async_checkpointing=False, create=write, read_only=not write
@@ -151,10 +153,8 @@ class Store:
         try:
             return self.manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
         except (KeyError, ValueError, OSError, TypeError) as e:
-            reason = str(e).splitlines()[0][:120] if str(e) else type(e).__name__
-            raise UserError(
-                f"{self.path}/{step}/{item} cannot be read ({reason}); accepted: the files as the run wrote them"
-            ) from None
+            reason = (str(e).splitlines() or [type(e).__name__])[0][:120]
+        raise UserError(f"{self.path}/{step}/{item} cannot be read ({reason}); accepted: the files as a run wrote them")
 
     def restore(self, step: int, item: str, like: Tree) -> Tree:
         """Returns one item's tree of numpy arrays, of the structure of `like` (arrays or shapes).
@@ -184,6 +184,19 @@ class Store:
 
     def close(self) -> None:
         self.manager.close()
+
+
+def hush() -> None:
+    """Drops what tensorstore's threads say after a failed read, 'Event loop is closed', hundreds of lines of it."""
+    former = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            former(unraisable)
+
+    if not hasattr(former, "hushed"):  # once
+        setattr(hook, "hushed", True)  # noqa: B010
+        sys.unraisablehook = hook
 
 
 def find_backbone(run: Path) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from jax.typing import DTypeLike
 # the training rows is 1): the same floor on the way in and on the way out, so that the round trip is exact.
 SCALE_FLOOR = 1e-3
 
+Memory = tuple[Array, Array]  # keys and values (R, S, K, h) of what a block reads
+
 
 def instance_stats(x_RL: Array, seen_RL: Array) -> tuple[Array, Array]:
     """Returns mean_R1 and scale_R1 of the values with seen = 1 (RevIN, Kim et al. 2022, without affine parameters).
@@ -59,55 +61,67 @@ def sincos(position_RN: Array, width: int, longest: float) -> Array:
 class Attention(nn.Module):
     """Multi-head attention of queries over keys; `longest` > 0 rotates both by their positions."""
 
+    width: int
     heads: int
     longest: float
     dtype: DTypeLike
 
-    @nn.compact
-    def __call__(self, q_RQD: Array, at_RQ: Array, z_RSD: Array, at_RS: Array, keep_RS: Array | None) -> Array:
-        width = q_RQD.shape[-1]
+    def setup(self) -> None:
+        def project(name: str) -> nn.DenseGeneral:
+            return nn.DenseGeneral((self.heads, self.width // self.heads), dtype=self.dtype, name=name)
 
-        def project(name: str, x: Array) -> Array:
-            return nn.DenseGeneral((self.heads, width // self.heads), dtype=self.dtype, name=name)(x)
+        self.query, self.key, self.value = project("query"), project("key"), project("value")
+        self.out = nn.DenseGeneral(self.width, axis=(-2, -1), dtype=self.dtype, name="out")
 
-        q, k, v = project("query", q_RQD), project("key", z_RSD), project("value", z_RSD)
+    def project_keys(self, z_RSD: Array, at_RS: Array) -> Memory:
+        """Returns keys and values. They depend on what is read alone, not on who reads it."""
+        k_RSKh, v_RSKh = self.key(z_RSD), self.value(z_RSD)
+        return (rotate(k_RSKh, at_RS, self.longest) if self.longest else k_RSKh), v_RSKh
+
+    def attend(self, x_RQD: Array, at_RQ: Array, k_RSKh: Array, v_RSKh: Array, keep_RS: Array | None) -> Array:
+        """Returns what the queries read; keys with keep = False are seen by none."""
+        q_RQKh = self.query(x_RQD)
         if self.longest:
-            q, k = rotate(q, at_RQ, self.longest), rotate(k, at_RS, self.longest)
+            q_RQKh = rotate(q_RQKh, at_RQ, self.longest)
         mask = None if keep_RS is None else keep_RS[:, None, None, :]
-        out_RQKh = jax.nn.dot_product_attention(q, k, v, mask=mask)
-        return nn.DenseGeneral(width, axis=(-2, -1), dtype=self.dtype, name="out")(out_RQKh)
+        return self.out(jax.nn.dot_product_attention(q_RQKh, k_RSKh, v_RSKh, mask=mask))
 
 
 class Block(nn.Module):
-    """Pre-norm Transformer block. With `z_RSD` its attention is cross-attention and queries never see each other;
-    without, self-attention."""
+    """Pre-norm Transformer block. Given a memory its attention is cross-attention and queries never see each other;
+    without one, self-attention."""
 
+    width: int
     heads: int
     mlp: int
     dropout: float
     longest: float
     dtype: DTypeLike
 
-    @nn.compact
+    def setup(self) -> None:
+        self.norm_attention = nn.LayerNorm(dtype=self.dtype, name="norm_attention")
+        self.attention = Attention(self.width, self.heads, self.longest, self.dtype, name="attention")
+        self.norm_mlp = nn.LayerNorm(dtype=self.dtype, name="norm_mlp")
+        self.mlp_in = nn.Dense(self.mlp, dtype=self.dtype, name="mlp_in")
+        self.mlp_out = nn.Dense(self.width, dtype=self.dtype, name="mlp_out")
+        self.drop_attention, self.drop_mlp = nn.Dropout(self.dropout), nn.Dropout(self.dropout)
+
+    def memory(self, z_RSD: Array, at_RS: Array) -> Memory:
+        """Returns what `__call__` reads of z_RSD: this block's keys and values."""
+        return self.attention.project_keys(z_RSD, at_RS)
+
     def __call__(
         self,
         x_RQD: Array,
         at_RQ: Array,
-        z_RSD: Array | None = None,
-        at_RS: Array | None = None,
+        memory: Memory | None = None,
         keep_RS: Array | None = None,
         *,
         train: bool = False,
     ) -> Array:
-        def norm(name: str, x: Array) -> Array:
-            return nn.LayerNorm(dtype=self.dtype, name=name)(x)
-
-        def drop(x: Array) -> Array:
-            return nn.Dropout(self.dropout, deterministic=not train)(x)
-
-        q_RQD = norm("norm_attention", x_RQD)
-        keys, at = (q_RQD, at_RQ) if z_RSD is None or at_RS is None else (z_RSD, at_RS)
-        attention = Attention(self.heads, self.longest, self.dtype, name="attention")
-        x_RQD = x_RQD + drop(attention(q_RQD, at_RQ, keys, at, keep_RS))
-        h_RQF = nn.Dense(self.mlp, dtype=self.dtype, name="mlp_in")(norm("norm_mlp", x_RQD))
-        return x_RQD + drop(nn.Dense(x_RQD.shape[-1], dtype=self.dtype, name="mlp_out")(nn.gelu(h_RQF)))
+        q_RQD = self.norm_attention(x_RQD)
+        k_RSKh, v_RSKh = self.memory(q_RQD, at_RQ) if memory is None else memory
+        read_RQD = self.attention.attend(q_RQD, at_RQ, k_RSKh, v_RSKh, keep_RS)
+        x_RQD = x_RQD + self.drop_attention(read_RQD, deterministic=not train)
+        out_RQD = self.mlp_out(nn.gelu(self.mlp_in(self.norm_mlp(x_RQD))))
+        return x_RQD + self.drop_mlp(out_RQD, deterministic=not train)

@@ -48,7 +48,7 @@ class CrossMAE(nn.Module):
         longest = 4.0 * self.patches if self.position == "rotary" else 0.0
 
         def block(name: str) -> Block:
-            return Block(self.heads, self.mlp, self.dropout, longest, self.dtype, name=name)
+            return Block(self.width, self.heads, self.mlp, self.dropout, longest, self.dtype, name=name)
 
         self.embed = nn.Dense(self.width, dtype=self.dtype, name="embed")
         self.encoder = [block(f"encoder_{i}") for i in range(self.encoder_layers)]
@@ -95,7 +95,7 @@ class CrossMAE(nn.Module):
         query_RMD = self.place(query_RMD, at_RM)
         query_RMD = jnp.broadcast_to(query_RMD, (z_RVD.shape[0], *query_RMD.shape[1:]))
         for block in self.decoder:
-            query_RMD = block(query_RMD, at_RM, z_RVD, at_RV, keep_RV, train=train)
+            query_RMD = block(query_RMD, at_RM, block.memory(z_RVD, at_RV), keep_RV, train=train)
         return self.head(self.decoder_norm(query_RMD)).astype(jnp.float32)
 
     def reconstruct(

@@ -37,7 +37,7 @@ def measure(cfg: ConfigDict, horizons: tuple[int, ...], batch: int) -> dict[str,
     backbone = init(model, jax.random.key(0))
     prompt = prompts.make("position", prompts.patches(horizons[-1], model.patch), model.width)
     params = {"backbone": backbone, "prompt": prompt}
-    fresh, cached = Cached(panel), Cached(panel, encodings(model, cfg.lookback, span.rows))
+    fresh, cached = Cached(panel), Cached(panel, encodings(model, backbone, panel, span), complete=True)
     full = Groups((*optim.ALL.tuned, "prompt"))
 
     def compiled(groups: Groups, data: Any) -> tuple[float, float]:
@@ -63,12 +63,10 @@ def measure(cfg: ConfigDict, horizons: tuple[int, ...], batch: int) -> dict[str,
     }
 
 
-def encodings(model: CrossMAE, lookback: int, rows: int) -> Encoded:
-    """Returns the shapes of a cache."""
-    patches = lookback // model.patch
-    shape = jax.ShapeDtypeStruct
-    one = shape((rows, 1), jnp.float32)
-    return Encoded(shape((rows, patches, model.width), jnp.dtype(model.dtype)), shape((rows, patches), bool), one, one)
+def encodings(model: CrossMAE, backbone: Any, panel: windows.Panel, span: windows.Span) -> Encoded:
+    """Returns the shapes of a cache of every row of the span."""
+    one = jax.eval_shape(lambda b: tasks.encode(model, b, Cached(panel), span, jnp.zeros((1,), jnp.int32)), backbone)
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((span.rows, *a.shape[1:]), a.dtype), one)
 
 
 def main(argv: list[str] | None = None) -> int:

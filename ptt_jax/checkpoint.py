@@ -30,7 +30,7 @@ from orbax.checkpoint import checkpoint_managers as managers
 from ptt_jax import config
 from ptt_jax.config import UserError, write_atomic
 
-FORMAT = 1
+FORMAT = 2
 Tree = Any
 
 
@@ -234,8 +234,11 @@ def load_backbone(card: dict[str, Any], like: Tree) -> Tree:
     return params
 
 
-def load_prompts(run: Path, task: str, backbone_hash: str) -> dict[int, Tree]:
-    """Returns {horizon: prompt} as chosen on validation. Raises UserError when they belong to another backbone."""
+def load_prompts(run: Path, task: str, backbone_hash: str) -> dict[int, list[Tree]]:
+    """Returns {horizon: [prompt of each seed]} as chosen on validation, in the order of card['seeds'].
+
+    Raises UserError when they belong to another backbone.
+    """
     card = read_json(run / "prompts" / f"{task}.json")
     if card["backbone"] != backbone_hash:
         raise UserError(
@@ -244,11 +247,12 @@ def load_prompts(run: Path, task: str, backbone_hash: str) -> dict[int, Tree]:
         )
     like = {h: {"tokens_MD": np.zeros(shape, np.float32)} for h, shape in card["shapes"].items()}
     store = Store(run / "prompts" / task, ("prompt", "state"), write=False)
-    chosen = store.restore(card["step"], "prompt", like)
+    saved = store.restore(card["step"], "prompt", like)
     store.close()
-    if content_hash(chosen) != card["content_hash"]:
+    if content_hash(saved) != card["content_hash"]:
         raise UserError(
             f"{run}/prompts/{task}/{card['step']} is not the prompt that {task}.json names "
             f"(content hash differs); accepted: the files as the run wrote them"
         )
-    return {int(h): prompt for h, prompt in chosen.items()}
+    chosen = {h: saved[h]["tokens_MD"][:, card["setting"][h]["index"]] for h in saved}
+    return {int(h): [{"tokens_MD": tokens_MD} for tokens_MD in tokens_SMD] for h, tokens_SMD in chosen.items()}

@@ -41,6 +41,14 @@ def is_horizons(v: Any) -> bool:
     return len(v) > 0 and all(type(h) is int and h > 0 for h in v) and list(v) == sorted(set(v))
 
 
+def is_positives(v: Any) -> bool:
+    return is_decays(v) and all(r > 0 for r in v)
+
+
+def is_decays(v: Any) -> bool:
+    return all(type(r) in (int, float) and 0 <= r < float("inf") for r in v) and len(v) == len(set(v))
+
+
 def is_split(v: Any) -> bool:
     return len(v) == 3 and all(type(f) in (int, float) and f > 0 for f in v) and abs(sum(v) - 1) < 1e-6
 
@@ -112,6 +120,12 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
     ("tune.warmup", 0.1, within(0, 1), "share of the steps that the learning rate rises"),
     ("tune.weight_decay", 0.0, at_least(0),
      "AdamW's pull of the prompts towards zero, that is, towards the zero-shot forecast"),
+    ("tune.seeds", 1, at_least(1),
+     "prompts of so many seeds, from `seed` on, in one run: results have their mean and spread"),
+    ("tune.learning_rates", (), Rule(is_positives, "numbers above 0 like 3e-4,1e-3 or 1e-3,"),
+     "sweep in one run; each horizon takes what is best on validation; () = tune.learning_rate"),
+    ("tune.weight_decays", (), Rule(is_decays, "numbers of at least 0 like 0.0,0.1 or 0.1,"),
+     "sweep in one run, with each learning rate; () = tune.weight_decay"),
     ("tune.clip", 1.0, positive, "largest norm of a step's gradient, over the prompts alone"),
     ("tune.prompts", "position", one_of("position", "shared"),
      "one prompt token for each future patch, or one for all"),
@@ -119,7 +133,9 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
     ("tune.validations", 8, at_least(1), "how many times validation is looked at, besides step 0"),
     ("tune.patience", 4, at_least(1), "validations in which no horizon gets better before tuning stops"),
     ("tune.cache_bytes", 2 * 1024**3, at_least(0),
-     "budget for the frozen encoder's outputs; too small = encoded at each step"),
+     "of each device for the frozen encoder's outputs; rows past it are encoded at each step"),
+    ("tune.cache_dtype", "compute", one_of("compute", "bfloat16"),
+     "the cache's numbers: as computed, or bfloat16, which holds twice as many rows of float32"),
 
     ("evaluate.batch", 1024, at_least(1), "rows in a step of evaluation; changes no figure"),
     ("evaluate.samples", 6, at_least(1), "forecasts that are kept for the report's pictures"),
@@ -216,13 +232,15 @@ def from_json(text: str) -> ConfigDict:
 
 
 def differences(a: ConfigDict, b: ConfigDict) -> dict[str, tuple[Any, Any]]:
-    """Returns {key: (in a, in b)} of the knobs that decide results and differ; a knob that is absent is None.
+    """Returns {key: (in a, in b)} of the knobs that decide results and differ.
 
-    Two backbones are no difference here: a run may have moved, and content hashes tell what it holds.
+    A knob that is absent, in the config of a run by an earlier version, stands at its default. Two backbones are no
+    difference here: a run may have moved, and content hashes tell what it holds.
     """
     a_flat, b_flat = flat(a), flat(b)
     keys = [k for k in dict.fromkeys([*a_flat, *b_flat]) if k not in FREE]
-    pairs = {k: (a_flat.get(k), b_flat.get(k)) for k in keys}
+    standard = {key: value for key, value, _, _ in KNOBS}
+    pairs = {k: tuple(side.get(k, standard.get(k)) for side in (a_flat, b_flat)) for k in keys}
     return {k: (x, y) for k, (x, y) in pairs.items() if x != y and not (k == "backbone" and x and y)}
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from ptt_jax import mesh as meshes
 from ptt_jax import tasks
@@ -16,12 +17,18 @@ from ptt_jax.tasks import Cached, Problem
 from ptt_jax.windows import Panel, Span, shuffle, take
 
 Params = Any
-# f(inputs, row_R) -> one forecast y_RH in scaled space for each horizon of the span.
-Forecast = Callable[[Any, Array], tuple[Array, ...]]
+# f(inputs, span, row_R) -> {model: a forecast in scaled space for each horizon of the span}, each y_RH or, for members
+# that are measured together, y_..RH.
+Forecast = Callable[[Any, Span, Array], dict[str, tuple[Array, ...]]]
+Sums = dict[str, list[tuple[Array, Array, Array]]]
+BLOCKS = 32  # batches in a dispatch
 
 
 class Errors(NamedTuple):
-    """Errors of one horizon over every window: mse_H and mae_H by step, float64, nan where no value was observed."""
+    """Errors of one horizon over every window: mse_H and mae_H by step, float64, nan where no value was observed.
+
+    Members that are measured together have axes in front: mse_SGH.
+    """
 
     mse_H: np.ndarray
     mae_H: np.ndarray
@@ -29,44 +36,66 @@ class Errors(NamedTuple):
     windows: int
 
     @property
-    def mse(self) -> float:
-        """Mean over every observed value, as the field reports it."""
-        return float(np.nansum(self.mse_H * self.count_H) / self.count_H.sum())
+    def mse(self) -> Any:
+        """Mean over every observed value, as the field reports it: a number, or one for each member."""
+        return self.mean(self.mse_H)
 
     @property
-    def mae(self) -> float:
-        return float(np.nansum(self.mae_H * self.count_H) / self.count_H.sum())
+    def mae(self) -> Any:
+        return self.mean(self.mae_H)
+
+    def mean(self, error_H: np.ndarray) -> Any:
+        known_H = self.count_H > 0
+        return (error_H[..., known_H] * self.count_H[known_H]).sum(-1) / self.count_H.sum()
 
 
-def evaluator(forecast: Forecast, span: Span, mesh: Mesh, batch: int) -> Callable[[Panel, Any], list[Errors]]:
-    """Returns f(panel, inputs) -> Errors for each horizon, over every window of the span.
+def evaluator(forecast: Forecast, mesh: Mesh, batch: int) -> Callable[[Panel, Any, Span], dict[str, list[Errors]]]:
+    """Returns f(panel, inputs, span) -> {model: Errors for each horizon}, over every window of the span.
 
-    The last batch is padded with rows of weight 0, so nothing depends on `batch`.
+    One program serves every span of the same horizons. The last batch is padded with rows of weight 0, so nothing
+    depends on `batch`.
     """
-    batch = -(-min(batch, span.rows) // mesh.size) * mesh.size
+    batch = -(-batch // mesh.size) * mesh.size
 
-    @jax.jit
-    def sums(panel: Panel, inputs: Any, first: Array) -> list[tuple[Array, Array, Array]]:
+    def one(panel: Panel, inputs: Any, span: Span, first: Array) -> Sums:
         row_R = meshes.split(mesh, first + jnp.arange(batch))
         real_R, row_R = row_R < span.rows, jnp.minimum(row_R, span.rows - 1)
         x_RL, observed_RL = take(panel, span, row_R)
-        out = []
-        for y_RH, horizon, count in zip(forecast(inputs, row_R), span.horizons, span.counts, strict=True):
-            target = slice(span.lookback, span.lookback + horizon)
-            inside_R1 = (real_R & (row_R // span.channels < count))[:, None]
-            weight_RH = (observed_RL[:, target] & inside_R1).astype(jnp.float32)
-            error_RH = (y_RH - x_RL[:, target]) * weight_RH
-            out.append((jnp.square(error_RH).sum(0), jnp.abs(error_RH).sum(0), weight_RH.sum(0)))
+        out: Sums = {}
+        for name, forecasts in forecast(inputs, span, row_R).items():
+            out[name] = []
+            for y_SRH, horizon, count in zip(forecasts, span.horizons, span.counts, strict=True):
+                target = slice(span.lookback, span.lookback + horizon)
+                inside_R1 = (real_R & (row_R // span.channels < count))[:, None]
+                weight_RH = (observed_RL[:, target] & inside_R1).astype(jnp.float32)
+                lead = tuple(range(y_SRH.ndim - 2))  # members, if any
+                error_SRH = (y_SRH - jnp.expand_dims(x_RL[:, target], lead)) * jnp.expand_dims(weight_RH, lead)
+                out[name].append((jnp.square(error_SRH).sum(-2), jnp.abs(error_SRH).sum(-2), weight_RH.sum(0)))
         return out
 
-    def run(panel: Panel, inputs: Any) -> list[Errors]:
-        parts = [sums(panel, inputs, jnp.int32(first)) for first in range(0, span.rows, batch)]
-        totals = [
-            [np.sum([np.asarray(p[h][i], np.float64) for p in parts], 0) for i in range(3)]
-            for h in range(len(span.horizons))
+    @jax.jit
+    def sums(panel: Panel, inputs: Any, span: Span, first: Array, count: Array) -> Sums:
+        """Returns the sums of each of up to BLOCKS batches apart: long sums are the host's, in float64."""
+        shapes = jax.eval_shape(one, panel, inputs, span, first)
+
+        def body(i: Array, kept: Sums) -> Sums:
+            return jax.tree.map(lambda a, b: a.at[i].set(b), kept, one(panel, inputs, span, first + i * batch))
+
+        zeros = jax.tree.map(lambda a: jnp.zeros((BLOCKS, *a.shape)), shapes)
+        return meshes.whole(mesh, jax.lax.fori_loop(0, count, body, zeros))
+
+    def run(panel: Panel, inputs: Any, span: Span) -> dict[str, list[Errors]]:
+        blocks = -(-span.rows // batch)
+        parts = [
+            sums(panel, inputs, span, jnp.int32(at * batch), jnp.int32(min(BLOCKS, blocks - at)))
+            for at in range(0, blocks, BLOCKS)
         ]
+        totals = jax.tree.map(lambda *part: np.sum([np.asarray(p, np.float64).sum(0) for p in part], 0), *parts)
         with np.errstate(invalid="ignore"):  # 0 / 0 is nan: a step at which nothing was observed
-            return [Errors(se / n, ae / n, n, count) for (se, ae, n), count in zip(totals, span.counts, strict=True)]
+            return {
+                name: [Errors(se / n, ae / n, n, count) for (se, ae, n), count in zip(of, span.counts, strict=True)]
+                for name, of in totals.items()
+            }
 
     return run
 
@@ -89,7 +118,7 @@ def sampler(
         at_R = meshes.split(problem.mesh, first + jnp.arange(block))
         row_R, key = shuffle(rows_key, at_R, span.rows), jax.random.fold_in(mask_key, first)
         pairs = reconstruct(params, data, row_R, key), foretell(params, data, row_R, key)
-        return jax.tree.map(lambda a_R: (a_R * (at_R < rows)).sum(), pairs)
+        return meshes.whole(problem.mesh, jax.tree.map(lambda a_R: (a_R * (at_R < rows)).sum(), pairs))
 
     def look(params: Params) -> dict[str, float]:
         parts = [losses(params, Cached(problem.panel), jnp.int32(first)) for first in range(0, rows, block)]
@@ -100,21 +129,29 @@ def sampler(
 
 
 def watcher(
-    model: CrossMAE, problem: Problem, span: Span, batch: int, backbone: Params, budget: int
-) -> Callable[[Params], dict[str, float]]:
-    """Returns f(params) -> {horizon: MSE over every window of the span}, from one forecast of the longest horizon."""
-    data = tasks.encode_all(model, backbone, problem, span, batch, budget)
+    model: CrossMAE, problem: Problem, span: Span, batch: int, backbone: Params, budget: int, dtype: DTypeLike
+) -> Callable[[Params], dict[str, np.ndarray]]:
+    """Returns f(params) -> {horizon: MSE_SG over every window of the span}, from one forecast of the longest horizon.
 
-    def forecast(inputs: tuple[Params, Cached], row_R: Array) -> tuple[Array, ...]:
+    params['prompt'] has the axes (S, G) of `step.fan` in front: members share the encodings.
+    """
+    batch = min(batch, span.rows)
+    data = tasks.encode_all(model, backbone, problem, span, batch, budget, dtype)
+
+    def forecast(inputs: tuple[Params, Cached], span: Span, row_R: Array) -> dict[str, tuple[Array, ...]]:
         params, data = inputs
         encoded = tasks.encode(model, params["backbone"], data, span, row_R)
-        y_RH = tasks.forecast(model, params, encoded, span.horizons[-1])
-        return tuple(y_RH[:, :h] for h in span.horizons)
 
-    measure = evaluator(forecast, span, problem.mesh, batch)
+        def member(prompt: Params) -> Array:
+            return tasks.forecast(model, {**params, "prompt": prompt}, encoded, span.horizons[-1])
 
-    def look(params: Params) -> dict[str, float]:
-        errors = measure(problem.panel, (params, data))
+        y_SGRH = jax.vmap(jax.vmap(member))(params["prompt"])
+        return {"prompt": tuple(y_SGRH[..., :h] for h in span.horizons)}
+
+    measure = evaluator(forecast, problem.mesh, batch)
+
+    def look(params: Params) -> dict[str, np.ndarray]:
+        errors = measure(problem.panel, (params, data), span)["prompt"]
         return {str(h): e.mse for h, e in zip(span.horizons, errors, strict=True)}
 
     return look

@@ -5,7 +5,6 @@ Q queries  S keys.  A suffix on a name gives its axes: `x_RNP`.
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
@@ -14,7 +13,7 @@ from jax.typing import DTypeLike
 # the training rows is 1): the same floor on the way in and on the way out, so that the round trip is exact.
 SCALE_FLOOR = 1e-3
 
-Memory = tuple[Array, Array]  # keys and values (R, S, K, h) of what a block reads
+Memory = tuple[Array, Array]  # keys and values (R, K, S, h) of what a block reads
 
 
 def instance_stats(x_RL: Array, seen_RL: Array) -> tuple[Array, Array]:
@@ -76,15 +75,29 @@ class Attention(nn.Module):
     def project_keys(self, z_RSD: Array, at_RS: Array) -> Memory:
         """Returns keys and values. They depend on what is read alone, not on who reads it."""
         k_RSKh, v_RSKh = self.key(z_RSD), self.value(z_RSD)
-        return (rotate(k_RSKh, at_RS, self.longest) if self.longest else k_RSKh), v_RSKh
+        k_RSKh = rotate(k_RSKh, at_RS, self.longest) if self.longest else k_RSKh
+        return k_RSKh.swapaxes(1, 2), v_RSKh.swapaxes(1, 2)
 
-    def attend(self, x_RQD: Array, at_RQ: Array, k_RSKh: Array, v_RSKh: Array, keep_RS: Array | None) -> Array:
+    def attend(self, x_RQD: Array, at_RQ: Array, k_RKSh: Array, v_RKSh: Array, keep_RS: Array | None) -> Array:
         """Returns what the queries read; keys with keep = False are seen by none."""
         q_RQKh = self.query(x_RQD)
         if self.longest:
             q_RQKh = rotate(q_RQKh, at_RQ, self.longest)
-        mask = None if keep_RS is None else keep_RS[:, None, None, :]
-        return self.out(jax.nn.dot_product_attention(q_RQKh, k_RSKh, v_RSKh, mask=mask))
+        return self.out(read(q_RQKh, k_RKSh, v_RKSh, keep_RS))
+
+
+def read(q_RQKh: Array, k_RKSh: Array, v_RKSh: Array, keep_RS: Array | None) -> Array:
+    """Returns softmax(q k / sqrt(h)) v, (R, Q, K, h), logits and softmax in float32.
+
+    Queries of one row (q_1QKh) are asked of every row: all rows' keys are then one matrix for each head.
+    """
+    pairs = "qkh,rksh->rkqs" if len(q_RQKh) == 1 else "rqkh,rksh->rkqs"
+    q = q_RQKh[0] if len(q_RQKh) == 1 else q_RQKh
+    logits_RKQS = jnp.einsum(pairs, q, k_RKSh, preferred_element_type=jnp.float32) * q_RQKh.shape[-1] ** -0.5
+    if keep_RS is not None:
+        logits_RKQS = jnp.where(keep_RS[:, None, None, :], logits_RKQS, -1e30)
+    weights_RKQS = nn.softmax(logits_RKQS, axis=-1).astype(v_RKSh.dtype)
+    return jnp.einsum("rkqs,rksh->rqkh", weights_RKQS, v_RKSh)
 
 
 class Block(nn.Module):
@@ -120,8 +133,8 @@ class Block(nn.Module):
         train: bool = False,
     ) -> Array:
         q_RQD = self.norm_attention(x_RQD)
-        k_RSKh, v_RSKh = self.memory(q_RQD, at_RQ) if memory is None else memory
-        read_RQD = self.attention.attend(q_RQD, at_RQ, k_RSKh, v_RSKh, keep_RS)
+        k_RKSh, v_RKSh = self.memory(q_RQD, at_RQ) if memory is None else memory
+        read_RQD = self.attention.attend(q_RQD, at_RQ, k_RKSh, v_RKSh, keep_RS)
         x_RQD = x_RQD + self.drop_attention(read_RQD, deterministic=not train)
         out_RQD = self.mlp_out(nn.gelu(self.mlp_in(self.norm_mlp(x_RQD))))
         return x_RQD + self.drop_mlp(out_RQD, deterministic=not train)

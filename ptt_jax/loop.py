@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
@@ -16,7 +17,6 @@ from ptt_jax.checkpoint import Store
 from ptt_jax.config import UserError
 from ptt_jax.log import Log
 from ptt_jax.step import State
-from ptt_jax.tasks import Cached
 
 CHUNK = 50  # steps in a dispatch: long enough to hide the host, short enough to show progress
 STAGES = ("pretrain", "tune", "validation")
@@ -40,15 +40,18 @@ class Pause(NamedTuple):
 
 @dataclasses.dataclass
 class Loop:
-    """`steps` steps in chunks, and `pauses` pauses evenly spread over them, the last at the end."""
+    """`steps` steps in chunks, and `pauses` pauses evenly spread over them, the last at the end.
+
+    chunk: of `step.many`; `inputs` are what it takes after the count. profile: a folder for a trace of one warm chunk.
+    """
 
     stage: str
     steps: int
     pauses: int
     chunk: Callable[..., tuple[State, Array]]
-    data: Cached
-    key: Array
+    inputs: tuple
     log: Log
+    profile: str = ""
 
     def run(self, state: State) -> Iterator[Pause]:
         """Yields every pause that lies ahead of the state.
@@ -59,18 +62,47 @@ class Loop:
         done = first
         pauses = min(self.pauses, self.steps)
         for pause in (self.steps * (i + 1) // pauses for i in range(pauses)):
+            waiting: list[tuple[int, int, Array]] = []
             total, since = 0.0, done
             while done < pause:
                 count = min(CHUNK, pause - done)
-                state, summed = self.chunk(state, self.data, self.key, jnp.int32(count))
-                value = float(summed)
-                check_finite(self.stage, f"between steps {done} and {done + count} the loss", value)
-                done, total = done + count, total + value
-                seconds = time.monotonic() - begun
-                left = seconds / (done - first) * (self.steps - done)
-                self.log.progress(f"{self.stage}  step {done} of {self.steps}  {left:.0f} s left")
+                state, summed = self.dispatch(state, count, warm=done > first)
+                waiting.append((done, count, summed))
+                done += count
+                # The last chunk's sums are fetched while this one runs: the device never waits for the host.
+                while len(waiting) > (done < pause):
+                    total += self.fetch(*waiting.pop(0))
+                    at = done - (waiting[0][1] if waiting else 0)
+                    seconds = time.monotonic() - begun
+                    left = seconds / (at - first) * (self.steps - at)
+                    self.log.progress(f"{self.stage}  step {at} of {self.steps}  {left:.0f} s left")
             if done > since:
                 yield Pause(state, done, total / (done - since), seconds, left)
+        if self.profile:
+            self.log.say(f"{self.stage}: no trace, since no chunk of steps came after the one that compiles")
+
+    def dispatch(self, state: State, count: int, *, warm: bool) -> tuple[State, Array]:
+        """Starts a chunk; traces the first warm one, if asked to."""
+        arguments = jnp.int32(count), *self.inputs
+        if not (self.profile and warm):
+            return self.chunk(state, *arguments)
+        folder, self.profile = f"{self.profile}/{self.stage}", ""
+        jax.block_until_ready(state)
+        with jax.profiler.trace(folder):
+            out = jax.block_until_ready(self.chunk(state, *arguments))
+        self.log.say(f"{self.stage}: a trace of {count} steps is in {folder}")
+        return out
+
+    def fetch(self, begin: int, count: int, summed: Array) -> float:
+        """Returns a chunk's summed loss, the mean of those members whose loss is finite.
+
+        A setting of a sweep may diverge; all settings of a seed may not.
+        """
+        losses_SG = np.atleast_2d(np.asarray(summed, np.float64))
+        finite_SG = np.isfinite(losses_SG)
+        best_S = np.where(finite_SG, losses_SG, np.inf).min(1)
+        check_finite(self.stage, f"between steps {begin} and {begin + count} the loss", *best_S)
+        return float(losses_SG[finite_SG].mean())
 
 
 def check_finite(stage: str, what: str, *values: float) -> None:

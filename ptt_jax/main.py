@@ -14,7 +14,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from ptt_jax import checkpoint, config, data, mesh, report, score, tasks, train
+from ptt_jax import checkpoint, config, data, mesh, report, score, tasks, train, tune
 from ptt_jax.config import UserError
 from ptt_jax.log import Log
 
@@ -91,7 +91,7 @@ def set_up(cfg: ConfigDict) -> None:
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
-def run(cfg: ConfigDict, workdir: Path, command: str = "") -> Path:
+def run(cfg: ConfigDict, workdir: Path, command: str = "", profile: str = "") -> Path:
     """Runs all stages and returns the report's path. This is the one function that the command line calls."""
     config.check(cfg)
     set_up(cfg)
@@ -118,8 +118,8 @@ def run(cfg: ConfigDict, workdir: Path, command: str = "") -> Path:
             )
         checkpoint.refer(workdir, card)
     else:
-        train.pretrain(cfg, workdir, problem, log)
-    task = train.tune(cfg, workdir, problem, log)
+        train.pretrain(cfg, workdir, problem, log, profile)
+    task = tune.tune(cfg, workdir, problem, log, profile)
     score.score(cfg, workdir, problem, task, log)
     if (workdir / "report.md").exists():
         log.say(f"report: done before ({workdir / 'report.md'})")

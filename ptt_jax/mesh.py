@@ -32,6 +32,11 @@ def split(mesh: Mesh, x_R: Array) -> Array:
     return jax.lax.with_sharding_constraint(x_R, NamedSharding(mesh, PartitionSpec("data")))
 
 
+def whole(mesh: Mesh, tree: Any) -> Any:
+    """Inside jit: every leaf is whole on each device, so that any process can fetch it."""
+    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))
+
+
 def check_divides(mesh: Mesh, key: str, size: int) -> None:
     """Raises UserError when a batch does not divide by the mesh."""
     if size % mesh.size:

@@ -6,16 +6,16 @@ Letters, one for each axis, as suffixes of names:
   D width  K heads  F mlp width
 """
 
-import dataclasses
 from typing import Any
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from ptt_jax.layers import Block, instance_stats, patchify, sincos
+from ptt_jax.layers import Block, Memory, instance_stats, patchify, sincos
 
 # The groups that can be frozen or trained apart, by the first part of a parameter's path.
 GROUPS = ("embed", "encoder", "mask_token", "decoder", "head")
@@ -75,10 +75,13 @@ class CrossMAE(nn.Module):
             z_RVD = block(z_RVD, at_RV, keep_RS=keep_RV, train=train)
         return self.encoder_norm(z_RVD)
 
+    def remember(self, z_RVD: Array, at_RV: Array) -> tuple[Memory, ...]:
+        """Returns all that the decoder reads of the encoded patches: keys and values of each of its blocks."""
+        return tuple(block.memory(z_RVD, at_RV) for block in self.decoder)
+
     def decode(
         self,
-        z_RVD: Array,
-        at_RV: Array,
+        memory: tuple[Memory, ...],
         at_RM: Array,
         prompt_MD: Array | None = None,
         keep_RV: Array | None = None,
@@ -87,15 +90,15 @@ class CrossMAE(nn.Module):
     ) -> Array:
         """Returns y_RMP, normalised patches at the queried positions.
 
-        A query is mask token + prompt (element-wise, PT-Tuning) + position. Queries never see each other.
+        A query is mask token + prompt (element-wise, PT-Tuning) + position. Queries never see each other. Where all
+        rows ask for the same positions (at_1M), nothing depends on the row until the first cross-attention.
         """
         query_RMD = jnp.broadcast_to(self.mask_token.astype(self.dtype), (*at_RM.shape, self.width))
         if prompt_MD is not None:
             query_RMD = query_RMD + prompt_MD.astype(self.dtype)[None]
         query_RMD = self.place(query_RMD, at_RM)
-        query_RMD = jnp.broadcast_to(query_RMD, (z_RVD.shape[0], *query_RMD.shape[1:]))
-        for block in self.decoder:
-            query_RMD = block(query_RMD, at_RM, block.memory(z_RVD, at_RV), keep_RV, train=train)
+        for block, read in zip(self.decoder, memory, strict=True):
+            query_RMD = block(query_RMD, at_RM, read, keep_RV, train=train)
         return self.head(self.decoder_norm(query_RMD)).astype(jnp.float32)
 
     def reconstruct(
@@ -117,7 +120,7 @@ class CrossMAE(nn.Module):
         keep_RV = keepable(shown_seen_RVP)
         normal_RVP = normalise(shown_RVP, mean_R1, scale_R1) * shown_seen_RVP
         z_RVD = self.encode(normal_RVP, visible_RV, keep_RV, train=train)
-        y_RMP = self.decode(z_RVD, visible_RV, hidden_RM, None, keep_RV, train=train)
+        y_RMP = self.decode(self.remember(z_RVD, visible_RV), hidden_RM, None, keep_RV, train=train)
         return y_RMP, normalise(pick(x_RNP, hidden_RM), mean_R1, scale_R1), pick(seen_RNP, hidden_RM)
 
     def observe(self, x_RT: Array, observed_RT: Array) -> "Encoded":
@@ -126,35 +129,35 @@ class CrossMAE(nn.Module):
         mean_R1, scale_R1 = instance_stats(x_RT, seen_RT)
         seen_RNP = patchify(seen_RT, self.patch)
         x_RNP = normalise(patchify(x_RT, self.patch), mean_R1, scale_R1) * seen_RNP  # missing: the mean, and no more
-        keep_RN = keepable(seen_RNP)
-        z_RND = self.encode(x_RNP, jnp.arange(x_RNP.shape[1])[None], keep_RN)
-        return Encoded(z_RND, keep_RN, mean_R1, scale_R1)
+        at_1N, keep_RN = jnp.arange(x_RNP.shape[1])[None], keepable(seen_RNP)
+        memory = self.remember(self.encode(x_RNP, at_1N, keep_RN), at_1N)
+        return Encoded(memory, keep_RN, mean_R1, scale_R1)
 
-    def foretell(self, encoded: "Encoded", prompt_MD: Array | None, horizon: int) -> Array:
-        """Returns y_RH in the units of the history: the reconstruction of M = ceil(H / P) hidden future patches.
+    def foretell(self, encoded: "Encoded", ahead_M: Array, prompt_MD: Array | None) -> Array:
+        """Returns y_RMP in the units of the history: the patches that lie `ahead`, 0 the first one after it.
 
         prompt_MD None is the zero-shot forecast of the mask token alone.
         """
-        patches = encoded.z_RND.shape[1]
-        at_1M = patches + jnp.arange(-(-horizon // self.patch))[None]
-        y_RMP = self.decode(encoded.z_RND, jnp.arange(patches)[None], at_1M, prompt_MD, encoded.keep_RN)
-        return flatten(y_RMP)[:, :horizon] * encoded.scale_R1 + encoded.mean_R1
+        at_1M = encoded.keep_RN.shape[1] + ahead_M[None]
+        y_RMP = self.decode(encoded.memory, at_1M, prompt_MD, encoded.keep_RN)
+        return y_RMP * encoded.scale_R1[..., None] + encoded.mean_R1[..., None]
 
     def forecast(self, x_RT: Array, observed_RT: Array, prompt_MD: Array | None, horizon: int) -> Array:
-        """Returns y_RH from a history x_RT."""
-        return self.foretell(self.observe(x_RT, observed_RT), prompt_MD, horizon)
+        """Returns y_RH from a history x_RT: the reconstruction of M = ceil(H / P) hidden future patches."""
+        ahead_M = jnp.arange(-(-horizon // self.patch))
+        return flatten(self.foretell(self.observe(x_RT, observed_RT), ahead_M, prompt_MD))[:, :horizon]
 
     def __call__(self, x_RT: Array, observed_RT: Array) -> Array:
         """Touches every parameter once, for `init`."""
         return self.forecast(x_RT, observed_RT, None, self.patch)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@flax.struct.dataclass
 class Encoded:
-    """A history after the frozen encoder: z_RND, which patches hold anything, and the statistics to undo."""
+    """A history after the frozen encoder: what the decoder reads of it, (k_RNKh, v_RNKh) for each of its blocks, which
+    patches hold anything, and the statistics to undo."""
 
-    z_RND: Array
+    memory: tuple[Memory, ...]
     keep_RN: Array
     mean_R1: Array
     scale_R1: Array

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 
 from ptt_jax.config import UserError
 from ptt_jax.model import GROUPS, group
@@ -20,8 +21,12 @@ def plan(epochs: float, steps: int, batch: int, rows: int, stage: str) -> int:
     return steps
 
 
-def chain(*, peak: float, warmup: float, steps: int, weight_decay: float, clip: float) -> optax.GradientTransformation:
+def chain(
+    *, peak: float | Array, warmup: float, steps: int, weight_decay: float | Array, clip: float
+) -> optax.GradientTransformation:
     """Returns clip and AdamW under `schedule`. Decay touches matrices and prompts alone.
+
+    peak and weight_decay may be traced: a sweep maps over them.
 
     Clip and decay are in here, and not around multi_transform, where they would mix in or move frozen weights.
     """
@@ -29,10 +34,11 @@ def chain(*, peak: float, warmup: float, steps: int, weight_decay: float, clip: 
     return optax.chain(optax.clip_by_global_norm(clip), optax.adamw(rate, weight_decay=weight_decay, mask=decayed))
 
 
-def schedule(peak: float, warmup: float, steps: int) -> optax.Schedule:
+def schedule(peak: float | Array, warmup: float, steps: int) -> optax.Schedule:
     """Returns the learning rate by step: a rise to `peak` over a share of the steps, then a cosine towards 0."""
     rise = max(round(warmup * steps), 1)
-    return optax.warmup_cosine_decay_schedule(peak / rise, peak, rise, max(steps, rise + 1))
+    share = optax.warmup_cosine_decay_schedule(1 / rise, 1.0, rise, max(steps, rise + 1))
+    return lambda step: peak * share(step)
 
 
 def decayed(params: Tree) -> Tree:

@@ -1,7 +1,6 @@
 """Every model on every window of validation and test: results.csv, steps.csv, and a few forecasts to look at."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,45 +18,30 @@ from ptt_jax.data import season
 from ptt_jax.log import Log
 from ptt_jax.model import CrossMAE
 from ptt_jax.tasks import Cached, Problem
-from ptt_jax.windows import Span, take
-
-# f(inputs, row_R) -> a forecast in scaled space for each horizon, for a span.
-Make = Callable[[Span], evaluate.Forecast]
+from ptt_jax.windows import Span, past, take
 
 
-def models(model: CrossMAE, steps_a_season: int) -> dict[str, Make]:
-    """Returns how each model forecasts the rows of a span; its inputs are those of `score`."""
+def models(model: CrossMAE, steps_a_season: int, seeds: tuple[int, ...]) -> evaluate.Forecast:
+    """Returns how every model forecasts the rows of a span: {model: y_RH for each horizon}, inputs those of `score`.
 
-    def history(inputs: dict[str, Any], span: Span, row_R: Array) -> tuple[Array, Array]:
-        x_RL, observed_RL = take(inputs["panel"], span, row_R)
-        return x_RL[:, : span.lookback], observed_RL[:, : span.lookback]
+    One program for all of them, so that what they share is there once: histories, encodings, and one decoder for the
+    queries of every prompt. The prompt of each seed is a model of its own, 'prompt SEED'.
+    """
 
-    def naive(span: Span) -> evaluate.Forecast:
-        return lambda inputs, row_R: tuple(
-            baselines.seasonal_naive(history(inputs, span, row_R)[0], steps_a_season, h) for h in span.horizons
-        )
+    def forecast(inputs: dict[str, Any], span: Span, row_R: Array) -> dict[str, tuple[Array, ...]]:
+        x_RT, observed_RT = past(inputs["panel"], span, row_R)
+        encoded = tasks.encode(model, inputs["backbone"], Cached(inputs["panel"]), span, row_R)
+        longest = span.horizons[-1]
+        prompted = [(inputs["prompts"][h][s], h) for s in range(len(seeds)) for h in span.horizons]
+        zero_RH, *rest = tasks.forecasts(model, inputs["backbone"], encoded, [(None, longest), *prompted])
+        naive_RH = baselines.seasonal_naive(x_RT, steps_a_season, longest)
+        linear_RH = baselines.linear(inputs["weights_TH"], x_RT, observed_RT, longest)
+        wholes = {"seasonal_naive": naive_RH, "linear": linear_RH, "zero_shot": zero_RH}
+        out = {name: tuple(y_RH[:, :h] for h in span.horizons) for name, y_RH in wholes.items()}
+        count = len(span.horizons)
+        return out | {f"prompt {s}": tuple(rest[i * count : (i + 1) * count]) for i, s in enumerate(seeds)}
 
-    def linear(span: Span) -> evaluate.Forecast:
-        return lambda inputs, row_R: tuple(
-            baselines.linear(inputs["weights_TH"], *history(inputs, span, row_R), h) for h in span.horizons
-        )
-
-    def backbone(span: Span, prompted: bool) -> evaluate.Forecast:
-        def forecast(inputs: dict[str, Any], row_R: Array) -> tuple[Array, ...]:
-            encoded = tasks.encode(model, inputs["backbone"], Cached(inputs["panel"]), span, row_R)
-            prompt = {h: {"prompt": inputs["prompts"][h]} if prompted else {} for h in span.horizons}
-            return tuple(
-                tasks.forecast(model, {"backbone": inputs["backbone"], **prompt[h]}, encoded, h) for h in span.horizons
-            )
-
-        return forecast
-
-    return {
-        "seasonal_naive": naive,
-        "linear": linear,
-        "zero_shot": lambda span: backbone(span, False),
-        "prompt": lambda span: backbone(span, True),
-    }
+    return forecast
 
 
 def score(cfg: ConfigDict, run: Path, problem: Problem, task: str, log: Log) -> None:
@@ -75,21 +59,27 @@ def score(cfg: ConfigDict, run: Path, problem: Problem, task: str, log: Log) -> 
         "weights_TH": baselines.fit_linear(problem.panel, spans["train"], spans["validation"]),
     }
     inputs = meshes.replicate(problem.mesh, inputs)
-    makers = models(model, season(problem.series.freq))
+    seeds = tuple(checkpoint.read_json(run / "prompts" / f"{task}.json")["seeds"])
+    names = {"seasonal_naive": cfg.seed, "linear": cfg.seed, "zero_shot": cfg.seed}
+    names |= {f"prompt {seed}": seed for seed in seeds}
+    forecast = models(model, season(problem.series.freq), seeds)
+    batch = min(cfg.evaluate.batch, max(spans[s].rows for s in ("validation", "test")))
+    measure = evaluate.evaluator(forecast, problem.mesh, batch)
     rows, steps = [], []
     for split in ("validation", "test"):
-        for name, make in makers.items():
-            errors = evaluate.evaluator(make(spans[split]), spans[split], problem.mesh, cfg.evaluate.batch)(
-                problem.panel, inputs
-            )
-            for h, e in zip(cfg.horizons, errors, strict=True):
-                rows.append((problem.series.name, cfg.lookback, h, name, split, cfg.seed, e.mse, e.mae, e.windows))
-                steps += [(problem.series.name, h, name, split, i + 1, e.mse_H[i], e.mae_H[i]) for i in range(h)]
+        found = measure(problem.panel, inputs, spans[split])
+        for key, seed in names.items():
+            name = key.split()[0]
+            for h, e in zip(cfg.horizons, found[key], strict=True):
+                rows.append((problem.series.name, cfg.lookback, h, name, split, seed, e.mse, e.mae, e.windows))
+                if seed == cfg.seed:
+                    steps += [(problem.series.name, h, name, split, i + 1, e.mse_H[i], e.mae_H[i]) for i in range(h)]
             log.say(
-                f"evaluate  {split}  {name:<14}  "
-                + "  ".join(f"{h}: {e.mse:.4f} / {e.mae:.4f}" for h, e in zip(cfg.horizons, errors, strict=True))
+                f"evaluate  {split}  {name if len(seeds) == 1 else key:<14}  "
+                + "  ".join(f"{h}: {e.mse:.4f} / {e.mae:.4f}" for h, e in zip(cfg.horizons, found[key], strict=True))
             )
-    samples(cfg.evaluate.samples, run, problem, spans["test"], makers, inputs)
+    shown = {key.split()[0]: key for key in reversed(names)}  # of several seeds the first
+    samples(cfg.evaluate.samples, run, problem, spans["test"], forecast, inputs, shown)
     write_csv(run / "steps.csv", "data,horizon,model,split,step,mse,mae", steps)
     write_csv(run / "results.csv", "data,lookback,horizon,model,split,seed,mse,mae,windows", rows)
 
@@ -99,7 +89,7 @@ def write_csv(path: Path, header: str, rows: list[tuple]) -> None:
 
 
 def samples(
-    count: int, run: Path, problem: Problem, span: Span, makers: dict[str, Make], inputs: dict[str, Any]
+    count: int, run: Path, problem: Problem, span: Span, forecast: evaluate.Forecast, inputs: Any, shown: dict[str, str]
 ) -> None:
     """Writes samples.npz: forecasts of the longest horizon in original units, of several channels and test windows."""
     channels = min(3, span.channels, count)
@@ -115,22 +105,22 @@ def samples(
         return scale_S1 * np.asarray(x_SL) + mean_S1
 
     x_SL, observed_SL = take(problem.panel, span, jnp.asarray(row_S))
-    past, future = slice(0, span.lookback), slice(span.lookback, None)
+    history, ahead = slice(0, span.lookback), slice(span.lookback, None)
     stamps = problem.series.stamps_T
     now_S = span.first + row_S // span.channels + span.lookback
     steps = np.diff(stamps.to_numpy()).astype("timedelta64[s]").astype(float)
     steady = np.mean(steps == np.median(steps)) > 0.99  # months are not; a benchmark file with one gap is
-    makes = {name: make(span) for name, make in makers.items()}
-    run_all = jax.jit(lambda inputs, row_S: {name: make(inputs, row_S)[-1] for name, make in makes.items()})
-    forecasts = {f"forecast_{name}_SH": units(y_SH) for name, y_SH in run_all(inputs, jnp.asarray(row_S)).items()}
+    made = jax.jit(lambda inputs, row_S: forecast(inputs, span, row_S))(inputs, jnp.asarray(row_S))
+    found = {name: made[key][-1] for name, key in shown.items()}
+    forecasts = {f"forecast_{name}_SH": units(y_SH) for name, y_SH in found.items()}
     temporary = run / "samples.npz.tmp"
     with temporary.open("wb") as f:
         np.savez(
             f,
-            history_ST=units(x_SL[:, past]),
-            history_observed_ST=np.asarray(observed_SL[:, past]),
-            truth_SH=units(x_SL[:, future]),
-            truth_observed_SH=np.asarray(observed_SL[:, future]),
+            history_ST=units(x_SL[:, history]),
+            history_observed_ST=np.asarray(observed_SL[:, history]),
+            truth_SH=units(x_SL[:, ahead]),
+            truth_observed_SH=np.asarray(observed_SL[:, ahead]),
             channel_S=np.array([problem.series.names_C[c] for c in channel_S]),
             stamp_S=np.array([str(stamps[i]) for i in now_S]),
             step_seconds=np.median(steps) if steady else 0.0,

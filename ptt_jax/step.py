@@ -15,6 +15,8 @@ from ptt_jax import optim, windows
 from ptt_jax.optim import Groups
 from ptt_jax.tasks import Loss
 
+Step = Callable[..., tuple["State", Array]]  # f(state, data, key, ...) -> state, loss
+
 
 @flax.struct.dataclass
 class State:
@@ -29,9 +31,7 @@ def start(params: Any, tx: optax.GradientTransformation) -> State:
     return State(jnp.zeros((), jnp.int32), params, tx.init(params))
 
 
-def one(
-    loss: Loss, tx: optax.GradientTransformation, groups: Groups, mesh: Mesh, batch: int, rows: int
-) -> Callable[[State, Any, Array], tuple[State, Array]]:
+def one(loss: Loss, tx: optax.GradientTransformation, groups: Groups, mesh: Mesh, batch: int, rows: int) -> Step:
     """Returns f(state, data, key) -> state, loss: one step, to be put under jit."""
 
     def step(state: State, data: Any, key: Array) -> tuple[State, Array]:
@@ -51,17 +51,37 @@ def one(
     return step
 
 
-def many(step: Callable[[State, Any, Array], tuple[State, Array]]) -> Callable:
-    """Returns f(state, data, key, count) -> state, summed loss, under one jit with the state donated.
+def fan(build: Callable[[Any], Step], axes: State) -> Step:
+    """Returns f(state, data, key_S, hyper_G) -> state, loss_SG: many members in one step.
+
+    Members are S seeds, each with rows of its own, times G settings of `hyper` (a dict of vectors), which share them,
+    and so whatever no member changes: gathers and frozen encodings of a seed's rows are there once. build(hyper) makes
+    the step of one setting; `axes` says with 0 and None what of a state is a member's own, (S, G, ...), and what is
+    shared.
+    """
+
+    def step(state: State, data: Any, key_S: Array, hyper_G: Any) -> tuple[State, Array]:
+        def member(state: State, key: Array, hyper: Any) -> tuple[State, Array]:
+            return build(hyper)(state, data, key)
+
+        settings = jax.vmap(member, in_axes=(axes, None, 0), out_axes=(axes, 0))
+        return jax.vmap(settings, in_axes=(axes, 0, None), out_axes=(axes, 0))(state, key_S, hyper_G)
+
+    return step
+
+
+def many(step: Step) -> Callable:
+    """Returns f(state, count, *inputs) -> state, summed losses, under one jit with the state donated.
 
     `count` is traced: any number of steps runs in the same executable, so a short last chunk compiles nothing.
     """
 
-    def chunk(state: State, data: Any, key: Array, count: Array) -> tuple[State, Array]:
+    def chunk(state: State, count: Array, *inputs: Any) -> tuple[State, Array]:
         def body(_: Array, carry: tuple[State, Array]) -> tuple[State, Array]:
-            state, value = step(carry[0], data, key)
+            state, value = step(carry[0], *inputs)
             return state, carry[1] + value
 
-        return jax.lax.fori_loop(0, count, body, (state, jnp.zeros(())))
+        shape = jax.eval_shape(step, state, *inputs)[1]
+        return jax.lax.fori_loop(0, count, body, (state, jnp.zeros(shape.shape)))
 
     return jax.jit(chunk, donate_argnums=0)

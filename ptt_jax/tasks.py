@@ -4,30 +4,41 @@ A loss takes (params, data, row_R, key) and returns for each row a sum and a cou
 add up and padding can be left out.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from ptt_jax import mesh as meshes
 from ptt_jax import prompts
 from ptt_jax.data import Scaler, Series, fit_scaler
-from ptt_jax.model import CrossMAE, Encoded
-from ptt_jax.windows import Panel, Span, span, take
+from ptt_jax.model import CrossMAE, Encoded, flatten
+from ptt_jax.windows import Panel, Span, future, past, span, take
 
 Loss = Callable[[Any, Any, Array, Array], tuple[Array, Array]]
 
 
 @flax.struct.dataclass
 class Cached:
-    """A series, and the frozen encoder's output for every row of one span (or None: encode when needed)."""
+    """A series, and what the frozen encoder says of the first rows of one span: all of them, as many as a budget holds,
+    or none (encoded None); the others are encoded when needed."""
 
     panel: Panel
     encoded: Encoded | None = None
+    complete: bool = flax.struct.field(pytree_node=False, default=False)
+    mesh: Mesh | None = flax.struct.field(pytree_node=False, default=None)
+
+    @property
+    def stored(self) -> int:
+        """Rows that need no encoder."""
+        return 0 if self.encoded is None else len(self.encoded.keep_RN)
 
     @property
     def encoded_bytes(self) -> int:
@@ -76,20 +87,73 @@ def reconstruction(model: CrossMAE, span: Span, *, ratio: float, tail_share: flo
 
 
 def encode(model: CrossMAE, backbone: Any, data: Cached, span: Span, row_R: Array) -> Encoded:
-    """Returns the frozen encoder's output of some rows: from the cache, or made now. No prompt can change it."""
-    if data.encoded is not None:
-        return jax.tree.map(lambda a: a[row_R], data.encoded)
-    x_RL, observed_RL = take(data.panel, span, row_R)
-    history = x_RL[:, : span.lookback], observed_RL[:, : span.lookback]
-    return cast(Encoded, model.apply({"params": backbone}, *history, method=model.observe))
+    """Returns what the frozen encoder says of some rows: from the cache, or made now. No prompt can change it."""
+
+    def fresh(row_R: Array) -> Encoded:
+        history = past(data.panel, span, row_R)
+        return cast(Encoded, model.apply({"params": backbone}, *history, method=model.observe))
+
+    if data.encoded is None:
+        return fresh(row_R)
+    at_R = jnp.minimum(row_R, data.stored - 1)
+    found = jax.tree.map(lambda a: a[at_R], data.encoded)
+    # A cache may be stored in half the bytes; what is computed from it is not.
+    found = jax.tree.map(lambda a, like: a.astype(like.dtype), found, jax.eval_shape(fresh, row_R))
+    return found if data.complete else fill(found, row_R >= data.stored, row_R, fresh, data.mesh)
+
+
+PARTS = 8  # a batch's missing rows are encoded in eighths of a batch
+
+
+def fill(
+    found: Encoded, missing_R: Array, row_R: Array, fresh: Callable[[Array], Encoded], mesh: Mesh | None
+) -> Encoded:
+    """Returns `found` with the missing rows encoded now, and no others: the work follows their number.
+
+    Shapes are fixed and the number is not, so a loop of as many turns as needed encodes a part of a batch each. Each
+    device of the mesh does so for its own rows.
+    """
+    devices = mesh.size if mesh else 1
+    size = -(-len(row_R) // devices)
+    part = -(-size // PARTS)
+    order_ER = jnp.argsort(~missing_R.reshape(devices, size), axis=1)  # missing ones first
+    turns = -(-missing_R.reshape(devices, size).sum(1).max() // part)
+    row_ER = row_R.reshape(devices, size)
+
+    def body(i: Array, found: Encoded) -> Encoded:
+        # Past the end, XLA moves the slice back onto rows that are done: the same again, at no harm.
+        at_ER = jax.lax.dynamic_slice_in_dim(order_ER, i * part, part, axis=1)
+        which_R = jnp.take_along_axis(row_ER, at_ER, axis=1).reshape(-1)
+        made = fresh(meshes.split(mesh, which_R) if mesh else which_R)
+
+        def put(a: Array, b: Array) -> Array:
+            a_E, b_E = a.reshape(devices, size, *a.shape[1:]), b.reshape(devices, part, *b.shape[1:])
+            return jax.vmap(lambda a, at, b: a.at[at].set(b))(a_E, at_ER, b_E).reshape(a.shape)
+
+        return jax.tree.map(put, found, made)
+
+    return jax.lax.fori_loop(0, turns, body, jax.lax.stop_gradient(found))
 
 
 def forecast(model: CrossMAE, params: Any, encoded: Encoded, horizon: int) -> Array:
     """Returns y_RH in scaled space; params {'backbone', 'prompt'}, without 'prompt' the zero-shot forecast."""
-    prompt = params.get("prompt")
-    prompt_MD = None if prompt is None else prompts.tokens(prompt, prompts.patches(horizon, model.patch))
-    variables = {"params": params["backbone"]}
-    return cast(Array, model.apply(variables, encoded, prompt_MD, horizon, method=model.foretell))
+    return forecasts(model, params["backbone"], encoded, [(params.get("prompt"), horizon)])[0]
+
+
+def forecasts(
+    model: CrossMAE, backbone: Any, encoded: Encoded, wanted: Sequence[tuple[prompts.Prompt | None, int]]
+) -> list[Array]:
+    """Returns y_RH for each (prompt or None, horizon), all from one decoder: its queries never see each other."""
+    counts = [prompts.patches(horizon, model.patch) for _, horizon in wanted]
+    parts = [
+        jnp.zeros((count, model.width)) if prompt is None else prompts.tokens(prompt, count)
+        for (prompt, _), count in zip(wanted, counts, strict=True)
+    ]
+    ahead_M = jnp.concatenate([jnp.arange(count) for count in counts])
+    question = encoded, ahead_M, jnp.concatenate(parts)
+    y_RMP = cast(Array, model.apply({"params": backbone}, *question, method=model.foretell))
+    pieces = jnp.split(y_RMP, np.cumsum(counts)[:-1], axis=1)
+    return [flatten(y)[:, :horizon] for y, (_, horizon) in zip(pieces, wanted, strict=True)]
 
 
 PENALTY: dict[str, Callable[[Array], Array]] = {
@@ -106,13 +170,19 @@ def forecasting(model: CrossMAE, span: Span, *, penalty: str) -> Loss:
     holds a short horizon teaches that one.
     """
 
+    # What is cheap (norms, activations, softmax) is made again on the way back; results of matrix products are kept.
+    saved = jax.checkpoint_policies.dots_saveable
+
     def loss(params: Any, data: Cached, row_R: Array, key: Array) -> tuple[Array, Array]:
-        x_RL, observed_RL = take(data.panel, span, row_R)
         encoded = encode(model, params["backbone"], data, span, row_R)
-        y_RH = forecast(model, params, encoded, span.horizons[-1])
-        error_RH = PENALTY[penalty](y_RH - x_RL[:, span.lookback :])
-        weight_RH = observed_RL[:, span.lookback :].astype(jnp.float32)
-        return (error_RH * weight_RH).sum(1), weight_RH.sum(1)
+
+        @functools.partial(jax.checkpoint, policy=saved)
+        def decode(params: Any, encoded: Encoded) -> Array:
+            return forecast(model, params, encoded, span.horizons[-1])
+
+        x_RH, observed_RH = future(data.panel, span, row_R)
+        error_RH = PENALTY[penalty](decode(params, encoded) - x_RH)
+        return jnp.where(observed_RH, error_RH, 0).sum(1), observed_RH.sum(1, dtype=jnp.float32)
 
     return loss
 
@@ -137,20 +207,29 @@ def prepare(series: Series, mesh: Mesh) -> Problem:
     return Problem(series, scaler, meshes.replicate(mesh, panel), mesh)
 
 
-def encode_all(model: CrossMAE, backbone: Any, problem: Problem, span: Span, block: int, budget: int) -> Cached:
-    """Returns the series with the encoder's output of every row of the span; without, when past `budget` bytes."""
+def encode_all(
+    model: CrossMAE, backbone: Any, problem: Problem, span: Span, block: int, budget: int, dtype: DTypeLike
+) -> Cached:
+    """Returns the series with the encoder's output of every row of the span, or of as many as `budget` bytes hold.
+
+    dtype: what the cache is stored in; bfloat16 holds twice as many rows.
+    """
     block = -(-min(block, span.rows) // problem.mesh.size) * problem.mesh.size
-    blocks = -(-span.rows // block)
 
-    @jax.jit
-    def run(backbone: Any, panel: Panel) -> Encoded:
-        def one(first: Array) -> Encoded:
-            row_R = meshes.split(problem.mesh, jnp.minimum(first + jnp.arange(block), span.rows - 1))
-            return encode(model, backbone, Cached(panel), span, row_R)
+    def one(backbone: Any, panel: Panel, first: Array) -> Encoded:
+        row_R = meshes.split(problem.mesh, jnp.minimum(first + jnp.arange(block), span.rows - 1))
+        encoded = encode(model, backbone, Cached(panel), span, row_R)
+        memory = jax.tree.map(lambda a: a.astype(dtype), encoded.memory)
+        return Encoded(memory, encoded.keep_RN, encoded.mean_R1, encoded.scale_R1)
 
-        stacked = jax.lax.map(one, jnp.arange(blocks) * block)
-        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), stacked)  # rows past the last are padding
+    @functools.partial(jax.jit, static_argnums=2)
+    def run(backbone: Any, panel: Panel, blocks: int) -> Encoded:
+        stacked = jax.lax.map(lambda first: one(backbone, panel, first), jnp.arange(blocks) * block)
+        # Whole on each device: a step's rows lie anywhere. Rows past the last are padding.
+        return meshes.whole(problem.mesh, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), stacked))
 
-    shapes = jax.eval_shape(run, backbone, problem.panel)
-    need = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-    return Cached(problem.panel, run(backbone, problem.panel) if need <= budget else None)
+    shapes = jax.tree.leaves(jax.eval_shape(one, backbone, problem.panel, 0))
+    need = sum(leaf.size * leaf.dtype.itemsize for leaf in shapes)
+    blocks = min(-(-span.rows // block), budget // need)
+    encoded = run(backbone, problem.panel, blocks) if blocks else None
+    return Cached(problem.panel, encoded, blocks * block >= span.rows, problem.mesh)

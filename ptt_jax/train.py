@@ -1,4 +1,4 @@
-"""Pre-train a backbone, tune prompts on a frozen one. Both go on where a run directory says they stopped."""
+"""Pre-train a backbone, going on where the run directory says that it stopped; and what both stages share."""
 
 import json
 from pathlib import Path
@@ -42,10 +42,10 @@ def count(tree: Params) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
 
 
-def chain(section: ConfigDict, steps: int) -> Any:
-    """Returns the optimiser of a stage's config section."""
+def chain(section: ConfigDict, steps: int, **instead: Any) -> Any:
+    """Returns the optimiser of a stage's config section, with some of its knobs, maybe traced ones, in their stead."""
     names = {"peak": "learning_rate", "warmup": "warmup", "weight_decay": "weight_decay", "clip": "clip"}
-    return optim.chain(steps=steps, **{name: section[key] for name, key in names.items()})
+    return optim.chain(steps=steps, **{name: instead.get(key, section[key]) for name, key in names.items()})
 
 
 def check(cfg: ConfigDict, problem: Problem) -> None:
@@ -68,7 +68,7 @@ def whole_patches(cfg: ConfigDict) -> int:
     return prompts.patches(horizon, cfg.model.patch) * cfg.model.patch
 
 
-def pretrain(cfg: ConfigDict, run: Path, problem: Problem, log: Log) -> None:
+def pretrain(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = "") -> None:
     """Pre-trains a backbone and writes backbone.json, unless that is there already."""
     if (run / "backbone.json").exists():
         log.say(f"pretrain: done before ({run / 'backbone.json'})")
@@ -112,7 +112,7 @@ def pretrain(cfg: ConfigDict, run: Path, problem: Problem, log: Log) -> None:
         })  # fmt: skip
         store.save(pause.step, {"params": chosen, "state": state}, meta)
 
-    loop = Loop("pretrain", steps, p.validations, chunk, Cached(problem.panel), key, log)
+    loop = Loop("pretrain", steps, p.validations, chunk, (Cached(problem.panel), key), log, profile)
     if not stalled([v for _, v in history], p.patience):
         for pause in loop.run(begin):
             keep(pause)
@@ -130,80 +130,3 @@ def pretrain(cfg: ConfigDict, run: Path, problem: Problem, log: Log) -> None:
         "architecture": card,
     }  # fmt: skip
     write_atomic(run / "backbone.json", json.dumps(about, indent=2))
-
-
-def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log) -> str:
-    """Tunes prompts on the run's backbone, unless that was done; returns the task's name.
-
-    All horizons learn in one run. Each keeps the tokens of the step that was best for it on validation, step 0 (the
-    mask token alone) among them.
-    """
-    task = prompts.name(problem.series.name, cfg.horizons)
-    if (run / "prompts" / f"{task}.json").exists():
-        log.say(f"tune: done before ({run / 'prompts' / task}.json)")
-        return task
-    t, card = cfg.tune, checkpoint.find_backbone(run)
-    model = build(card["architecture"], cfg.compute_dtype)
-    backbone = meshes.replicate(problem.mesh, checkpoint.load_backbone(card, shapes(model)))
-    train, validation = (problem.span(s, cfg.lookback, cfg.horizons) for s in ("train", "validation"))
-    steps = optim.plan(t.epochs, t.steps, t.batch, train.rows, "tune")
-
-    prompt = prompts.make(t.prompts, prompts.patches(cfg.horizons[-1], model.patch), model.width)
-    params = {"backbone": backbone, "prompt": meshes.replicate(problem.mesh, prompt)}
-    tx = optim.PROMPT.transform(chain(t, steps), params)
-    state = step.start(params, tx)
-    loss = tasks.forecasting(model, train, penalty=t.loss)
-    chunk = step.many(step.one(loss, tx, optim.PROMPT, problem.mesh, t.batch, train.rows))
-    data = tasks.encode_all(model, backbone, problem, train, cfg.evaluate.batch, t.cache_bytes)
-    left = t.cache_bytes - data.encoded_bytes
-    look = evaluate.watcher(model, problem, validation, cfg.evaluate.batch, backbone, left)
-
-    best = {str(h): prompts.cut(prompt, prompts.patches(h, model.patch)) for h in cfg.horizons}
-    store = Store(run / "prompts" / task, ("prompt", "state"))
-    trees = {"prompt": best, "state": {"prompt": params["prompt"], "opt_state": state.opt_state}}
-    trees, meta = resume(store, trees, log, "tune", problem.mesh)
-    best, saved = jax.device_get(trees["prompt"]), trees["state"]
-    history: list[tuple[int, dict[str, float]]] = [(at, values) for at, values in meta.get("history", [])]
-    spent: float = meta.get("seconds", 0.0)
-    at = jnp.int32(history[-1][0] if history else 0)
-    begin = step.State(at, {**params, "prompt": saved["prompt"]}, saved["opt_state"])
-    cached = f"{data.encoded_bytes / 2**20:.0f} MiB of encodings cached" if data.encoded else "encoder run at each step"
-    log.say(
-        f"tune: {prompts.size(prompt):,} prompt parameters, {train.rows:,} rows, {steps:,} steps of {t.batch}, {cached}"
-    )
-
-    def keep(pause: Pause) -> None:
-        """Looks at validation, keeps what is best for each horizon, says so, saves."""
-        values = look(pause.state.params)
-        check_finite("tune", f"validation after step {pause.step}", *values.values())
-        tokens = jax.device_get(pause.state.params["prompt"])
-        for h in cfg.horizons:
-            if all(values[str(h)] < past[str(h)] for _, past in history):
-                best[str(h)] = prompts.cut(tokens, prompts.patches(h, model.patch))
-        history.append((pause.step, values))
-        meta.update(history=history, seconds=spent + pause.seconds)
-        trees = {"prompt": best, "state": {"prompt": tokens, "opt_state": pause.state.opt_state}}
-        log.pause("tune", pause, steps, t.batch / train.rows, meta["seconds"], {"validation_mse": values})
-        store.save(pause.step, trees, meta)
-
-    def settled() -> bool:
-        return all(stalled([values[str(h)] for _, values in history], t.patience) for h in cfg.horizons)
-
-    if not history:
-        keep(Pause(begin, 0, float("nan"), 0.0, 0.0))
-    if not settled():
-        for pause in Loop("tune", steps, t.validations, chunk, data, keys(cfg.seed, "tune")[1], log).run(begin):
-            keep(pause)
-            if settled():
-                log.say(f"tune: no horizon better in {t.patience} looks at validation, stopped")
-                break
-    store.close()
-    about = {
-        "task": task, "step": history[-1][0], "chosen": {h: min((v[h], at) for at, v in history)[1] for h in best},
-        "shapes": {h: list(p["tokens_MD"].shape) for h, p in best.items()},
-        "content_hash": checkpoint.content_hash(best),
-        "backbone": card["content_hash"], "backbone_run": card["run"], "tuned_parameters": prompts.size(prompt),
-        "seconds": round(meta["seconds"], 1), "groups": optim.table(params, optim.PROMPT),
-    }  # fmt: skip
-    write_atomic(run / "prompts" / f"{task}.json", json.dumps(about, indent=2))
-    return task

@@ -3,8 +3,6 @@
 A row is one channel of one window. Rows are numbered window by window: row = window * C + channel.
 """
 
-from typing import NamedTuple
-
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -21,19 +19,23 @@ class Panel:
     observed_CT: Array
 
 
-class Span(NamedTuple):
+@flax.struct.dataclass
+class Span:
     """Admissible windows of a split: starts `first`, `first` + 1, ... with `counts[i]` windows for `horizons[i]`.
 
     Shorter horizons have more windows; a row is in the span when its shortest target fits. Steps from `end` on belong
     to another split and count as missing.
+
+    Where a split lies may be traced, so that one program serves every split; lookback, horizons and channels are part
+    of a program.
     """
 
     first: int
     end: int
-    lookback: int
-    horizons: tuple[int, ...]
     counts: tuple[int, ...]
-    channels: int
+    lookback: int = flax.struct.field(pytree_node=False)
+    horizons: tuple[int, ...] = flax.struct.field(pytree_node=False)
+    channels: int = flax.struct.field(pytree_node=False)
 
     @property
     def rows(self) -> int:
@@ -64,13 +66,28 @@ def span(border: tuple[int, int], lookback: int, horizons: tuple[int, ...], chan
         raise UserError(
             f"the {split} split has {counts[0]} windows of {channels} channels; accepted: less than 2^31 rows in all"
         )
-    return Span(first, end, lookback, horizons, counts, channels)
+    return Span(first, end, counts, lookback, horizons, channels)
 
 
 def take(panel: Panel, span: Span, row_R: Array) -> tuple[Array, Array]:
     """Returns x_RL float32 and observed_RL bool of the numbered rows, L = lookback + longest horizon."""
+    return cut(panel, span, row_R, 0, span.length)
+
+
+def past(panel: Panel, span: Span, row_R: Array) -> tuple[Array, Array]:
+    """Returns x_RT and observed_RT, the rows' history."""
+    return cut(panel, span, row_R, 0, span.lookback)
+
+
+def future(panel: Panel, span: Span, row_R: Array) -> tuple[Array, Array]:
+    """Returns x_RH and observed_RH, what the longest horizon holds; steps past the split's end count as missing."""
+    return cut(panel, span, row_R, span.lookback, span.length)
+
+
+def cut(panel: Panel, span: Span, row_R: Array, begin: int, end: int) -> tuple[Array, Array]:
+    """Returns steps [begin, end) of the rows' windows."""
     channel_R, start_R = row_R % span.channels, span.first + row_R // span.channels
-    at_RL = start_R[:, None] + jnp.arange(span.length)[None]
+    at_RL = start_R[:, None] + jnp.arange(begin, end)[None]
     inside_RL = at_RL < span.end
     at_RL = jnp.minimum(at_RL, span.end - 1)
     return panel.values_CT[channel_R[:, None], at_RL], panel.observed_CT[channel_R[:, None], at_RL] & inside_RL

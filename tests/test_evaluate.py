@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from ptt_jax import baselines, evaluate, mesh
-from ptt_jax.windows import take
+from ptt_jax.windows import future, past, take
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +33,9 @@ def plain(problem):
     return out
 
 
-def naive(span):
-    def forecast(panel, row_R):
-        x_RT = take(panel, span, row_R)[0][:, : span.lookback]
-        return tuple(baselines.seasonal_naive(x_RT, 24, h) for h in span.horizons)
-
-    return forecast
+def naive(panel, span, row_R):
+    x_RT, _ = past(panel, span, row_R)
+    return {"naive": tuple(baselines.seasonal_naive(x_RT, 24, h) for h in span.horizons)}
 
 
 @pytest.mark.parametrize("batch", [1, 64, 10_000])
@@ -49,7 +46,7 @@ def test_masked_evaluation_equals_plain_numpy_whatever_the_batch(problem, plain,
     span = problem.span("test", 48, (12, 20))
     on = mesh.make(devices)
     panel = mesh.replicate(on, problem.panel)
-    errors = evaluate.evaluator(naive(span), span, on, batch)(panel, panel)
+    errors = evaluate.evaluator(naive, on, batch)(panel, panel, span)["naive"]
     for e, (horizon, by_hand) in zip(errors, plain.items(), strict=True):
         assert e.windows == len(by_hand)
         assert e.count_H.sum() == np.isfinite(by_hand).sum()
@@ -62,11 +59,31 @@ def test_masked_evaluation_equals_plain_numpy_whatever_the_batch(problem, plain,
 def test_a_perfect_forecast_has_no_error(problem):
     span = problem.span("validation", 48, (12,))
 
-    def oracle(panel, row_R):
-        return (take(panel, span, row_R)[0][:, span.lookback :],)
+    def oracle(panel, span, row_R):
+        return {"oracle": (future(panel, span, row_R)[0],)}
 
-    (e,) = evaluate.evaluator(oracle, span, problem.mesh, 128)(problem.panel, problem.panel)
+    (e,) = evaluate.evaluator(oracle, problem.mesh, 128)(problem.panel, problem.panel, span)["oracle"]
     assert (e.mse, e.mae) == (0, 0)
+
+
+def test_one_program_serves_every_split_and_members_are_measured_side_by_side(problem, plain):
+    traced = []
+
+    def two(panel, span, row_R):
+        traced.append(span.horizons)
+        y_RH = naive(panel, span, row_R)["naive"]
+        return {"pair": tuple(jnp.stack([y, jnp.full_like(y, jnp.nan)])[:, None] for y in y_RH)}
+
+    measure = evaluate.evaluator(two, problem.mesh, 64)
+    for split in ("validation", "test"):
+        errors = measure(problem.panel, problem.panel, problem.span(split, 48, (12, 20)))["pair"]
+        if split == "validation":
+            programs = len(traced)
+    assert len(traced) == programs
+    for e, (horizon, by_hand) in zip(errors, plain.items(), strict=True):
+        assert e.mse_H.shape == (2, 1, horizon)
+        np.testing.assert_allclose(e.mse[0, 0], np.nanmean(by_hand**2), rtol=1e-6)
+        assert np.isnan(e.mse[1, 0])  # one that diverged says so
 
 
 def test_seasonal_naive_repeats_the_last_season():

@@ -15,6 +15,7 @@ RANKS = (
     ("evaluate", "checkpoint", "log"),
     ("loop",),
     ("train",),
+    ("tune",),
     ("score", "report"),
     ("main",),
 )

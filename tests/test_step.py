@@ -42,7 +42,7 @@ def test_one_device_and_four_give_the_same_weights(problem, model, params, group
     for devices in (1, 4):
         mesh = meshes.make(devices)
         state, data, one, _ = setup(problem, model, params, mesh, groups)
-        state, total = step.many(one)(state, data, jax.random.key(5), jnp.int32(5))
+        state, total = step.many(one)(state, jnp.int32(5), data, jax.random.key(5))
         ends.append(jax.device_get((state.params, total)))
     close(*ends)
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), ends[0][0]["backbone"], jax.device_get(params))
@@ -82,7 +82,7 @@ def test_a_pmap_of_the_step_agrees_with_jit(problem, model, params):
         row_R = windows.batch(order_key, jnp.int32(s), BATCH, span.rows)
         theirs, value = mapped(theirs, data, row_R.reshape(4, -1), jax.random.fold_in(step_key, s))
         theirs, summed = jax.device_get(theirs), summed + float(value)
-    ours, total = step.many(one)(state, data, key, jnp.int32(3))
+    ours, total = step.many(one)(state, jnp.int32(3), data, key)
     close(jax.device_get(ours.params), theirs.params)
     np.testing.assert_allclose(total, summed, rtol=1e-5)
 
@@ -94,7 +94,7 @@ def test_the_number_of_steps_in_a_dispatch_changes_no_bit(problem, model, params
         state, data, one, _ = setup(problem, model, params, mesh, optim.ALL)
         chunk = step.many(one)
         for count in counts:
-            state, _ = chunk(state, data, jax.random.key(5), jnp.int32(count))
+            state, _ = chunk(state, jnp.int32(count), data, jax.random.key(5))
         assert chunk._cache_size() == 1  # and compiles nothing anew
         ends.append(jax.device_get(state))
     for a, b in zip(*map(jax.tree.leaves, ends), strict=True):
@@ -111,7 +111,7 @@ def test_a_batch_that_does_not_divide_by_the_mesh_says_so():
 def test_steps_leave_every_bit_of_the_frozen_leaves(problem, model, params):
     mesh = meshes.make(1)
     state, data, one, _ = setup(problem, model, params, mesh, optim.PROMPT)
-    state, _ = step.many(one)(state, data, jax.random.key(5), jnp.int32(4))
+    state, _ = step.many(one)(state, jnp.int32(4), data, jax.random.key(5))
     before, after = ([np.asarray(a).tobytes() for a in jax.tree.leaves(t)] for t in (params, state.params["backbone"]))
     assert before == after
     assert np.abs(state.params["prompt"]["tokens_MD"]).max() > 1e-3

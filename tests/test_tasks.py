@@ -67,7 +67,7 @@ def test_windows_that_only_hold_a_short_horizon_teach_that_one(problem, model, t
 def test_cached_encodings_give_the_loss_and_gradient_of_fresh_ones(problem, model, tuning):
     span, params = tuning
     loss = jax.jit(tasks.forecasting(model, span, penalty="mse"))
-    cached = tasks.encode_all(model, params["backbone"], problem, span, 64, 2**30)
+    cached = tasks.encode_all(model, params["backbone"], problem, span, 64, 2**30, jnp.float32)
     assert cached.encoded is not None
     assert cached.encoded_bytes > span.rows * 4 * 16 * 4
 
@@ -84,7 +84,7 @@ def test_cached_encodings_give_the_loss_and_gradient_of_fresh_ones(problem, mode
 
 def test_a_budget_that_is_too_small_caches_nothing(problem, model, params):
     span = problem.span("train", 48, (12, 20))
-    assert tasks.encode_all(model, params, problem, span, 64, 1000).encoded is None
+    assert tasks.encode_all(model, params, problem, span, 64, 1000, jnp.float32).encoded is None
 
 
 def test_prompts_are_sliced_shared_counted_and_named():
@@ -107,7 +107,7 @@ def test_the_frozen_backward_pass_is_absent(problem, model, tuning):
     """Forward of everything and backward through the decoder's queries alone, against all of both."""
     span, params = tuning
     full = optim.Groups((*optim.ALL.tuned, "prompt"))
-    cached = tasks.encode_all(model, params["backbone"], problem, span, 64, 2**30)
+    cached = tasks.encode_all(model, params["backbone"], problem, span, 64, 2**30, jnp.float32)
     whole = compiled(problem, model, params, full, Cached(problem.panel), span)
     tuned = compiled(problem, model, params, optim.PROMPT, Cached(problem.panel), span)
     stored = compiled(problem, model, params, optim.PROMPT, cached, span)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from ptt_jax import checkpoint, config, evaluate, loop, tasks, train, windows
+from ptt_jax import checkpoint, config, evaluate, loop, tasks, train, tune, windows
 from ptt_jax.checkpoint import Store, content_hash
 from ptt_jax.config import UserError
 from ptt_jax.log import Log
@@ -44,7 +44,7 @@ def open_run(path, cfg):
 def both(cfg, run, problem):
     log = Log(run / "metrics.jsonl")
     train.pretrain(cfg, run, problem, log)
-    return train.tune(cfg, run, problem, log)
+    return tune.tune(cfg, run, problem, log)
 
 
 TASK = "generated-12-20"
@@ -106,7 +106,7 @@ def test_each_horizon_keeps_the_tokens_of_its_best_look_at_validation(finished):
     assert [line["step"] for line in looks] == [0, 2, 4, 6]
     for h in ("12", "20"):
         best = min(looks, key=lambda line: line["validation_mse"][h])
-        assert prompt["chosen"][h] == best["step"]
+        assert prompt["chosen"][h] == [best["step"]]
 
 
 def test_step_zero_is_the_zero_shot_forecast_and_wins_when_tuning_hurts(finished, problem, tmp_path):
@@ -115,11 +115,11 @@ def test_step_zero_is_the_zero_shot_forecast_and_wins_when_tuning_hurts(finished
     cfg.backbone = str(finished)
     open_run(run, cfg)
     checkpoint.refer(run, checkpoint.find_backbone(finished))
-    train.tune(cfg, run, problem, Log(run / "metrics.jsonl"))
+    tune.tune(cfg, run, problem, Log(run / "metrics.jsonl"))
     card = checkpoint.find_backbone(run)
-    assert json.loads((run / "prompts" / f"{TASK}.json").read_text())["chosen"] == {"12": 0, "20": 0}
+    assert json.loads((run / "prompts" / f"{TASK}.json").read_text())["chosen"] == {"12": [0], "20": [0]}
     chosen = checkpoint.load_prompts(run, TASK, card["content_hash"])
-    assert all((p["tokens_MD"] == 0).all() for p in chosen.values())
+    assert all((p["tokens_MD"] == 0).all() for (p,) in chosen.values())
 
 
 def test_prompts_refuse_another_backbone(finished, problem, tmp_path):
@@ -193,16 +193,16 @@ def test_the_backbone_is_the_best_on_validation_the_first_of_equals(problem, tmp
 
 
 def test_each_horizon_keeps_its_own_best_tokens(finished, problem, tmp_path, monkeypatch):
-    script = [{"12": a, "20": b} for a, b in ((5.0, 5.0), (1.0, 4.0), (2.0, 3.0), (3.0, 2.0))]
+    script = [{"12": np.full((1, 1), a), "20": np.full((1, 1), b)} for a, b in ((5, 5), (1, 4), (2, 3), (3, 2))]
     shown = scripted(monkeypatch, "watcher", script)
     cfg, run = make_config(), tmp_path / "run"
     cfg.backbone = str(finished)
     open_run(run, cfg)
     checkpoint.refer(run, checkpoint.find_backbone(finished))
-    train.tune(cfg, run, problem, Log(run / "metrics.jsonl"))
+    tune.tune(cfg, run, problem, Log(run / "metrics.jsonl"))
     chosen = checkpoint.load_prompts(run, TASK, checkpoint.find_backbone(run)["content_hash"])
-    np.testing.assert_array_equal(chosen[12]["tokens_MD"], shown[1]["prompt"]["tokens_MD"][:1])
-    np.testing.assert_array_equal(chosen[20]["tokens_MD"], shown[3]["prompt"]["tokens_MD"])
+    np.testing.assert_array_equal(chosen[12][0]["tokens_MD"], shown[1]["prompt"]["tokens_MD"][0, 0, :1])
+    np.testing.assert_array_equal(chosen[20][0]["tokens_MD"], shown[3]["prompt"]["tokens_MD"][0, 0])
     assert np.abs(shown[1]["prompt"]["tokens_MD"] - shown[3]["prompt"]["tokens_MD"]).max() > 1e-4
 
 
@@ -288,13 +288,102 @@ def test_the_hash_sees_names_shapes_dtypes_and_every_byte():
     assert content_hash(a) == content_hash({"y": a["y"], "x": a["x"]})
 
 
-def test_the_cache_is_only_a_matter_of_speed(finished, problem, tmp_path):
-    cfg, run = make_config(), tmp_path / "run"
-    cfg.backbone, cfg.tune.cache_bytes = str(finished), 0
+def tune_on(backbone, problem, run, **knobs):
+    """Tunes on a finished run's backbone with some knobs of its own; returns validation by step and the card."""
+    cfg = make_config()
+    cfg.backbone = str(backbone)
+    cfg.tune.update(knobs)
+    open_run(run, cfg)
+    checkpoint.refer(run, checkpoint.find_backbone(backbone))
+    tune.tune(cfg, run, problem, Log(run / "metrics.jsonl"))
+    store = Store(run / "prompts" / TASK, ("prompt", "state"))
+    history = store.meta(store.latest())["history"]
+    store.close()
+    return history, json.loads((run / "prompts" / f"{TASK}.json").read_text())
+
+
+EACH = 4 * 2 * 16 * 4 + 4 + 2 * 4  # bytes of a row: keys and values of 4 patches, which are kept, mean and scale
+
+
+@pytest.mark.parametrize("budget", [0, 600 * EACH], ids=["none", "two thirds"])
+def test_the_cache_is_only_a_matter_of_speed(finished, problem, tmp_path, budget, capsys):
+    history, _ = tune_on(finished, problem, tmp_path / "run", cache_bytes=budget)
+    share = "0%" if budget == 0 else "59%"  # 4 blocks of 128 rows, of 873
+    assert f"{share} of the rows encoded once" in capsys.readouterr().out
+    theirs = outcome(finished)[3]
+    for (at, ours), (_, values) in zip(history, theirs, strict=True):
+        for h in ("12", "20"):
+            np.testing.assert_allclose(ours[h], values[h], rtol=1e-5, err_msg=f"step {at}")
+
+
+def test_a_cache_of_half_the_bytes_gives_nearly_the_same_result(finished, problem, tmp_path, capsys):
+    history, _ = tune_on(finished, problem, tmp_path / "run", cache_dtype="bfloat16", cache_bytes=600 * EACH)
+    assert "100% of the rows encoded once" in capsys.readouterr().out
+    last, theirs = (
+        np.array([values[h] for h in ("12", "20")]) for _, values in (history[-1], outcome(finished)[3][-1])
+    )
+    assert 0 < np.abs(last / theirs - 1).max() < 5e-3
+
+
+def test_a_sweep_in_one_run_gives_what_each_member_gives_alone(finished, problem, tmp_path):
+    """Two seeds, two learning rates and two weight decays side by side, against four of the runs one by one."""
+    sweep, card = tune_on(
+        finished, problem, tmp_path / "sweep", seeds=2, learning_rates=(3e-2, 1e-2), weight_decays=(0.0, 1.0)
+    )
+    assert np.shape(sweep[-1][1]["20"]) == (2, 4)
+    alone = [
+        tune_on(finished, problem, tmp_path / f"{rate}-{decay}", learning_rate=rate, weight_decay=decay)
+        for rate in (3e-2, 1e-2)
+        for decay in (0.0, 1.0)
+    ]
+    for g, (history, _) in enumerate(alone):
+        for (_, ours), (_, theirs) in zip(history, sweep, strict=True):
+            np.testing.assert_allclose(ours["20"][0][0], theirs["20"][0][g], rtol=1e-5)
+    assert len({round(sweep[-1][1]["20"][s][g], 7) for s in (0, 1) for g in range(4)}) == 8  # and all differ
+    for h in ("12", "20"):
+        best_SG = np.array([values[h] for _, values in sweep]).min(0)
+        g = best_SG.mean(0).argmin()
+        assert card["setting"][h]["index"] == g
+        for s, at in enumerate(card["chosen"][h]):
+            np.testing.assert_allclose(dict(map(tuple, sweep))[at][h][s][g], best_SG[s, g])
+    assert card["seeds"] == [0, 1]
+
+
+def test_the_second_seed_of_a_run_is_the_run_of_the_next_seed(finished, problem, tmp_path):
+    both_seeds, _ = tune_on(finished, problem, tmp_path / "two", seeds=2)
+    cfg, run = make_config(), tmp_path / "one"
+    cfg.seed, cfg.backbone = 1, str(finished)
     open_run(run, cfg)
     checkpoint.refer(run, checkpoint.find_backbone(finished))
-    train.tune(cfg, run, problem, Log(run / "metrics.jsonl"))
-    ours, theirs = ([line for line in outcome(r)[2] if line["stage"] == "tune"] for r in (run, finished))
-    for a, b in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(list(a["validation_mse"].values()), list(b["validation_mse"].values()), rtol=1e-4)
-    assert tasks.Cached(problem.panel).encoded_bytes == 0
+    tune.tune(cfg, run, problem, Log(run / "metrics.jsonl"))
+    alone = outcome(run)[3]
+    np.testing.assert_allclose(both_seeds[-1][1]["20"][1], alone[-1][1]["20"][0], rtol=1e-5)
+    assert both_seeds[-1][1]["20"][0] != both_seeds[-1][1]["20"][1]
+
+
+def test_a_setting_that_diverges_is_never_chosen_and_stops_no_one(finished, problem, tmp_path):
+    history, card = tune_on(
+        finished, problem, tmp_path / "run", learning_rates=(1e38, 1e-2), warmup=0.0, weight_decays=(1e5,)
+    )
+    assert history[-1][1]["20"][0][0] is None  # nan, as JSON has it
+    assert card["setting"]["20"]["learning_rate"] == 1e-2
+
+
+def test_a_sweep_that_was_stopped_goes_on(finished, problem, tmp_path, monkeypatch):
+    knobs = {"seeds": 2, "learning_rates": (3e-2, 1e-2)}
+    whole, card = tune_on(finished, problem, tmp_path / "whole", **knobs)
+    save, left = Store.save, [2]
+
+    def cut(self, *args):
+        save(self, *args)
+        left[0] -= 1
+        if not left[0]:
+            raise Stop
+
+    monkeypatch.setattr(Store, "save", cut)
+    with pytest.raises(Stop):
+        tune_on(finished, problem, tmp_path / "cut", **knobs)
+    monkeypatch.setattr(Store, "save", save)
+    again, card_again = tune_on(finished, problem, tmp_path / "cut", **knobs)
+    assert again == whole
+    assert card_again["content_hash"] == card["content_hash"]

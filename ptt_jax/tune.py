@@ -1,0 +1,179 @@
+"""Tune prompts on a frozen backbone: all horizons, seeds and settings of a small sweep in one run."""
+
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from ml_collections import ConfigDict
+
+from ptt_jax import checkpoint, evaluate, optim, prompts, step, tasks
+from ptt_jax import mesh as meshes
+from ptt_jax.checkpoint import Store
+from ptt_jax.config import write_atomic
+from ptt_jax.log import Log
+from ptt_jax.loop import Loop, Pause, check_finite, keys, resume, stalled
+from ptt_jax.tasks import Problem
+from ptt_jax.train import build, chain, shapes
+
+# A member of the fan is one seed (S) and one setting (G); the backbone is everyone's.
+AXES: Any = step.State(step=None, params={"backbone": None, "prompt": 0}, opt_state=0)  # type: ignore[arg-type]
+
+
+class Sweep:
+    """The settings of a sweep: each learning rate with each weight decay."""
+
+    def __init__(self, section: ConfigDict) -> None:
+        rates = tuple(section.learning_rates) or (section.learning_rate,)
+        decays = tuple(section.weight_decays) or (section.weight_decay,)
+        self.settings = [
+            {"learning_rate": float(r), "weight_decay": float(d)} for r, d in itertools.product(rates, decays)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.settings)
+
+    def hyper_G(self) -> dict[str, Array]:
+        """Returns the settings as a dict of vectors, for `step.fan`."""
+        return {key: jnp.array([s[key] for s in self.settings], jnp.float32) for key in self.settings[0]}
+
+
+@dataclasses.dataclass
+class History:
+    """What validation said at each look: {horizon: MSE_SG}, nan for a member that diverged."""
+
+    looks: list[tuple[int, dict[str, np.ndarray]]]
+
+    @classmethod
+    def load(cls, saved: list) -> "History":
+        looks = [(at, {h: np.array(v, np.float64) for h, v in values.items()}) for at, values in saved]
+        return cls(looks)
+
+    def save(self) -> list:
+        """Returns it as lists for JSON, which has no nan."""
+        return [
+            (at, {h: [[x if np.isfinite(x) else None for x in row] for row in v.tolist()] for h, v in values.items()})
+            for at, values in self.looks
+        ]
+
+    def stack(self, horizon: str) -> np.ndarray:
+        """Returns mse_ASG over the looks (A), infinite where a member diverged."""
+        return np.stack([np.nan_to_num(values[horizon], nan=np.inf, posinf=np.inf) for _, values in self.looks])
+
+    def better(self, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Returns {horizon: better_SG}: where `values` are below every look so far."""
+        if not self.looks:
+            return {h: np.ones(v.shape, bool) for h, v in values.items()}
+        return {h: v < self.stack(h).min(0) for h, v in values.items()}
+
+    def setting(self, horizon: str) -> int:
+        """Returns the setting that serves a horizon best: by the mean over seeds of each seed's best look."""
+        return int(self.stack(horizon).min(0).mean(0).argmin())
+
+    def steps(self, horizon: str, setting: int) -> list[int]:
+        """Returns the step of each seed's best look, the first of equals."""
+        return [self.looks[a][0] for a in self.stack(horizon)[:, :, setting].argmin(0)]
+
+    def settled(self, patience: int) -> bool:
+        """Says whether no horizon of any member got better in the last `patience` looks."""
+        columns = [self.stack(h).reshape(len(self.looks), -1).T for h in self.looks[0][1]]
+        return all(stalled(list(member), patience) for member in np.concatenate(columns))
+
+
+def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = "") -> str:
+    """Tunes prompts on the run's backbone, unless that was done; returns the task's name.
+
+    All horizons learn in one run. Each keeps the tokens of the step that was best for it on validation, step 0 (the
+    mask token alone) among them; of a sweep it takes the setting that was best on validation over all seeds.
+    """
+    task = prompts.name(problem.series.name, cfg.horizons)
+    if (run / "prompts" / f"{task}.json").exists():
+        log.say(f"tune: done before ({run / 'prompts' / task}.json)")
+        return task
+    t, card = cfg.tune, checkpoint.find_backbone(run)
+    model = build(card["architecture"], cfg.compute_dtype)
+    backbone = meshes.replicate(problem.mesh, checkpoint.load_backbone(card, shapes(model)))
+    train, validation = (problem.span(s, cfg.lookback, cfg.horizons) for s in ("train", "validation"))
+    steps = optim.plan(t.epochs, t.steps, t.batch, train.rows, "tune")
+    seeds, sweep = range(cfg.seed, cfg.seed + t.seeds), Sweep(t)
+    members = f", {t.seeds} seeds x {len(sweep)} settings" if t.seeds * len(sweep) > 1 else ""
+
+    one = prompts.make(t.prompts, prompts.patches(cfg.horizons[-1], model.patch), model.width)
+    many = jax.tree.map(lambda a: np.zeros((t.seeds, len(sweep), *a.shape), a.dtype), one)
+    params = {"backbone": backbone, "prompt": meshes.replicate(problem.mesh, many)}
+    loss = tasks.forecasting(model, train, penalty=t.loss)
+    alone = {"backbone": backbone, "prompt": one}
+
+    def transform(hyper: Any) -> Any:
+        return optim.PROMPT.transform(chain(t, steps, **hyper), alone)
+
+    def member(hyper: dict[str, Array]) -> step.Step:
+        return step.one(loss, transform(hyper), optim.PROMPT, problem.mesh, t.batch, train.rows)
+
+    opt_state = transform(sweep.settings[0]).init(alone)
+    opt_state = jax.tree.map(lambda a: np.broadcast_to(a, (t.seeds, len(sweep), *a.shape)), opt_state)
+    chunk = step.many(step.fan(member, AXES))
+    dtype = model.dtype if t.cache_dtype == "compute" else jnp.dtype(t.cache_dtype)
+    data = tasks.encode_all(model, backbone, problem, train, cfg.evaluate.batch, t.cache_bytes, dtype)
+    spare = t.cache_bytes - data.encoded_bytes
+    look = evaluate.watcher(model, problem, validation, cfg.evaluate.batch, backbone, spare, dtype)
+
+    best = {str(h): jax.tree.map(np.array, many) for h in cfg.horizons}
+    best = {h: {"tokens_MD": p["tokens_MD"][:, :, : prompts.patches(int(h), model.patch)]} for h, p in best.items()}
+    store = Store(run / "prompts" / task, ("prompt", "state"))
+    trees = {"prompt": best, "state": {"prompt": params["prompt"], "opt_state": opt_state}}
+    trees, meta = resume(store, trees, log, "tune", problem.mesh)
+    best, saved = jax.device_get(trees["prompt"]), meshes.replicate(problem.mesh, trees["state"])
+    history, spent = History.load(meta.get("history", [])), meta.get("seconds", 0.0)
+    at = np.int32(history.looks[-1][0] if history.looks else 0)
+    begin = step.State(meshes.replicate(problem.mesh, at), {**params, "prompt": saved["prompt"]}, saved["opt_state"])
+    share = min(data.stored, train.rows) / train.rows
+    log.say(
+        f"tune: {prompts.size(one):,} prompt parameters{members}, {train.rows:,} rows, {steps:,} steps of {t.batch}, "
+        f"{share:.0%} of the rows encoded once ({data.encoded_bytes / 2**20:.0f} MiB)"
+    )
+
+    def keep(pause: Pause) -> None:
+        """Looks at validation, keeps what is best for each horizon, says so, saves."""
+        values = look(pause.state.params)
+        for v in values.values():
+            check_finite("tune", f"validation after step {pause.step}", *np.where(np.isfinite(v), v, np.inf).min(1))
+        tokens = jax.device_get(pause.state.params["prompt"])["tokens_MD"]
+        for h, better_SG in history.better(values).items():
+            kept = best[h]["tokens_MD"]
+            best[h] = {"tokens_MD": np.where(better_SG[:, :, None, None], tokens[:, :, : kept.shape[2]], kept)}
+        history.looks.append((pause.step, values))
+        meta.update(history=history.save(), seconds=spent + pause.seconds)
+        state = {"prompt": pause.state.params["prompt"], "opt_state": pause.state.opt_state}
+        said = {h: float(np.nan_to_num(v, nan=np.inf).mean(0).min()) for h, v in values.items()}  # the best setting's
+        log.pause("tune", pause, steps, t.batch / train.rows, meta["seconds"], {"validation_mse": said})
+        store.save(pause.step, {"prompt": best, "state": state}, meta)
+
+    if not history.looks:
+        keep(Pause(begin, 0, float("nan"), 0.0, 0.0))
+    key_S = jnp.stack([keys(seed, "tune")[1] for seed in seeds])
+    inputs = data, *meshes.replicate(problem.mesh, (key_S, sweep.hyper_G()))
+    if not history.settled(t.patience):
+        for pause in Loop("tune", steps, t.validations, chunk, inputs, log, profile).run(begin):
+            keep(pause)
+            if history.settled(t.patience):
+                log.say(f"tune: no horizon better in {t.patience} looks at validation, stopped")
+                break
+    store.close()
+    setting = {h: history.setting(h) for h in best}
+    about = {
+        "task": task, "step": history.looks[-1][0], "seeds": list(seeds),
+        "chosen": {h: history.steps(h, g) for h, g in setting.items()},
+        "setting": {h: {"index": g, **sweep.settings[g]} for h, g in setting.items()},
+        "shapes": {h: list(p["tokens_MD"].shape) for h, p in best.items()},
+        "content_hash": checkpoint.content_hash(best),
+        "backbone": card["content_hash"], "backbone_run": card["run"], "tuned_parameters": prompts.size(one),
+        "seconds": round(meta["seconds"], 1), "groups": optim.table(alone, optim.PROMPT),
+    }  # fmt: skip
+    write_atomic(run / "prompts" / f"{task}.json", json.dumps(about, indent=2))
+    return task

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
+from ptt_jax.bits import coins
+
 # A window that hardly moves is divided by this instead of its own spread (scaled units, where a channel's spread over
 # the training rows is 1): the same floor on the way in and on the way out, so that the round trip is exact.
 SCALE_FLOOR = 1e-3
@@ -104,7 +106,6 @@ class Block(nn.Module):
         self.norm_mlp = nn.LayerNorm(dtype=self.dtype, name="norm_mlp")
         self.mlp_in = nn.Dense(self.mlp, dtype=self.dtype, name="mlp_in")
         self.mlp_out = nn.Dense(self.width, dtype=self.dtype, name="mlp_out")
-        self.drop_attention, self.drop_mlp = nn.Dropout(self.dropout), nn.Dropout(self.dropout)
 
     def memory(self, z_RSD: Array, at_RS: Array) -> Memory:
         """Returns what `__call__` reads of z_RSD: this block's keys and values."""
@@ -122,6 +123,13 @@ class Block(nn.Module):
         q_RQD = self.norm_attention(x_RQD)
         k_RSKh, v_RSKh = self.memory(q_RQD, at_RQ) if memory is None else memory
         read_RQD = self.attention.attend(q_RQD, at_RQ, k_RSKh, v_RSKh, keep_RS)
-        x_RQD = x_RQD + self.drop_attention(read_RQD, deterministic=not train)
+        x_RQD = x_RQD + self.drop(read_RQD, train)
         out_RQD = self.mlp_out(nn.gelu(self.mlp_in(self.norm_mlp(x_RQD))))
-        return x_RQD + self.drop_mlp(out_RQD, deterministic=not train)
+        return x_RQD + self.drop(out_RQD, train)
+
+    def drop(self, x: Array, train: bool) -> Array:
+        """Returns x with a share `dropout` of its elements zero and the others larger by as much."""
+        if not train or not self.dropout:
+            return x
+        keep = coins(self.make_rng("dropout"), x.shape, 1 - self.dropout)
+        return jnp.where(keep, x / (1 - self.dropout), 0)

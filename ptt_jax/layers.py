@@ -4,6 +4,9 @@ R rows (independent univariate windows)  L steps of a window  P patch  N patches
 Q queries  S keys.  A suffix on a name gives its axes: `x_RNP`.
 """
 
+import math
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -15,6 +18,8 @@ from ptt_jax.bits import coins
 # A window that hardly moves is divided by this instead of its own spread (scaled units, where a channel's spread over
 # the training rows is 1): the same floor on the way in and on the way out, so that the round trip is exact.
 SCALE_FLOOR = 1e-3
+
+MASKED = -1e30  # added to a logit that no query may see
 
 Memory = tuple[Array, Array]  # keys and values (R, S, K, h) of what a block reads
 
@@ -60,6 +65,33 @@ def sincos(position_RN: Array, width: int, longest: float) -> Array:
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
+def product(x: Array, kernel: Array, dims: tuple, precision: Any = None, out: DTypeLike | None = None) -> Array:
+    """Returns the product of a layer: the last axes of x with the first axes of the kernel, rows and patches as one
+    axis. For linen's `dot_general`, whose gradient of the kernel otherwise takes XLA:CPU twice the time."""
+    (axes, _), _ = dims
+    inner = math.prod(kernel.shape[: len(axes)])
+    y = jnp.dot(x.reshape(-1, inner), kernel.reshape(inner, -1), precision=precision, preferred_element_type=out)
+    return y.reshape(*x.shape[: x.ndim - len(axes)], *kernel.shape[len(axes) :])
+
+
+def attend(q_RQKh: Array, k_RSKh: Array, v_RSKh: Array, keep_RS: Array | None) -> Array:
+    """Returns the softmax-weighted mean of the values, (R, Q, K, h); keys with keep = False weigh nothing.
+
+    Logits, softmax and sums are float32. The sum divides the result and not each weight, which leaves the backward pass
+    without a reduction over the weights.
+    """
+    logits_RKQS = jnp.einsum("RQKh,RSKh->RKQS", q_RQKh, k_RSKh, preferred_element_type=jnp.float32)
+    if keep_RS is not None:
+        logits_RKQS = logits_RKQS + jnp.where(keep_RS, 0.0, MASKED)[:, None, None, :]
+    top_RKQ1 = jax.lax.stop_gradient(logits_RKQS.max(-1, keepdims=True))
+    weight_RKQS = jnp.exp(logits_RKQS - top_RKQ1)
+    sum_RQK1 = weight_RKQS.sum(-1).swapaxes(1, 2)[..., None]
+    weighted = jnp.einsum(
+        "RKQS,RSKh->RQKh", weight_RKQS.astype(v_RSKh.dtype), v_RSKh, preferred_element_type=jnp.float32
+    )
+    return (weighted / sum_RQK1).astype(v_RSKh.dtype)
+
+
 class Attention(nn.Module):
     """Multi-head attention of queries over keys; `longest` > 0 rotates both by their positions."""
 
@@ -70,10 +102,11 @@ class Attention(nn.Module):
 
     def setup(self) -> None:
         def project(name: str) -> nn.DenseGeneral:
-            return nn.DenseGeneral((self.heads, self.width // self.heads), dtype=self.dtype, name=name)
+            shape = (self.heads, self.width // self.heads)
+            return nn.DenseGeneral(shape, dtype=self.dtype, dot_general=product, name=name)
 
         self.query, self.key, self.value = project("query"), project("key"), project("value")
-        self.out = nn.DenseGeneral(self.width, axis=(-2, -1), dtype=self.dtype, name="out")
+        self.out = nn.DenseGeneral(self.width, (-2, -1), dtype=self.dtype, dot_general=product, name="out")
 
     def project_keys(self, z_RSD: Array, at_RS: Array) -> Memory:
         """Returns keys and values. They depend on what is read alone, not on who reads it."""
@@ -82,11 +115,10 @@ class Attention(nn.Module):
 
     def attend(self, x_RQD: Array, at_RQ: Array, k_RSKh: Array, v_RSKh: Array, keep_RS: Array | None) -> Array:
         """Returns what the queries read; keys with keep = False are seen by none."""
-        q_RQKh = self.query(x_RQD)
+        q_RQKh = self.query(x_RQD) * (self.width // self.heads) ** -0.5
         if self.longest:
             q_RQKh = rotate(q_RQKh, at_RQ, self.longest)
-        mask = None if keep_RS is None else keep_RS[:, None, None, :]
-        return self.out(jax.nn.dot_product_attention(q_RQKh, k_RSKh, v_RSKh, mask=mask))
+        return self.out(attend(q_RQKh, k_RSKh, v_RSKh, keep_RS))
 
 
 class Block(nn.Module):
@@ -104,8 +136,8 @@ class Block(nn.Module):
         self.norm_attention = nn.LayerNorm(dtype=self.dtype, name="norm_attention")
         self.attention = Attention(self.width, self.heads, self.longest, self.dtype, name="attention")
         self.norm_mlp = nn.LayerNorm(dtype=self.dtype, name="norm_mlp")
-        self.mlp_in = nn.Dense(self.mlp, dtype=self.dtype, name="mlp_in")
-        self.mlp_out = nn.Dense(self.width, dtype=self.dtype, name="mlp_out")
+        self.mlp_in = nn.Dense(self.mlp, dtype=self.dtype, dot_general=product, name="mlp_in")
+        self.mlp_out = nn.Dense(self.width, dtype=self.dtype, dot_general=product, name="mlp_out")
 
     def memory(self, z_RSD: Array, at_RS: Array) -> Memory:
         """Returns what `__call__` reads of z_RSD: this block's keys and values."""

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from ptt_jax.layers import Block, instance_stats, patchify, sincos
+from ptt_jax.layers import Block, instance_stats, patchify, product, sincos
 
 # The groups that can be frozen or trained apart, by the first part of a parameter's path.
 GROUPS = ("embed", "encoder", "mask_token", "decoder", "head")
@@ -50,13 +50,13 @@ class CrossMAE(nn.Module):
         def block(name: str) -> Block:
             return Block(self.width, self.heads, self.mlp, self.dropout, longest, self.dtype, name=name)
 
-        self.embed = nn.Dense(self.width, dtype=self.dtype, name="embed")
+        self.embed = nn.Dense(self.width, dtype=self.dtype, dot_general=product, name="embed")
         self.encoder = [block(f"encoder_{i}") for i in range(self.encoder_layers)]
         self.encoder_norm = nn.LayerNorm(dtype=self.dtype, name="encoder_norm")
         self.mask_token = self.param("mask_token", nn.initializers.normal(0.02), (self.width,))
         self.decoder = [block(f"decoder_{i}") for i in range(self.decoder_layers)]
         self.decoder_norm = nn.LayerNorm(dtype=self.dtype, name="decoder_norm")
-        self.head = nn.Dense(self.patch, dtype=self.dtype, name="head")
+        self.head = nn.Dense(self.patch, dtype=self.dtype, dot_general=product, name="head")
         if self.position == "learned":
             self.table = self.param("embed_position", nn.initializers.normal(0.02), (self.patches, self.width))
 

@@ -7,6 +7,7 @@ Letters, one for each axis, as suffixes of names:
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -56,7 +57,9 @@ class CrossMAE(nn.Module):
         self.mask_token = self.param("mask_token", nn.initializers.normal(0.02), (self.width,))
         self.decoder = [block(f"decoder_{i}") for i in range(self.decoder_layers)]
         self.decoder_norm = nn.LayerNorm(dtype=self.dtype, name="decoder_norm")
-        self.head = nn.Dense(self.patch, dtype=self.dtype, dot_general=product, name="head")
+        # The sums of a forecast stay float32: rounded to bfloat16, a value has three digits.
+        to_float32 = functools.partial(product, out=jnp.float32)
+        self.head = nn.Dense(self.patch, dtype=self.dtype, dot_general=to_float32, name="head")
         if self.position == "learned":
             self.table = self.param("embed_position", nn.initializers.normal(0.02), (self.patches, self.width))
 
@@ -96,7 +99,7 @@ class CrossMAE(nn.Module):
         query_RMD = jnp.broadcast_to(query_RMD, (z_RVD.shape[0], *query_RMD.shape[1:]))
         for block in self.decoder:
             query_RMD = block(query_RMD, at_RM, block.memory(z_RVD, at_RV), keep_RV, train=train)
-        return self.head(self.decoder_norm(query_RMD)).astype(jnp.float32)
+        return self.head(self.decoder_norm(query_RMD))
 
     def reconstruct(
         self, x_RL: Array, observed_RL: Array, visible_RV: Array, hidden_RM: Array, *, norm: str, train: bool = False

@@ -4,16 +4,24 @@ R rows (independent univariate windows)  L steps of a window  P patch  N patches
 Q queries  S keys.  A suffix on a name gives its axes: `x_RNP`.
 """
 
+import math
+from typing import Any
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
+
+from ptt_jax.bits import coins
 
 # A window that hardly moves is divided by this instead of its own spread (scaled units, where a channel's spread over
 # the training rows is 1): the same floor on the way in and on the way out, so that the round trip is exact.
 SCALE_FLOOR = 1e-3
 
-Memory = tuple[Array, Array]  # keys and values (R, K, S, h) of what a block reads
+MASKED = -1e30  # added to a logit that no query may see
+
+Memory = tuple[Array, Array]  # keys and values (R, S, K, h) of what a block reads
 
 
 def instance_stats(x_RL: Array, seen_RL: Array) -> tuple[Array, Array]:
@@ -57,6 +65,37 @@ def sincos(position_RN: Array, width: int, longest: float) -> Array:
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
+def product(x: Array, kernel: Array, dims: tuple, precision: Any = None, out: DTypeLike | None = None) -> Array:
+    """Returns the product of a layer: the last axes of x with the first axes of the kernel, rows and patches as one
+    axis. For linen's `dot_general`, whose gradient of the kernel otherwise takes XLA:CPU twice the time."""
+    (axes, _), _ = dims
+    inner = math.prod(kernel.shape[: len(axes)])
+    y = jnp.dot(x.reshape(-1, inner), kernel.reshape(inner, -1), precision=precision, preferred_element_type=out)
+    return y.reshape(*x.shape[: x.ndim - len(axes)], *kernel.shape[len(axes) :])
+
+
+def attend(q_RQKh: Array, k_RSKh: Array, v_RSKh: Array, keep_RS: Array | None) -> Array:
+    """Returns the softmax-weighted mean of the values, (R, Q, K, h); keys with keep = False weigh nothing.
+
+    Logits, softmax and sums are float32. The sum divides the result and not each weight, which leaves the backward pass
+    without a reduction over the weights. Queries of one row (q_1QKh) are asked of every row: the keys of all rows are
+    then one matrix for each head.
+    """
+    shared = len(q_RQKh) == 1
+    pairs = "QKh,RSKh->RKQS" if shared else "RQKh,RSKh->RKQS"
+    q = q_RQKh[0] if shared else q_RQKh
+    logits_RKQS = jnp.einsum(pairs, q, k_RSKh, preferred_element_type=jnp.float32)
+    if keep_RS is not None:
+        logits_RKQS = logits_RKQS + jnp.where(keep_RS, 0.0, MASKED)[:, None, None, :]
+    top_RKQ1 = jax.lax.stop_gradient(logits_RKQS.max(-1, keepdims=True))
+    weight_RKQS = jnp.exp(logits_RKQS - top_RKQ1)
+    sum_RQK1 = weight_RKQS.sum(-1).swapaxes(1, 2)[..., None]
+    weighted = jnp.einsum(
+        "RKQS,RSKh->RQKh", weight_RKQS.astype(v_RSKh.dtype), v_RSKh, preferred_element_type=jnp.float32
+    )
+    return (weighted / sum_RQK1).astype(v_RSKh.dtype)
+
+
 class Attention(nn.Module):
     """Multi-head attention of queries over keys; `longest` > 0 rotates both by their positions."""
 
@@ -67,37 +106,23 @@ class Attention(nn.Module):
 
     def setup(self) -> None:
         def project(name: str) -> nn.DenseGeneral:
-            return nn.DenseGeneral((self.heads, self.width // self.heads), dtype=self.dtype, name=name)
+            shape = (self.heads, self.width // self.heads)
+            return nn.DenseGeneral(shape, dtype=self.dtype, dot_general=product, name=name)
 
         self.query, self.key, self.value = project("query"), project("key"), project("value")
-        self.out = nn.DenseGeneral(self.width, axis=(-2, -1), dtype=self.dtype, name="out")
+        self.out = nn.DenseGeneral(self.width, (-2, -1), dtype=self.dtype, dot_general=product, name="out")
 
     def project_keys(self, z_RSD: Array, at_RS: Array) -> Memory:
         """Returns keys and values. They depend on what is read alone, not on who reads it."""
         k_RSKh, v_RSKh = self.key(z_RSD), self.value(z_RSD)
-        k_RSKh = rotate(k_RSKh, at_RS, self.longest) if self.longest else k_RSKh
-        return k_RSKh.swapaxes(1, 2), v_RSKh.swapaxes(1, 2)
+        return (rotate(k_RSKh, at_RS, self.longest) if self.longest else k_RSKh), v_RSKh
 
-    def attend(self, x_RQD: Array, at_RQ: Array, k_RKSh: Array, v_RKSh: Array, keep_RS: Array | None) -> Array:
+    def attend(self, x_RQD: Array, at_RQ: Array, k_RSKh: Array, v_RSKh: Array, keep_RS: Array | None) -> Array:
         """Returns what the queries read; keys with keep = False are seen by none."""
-        q_RQKh = self.query(x_RQD)
+        q_RQKh = self.query(x_RQD) * (self.width // self.heads) ** -0.5
         if self.longest:
             q_RQKh = rotate(q_RQKh, at_RQ, self.longest)
-        return self.out(read(q_RQKh, k_RKSh, v_RKSh, keep_RS))
-
-
-def read(q_RQKh: Array, k_RKSh: Array, v_RKSh: Array, keep_RS: Array | None) -> Array:
-    """Returns softmax(q k / sqrt(h)) v, (R, Q, K, h), logits and softmax in float32.
-
-    Queries of one row (q_1QKh) are asked of every row: all rows' keys are then one matrix for each head.
-    """
-    pairs = "qkh,rksh->rkqs" if len(q_RQKh) == 1 else "rqkh,rksh->rkqs"
-    q = q_RQKh[0] if len(q_RQKh) == 1 else q_RQKh
-    logits_RKQS = jnp.einsum(pairs, q, k_RKSh, preferred_element_type=jnp.float32) * q_RQKh.shape[-1] ** -0.5
-    if keep_RS is not None:
-        logits_RKQS = jnp.where(keep_RS[:, None, None, :], logits_RKQS, -1e30)
-    weights_RKQS = nn.softmax(logits_RKQS, axis=-1).astype(v_RKSh.dtype)
-    return jnp.einsum("rkqs,rksh->rqkh", weights_RKQS, v_RKSh)
+        return self.out(attend(q_RQKh, k_RSKh, v_RSKh, keep_RS))
 
 
 class Block(nn.Module):
@@ -115,9 +140,8 @@ class Block(nn.Module):
         self.norm_attention = nn.LayerNorm(dtype=self.dtype, name="norm_attention")
         self.attention = Attention(self.width, self.heads, self.longest, self.dtype, name="attention")
         self.norm_mlp = nn.LayerNorm(dtype=self.dtype, name="norm_mlp")
-        self.mlp_in = nn.Dense(self.mlp, dtype=self.dtype, name="mlp_in")
-        self.mlp_out = nn.Dense(self.width, dtype=self.dtype, name="mlp_out")
-        self.drop_attention, self.drop_mlp = nn.Dropout(self.dropout), nn.Dropout(self.dropout)
+        self.mlp_in = nn.Dense(self.mlp, dtype=self.dtype, dot_general=product, name="mlp_in")
+        self.mlp_out = nn.Dense(self.width, dtype=self.dtype, dot_general=product, name="mlp_out")
 
     def memory(self, z_RSD: Array, at_RS: Array) -> Memory:
         """Returns what `__call__` reads of z_RSD: this block's keys and values."""
@@ -133,8 +157,15 @@ class Block(nn.Module):
         train: bool = False,
     ) -> Array:
         q_RQD = self.norm_attention(x_RQD)
-        k_RKSh, v_RKSh = self.memory(q_RQD, at_RQ) if memory is None else memory
-        read_RQD = self.attention.attend(q_RQD, at_RQ, k_RKSh, v_RKSh, keep_RS)
-        x_RQD = x_RQD + self.drop_attention(read_RQD, deterministic=not train)
+        k_RSKh, v_RSKh = self.memory(q_RQD, at_RQ) if memory is None else memory
+        read_RQD = self.attention.attend(q_RQD, at_RQ, k_RSKh, v_RSKh, keep_RS)
+        x_RQD = x_RQD + self.drop(read_RQD, train)
         out_RQD = self.mlp_out(nn.gelu(self.mlp_in(self.norm_mlp(x_RQD))))
-        return x_RQD + self.drop_mlp(out_RQD, deterministic=not train)
+        return x_RQD + self.drop(out_RQD, train)
+
+    def drop(self, x: Array, train: bool) -> Array:
+        """Returns x with a share `dropout` of its elements zero and the others larger by as much."""
+        if not train or not self.dropout:
+            return x
+        keep = coins(self.make_rng("dropout"), x.shape, 1 - self.dropout)
+        return jnp.where(keep, x / (1 - self.dropout), 0)

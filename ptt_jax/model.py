@@ -6,6 +6,7 @@ Letters, one for each axis, as suffixes of names:
   D width  K heads  F mlp width
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from ptt_jax.layers import Block, Memory, instance_stats, patchify, sincos
+from ptt_jax.layers import Block, Memory, instance_stats, patchify, product, sincos
 
 # The groups that can be frozen or trained apart, by the first part of a parameter's path.
 GROUPS = ("embed", "encoder", "mask_token", "decoder", "head")
@@ -50,13 +51,15 @@ class CrossMAE(nn.Module):
         def block(name: str) -> Block:
             return Block(self.width, self.heads, self.mlp, self.dropout, longest, self.dtype, name=name)
 
-        self.embed = nn.Dense(self.width, dtype=self.dtype, name="embed")
+        self.embed = nn.Dense(self.width, dtype=self.dtype, dot_general=product, name="embed")
         self.encoder = [block(f"encoder_{i}") for i in range(self.encoder_layers)]
         self.encoder_norm = nn.LayerNorm(dtype=self.dtype, name="encoder_norm")
         self.mask_token = self.param("mask_token", nn.initializers.normal(0.02), (self.width,))
         self.decoder = [block(f"decoder_{i}") for i in range(self.decoder_layers)]
         self.decoder_norm = nn.LayerNorm(dtype=self.dtype, name="decoder_norm")
-        self.head = nn.Dense(self.patch, dtype=self.dtype, name="head")
+        # The sums of a forecast stay float32: rounded to bfloat16, a value has three digits.
+        to_float32 = functools.partial(product, out=jnp.float32)
+        self.head = nn.Dense(self.patch, dtype=self.dtype, dot_general=to_float32, name="head")
         if self.position == "learned":
             self.table = self.param("embed_position", nn.initializers.normal(0.02), (self.patches, self.width))
 
@@ -99,7 +102,7 @@ class CrossMAE(nn.Module):
         query_RMD = self.place(query_RMD, at_RM)
         for block, read in zip(self.decoder, memory, strict=True):
             query_RMD = block(query_RMD, at_RM, read, keep_RV, train=train)
-        return self.head(self.decoder_norm(query_RMD)).astype(jnp.float32)
+        return self.head(self.decoder_norm(query_RMD))
 
     def reconstruct(
         self, x_RL: Array, observed_RL: Array, visible_RV: Array, hidden_RM: Array, *, norm: str, train: bool = False

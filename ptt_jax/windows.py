@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ptt_jax.bits import mix
 from ptt_jax.config import UserError
 
 
@@ -91,13 +92,6 @@ def cut(panel: Panel, span: Span, row_R: Array, begin: int, end: int) -> tuple[A
     inside_RL = at_RL < span.end
     at_RL = jnp.minimum(at_RL, span.end - 1)
     return panel.values_CT[channel_R[:, None], at_RL], panel.observed_CT[channel_R[:, None], at_RL] & inside_RL
-
-
-def mix(x: Array) -> Array:
-    """Returns 32 well-mixed bits (the finaliser of MurmurHash3, Appleby)."""
-    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
-    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
-    return x ^ (x >> 16)
 
 
 def shuffle(key: Array, at_R: Array, rows: int, rounds: int = 48) -> Array:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 RANKS = (
-    ("config",),
+    ("config", "bits"),
     ("layers", "windows", "mesh", "clock", "generated"),
     ("frame",),
     ("data", "model", "prompts", "baselines"),

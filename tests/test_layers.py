@@ -49,3 +49,40 @@ def test_positions_far_apart_in_the_window_are_told_apart():
 
 def test_patches_are_consecutive_pieces():
     np.testing.assert_array_equal(layers.patchify(jnp.arange(12)[None], 4)[0], np.arange(12).reshape(3, 4))
+
+
+def memory(dtype=jnp.float32, rows: int = 4, size: float = 1.0):
+    """Queries, keys and values of 5 queries and 7 keys, and which keys count."""
+    q, k, v = (jax.random.normal(jax.random.key(i), (rows, n, 2, 8), jnp.float32) for i, n in enumerate((5, 7, 7)))
+    keep = (jnp.arange(7)[None] + jnp.arange(rows)[:, None]) % 3 > 0
+    return (size * q).astype(dtype), (size * k).astype(dtype), v.astype(dtype), keep
+
+
+def test_attention_and_its_gradient_are_those_of_jax():
+    q, k, v, keep = memory(size=3.0)
+
+    def ours(q, k, v):
+        return layers.attend(q / jnp.sqrt(8.0), k, v, keep)
+
+    def theirs(q, k, v):
+        return jax.nn.dot_product_attention(q, k, v, mask=keep[:, None, None, :])
+
+    np.testing.assert_allclose(ours(q, k, v), theirs(q, k, v), rtol=1e-5, atol=1e-5)
+    gradients = (jax.grad(lambda *a, f=f: jnp.sin(f(*a)).sum(), (0, 1, 2))(q, k, v) for f in (ours, theirs))
+    for a, b in zip(*gradients, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_keys_that_do_not_count_weigh_exactly_nothing():
+    q, k, v, keep = memory()
+    wild = [jnp.where(keep[..., None, None], a, 1e6) for a in (k, v)]
+    np.testing.assert_array_equal(layers.attend(q, *wild, keep), layers.attend(q, k, v, keep))
+
+
+def test_logits_and_softmax_of_bfloat16_are_float32():
+    """Logits of about 60: bfloat16 would round them by a quarter, and the weights by as much."""
+    q, k, v, keep = memory(jnp.bfloat16, rows=64, size=4.0)
+    whole = layers.attend(*(a.astype(jnp.float32) for a in (q, k, v)), keep)
+    half = layers.attend(q, k, v, keep)
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(half.astype(jnp.float32), whole, rtol=2**-7, atol=2**-7)

@@ -117,6 +117,29 @@ def test_bfloat16_compute_keeps_float32_parameters_and_outputs(params, history):
     assert 0 < np.abs(a - b).max() < 0.1 * np.abs(b).max()
 
 
+def equations(jaxpr):
+    """Every equation of a program and of the programs inside it."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda a: hasattr(a, "eqns")):
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
+
+
+def test_statistics_softmax_and_output_are_float32_under_bfloat16(params, history):
+    half = CrossMAE(12, 16, 16, 2, 1, 1, patches=6, dtype=jnp.bfloat16)
+    program = jax.make_jaxpr(lambda p, x, o: half.apply({"params": p}, x, o, None, 24, method=half.forecast))
+    every = list(equations(program(params, *history).jaxpr))
+    exact = [e for e in every if e.primitive.name in ("exp", "rsqrt", "sqrt", "reduce_sum", "reduce_max", "div")]
+    assert {"exp", "rsqrt", "reduce_sum", "reduce_max"} <= {e.primitive.name for e in exact}
+    floats = {v.aval.dtype for e in exact for v in (*e.invars, *e.outvars) if jnp.issubdtype(v.aval.dtype, jnp.inexact)}
+    assert floats == {jnp.dtype("float32")}
+    products = [e for e in every if e.primitive.name == "dot_general"]
+    assert {v.aval.dtype for e in products for v in e.invars} == {jnp.dtype("bfloat16")}
+    assert products[-1].outvars[0].aval.shape[-1] == 12  # the head
+    assert products[-1].outvars[0].aval.dtype == jnp.float32
+
+
 def test_every_parameter_belongs_to_a_group(params):
     paths = {"/".join(k.key for k in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)}
     assert {group(p) for p in paths} == {"embed", "encoder", "mask_token", "decoder", "head"}

@@ -49,6 +49,22 @@ def test_one_device_and_four_give_the_same_weights(problem, model, params, group
     assert (max(jax.tree.leaves(moved)) > 1e-3) == (groups == optim.ALL)
 
 
+def test_dropout_is_the_same_on_any_number_of_devices_and_sends_nothing(problem, params):
+    sizes = {"patch": 12, "width": 16, "mlp": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "patches": 6}
+    ends, sent = [], []
+    for devices, rate in ((1, 0.5), (4, 0.5), (4, 0.0)):
+        model, mesh = CrossMAE(**sizes, dropout=rate), meshes.make(devices)
+        state, data, one, _ = setup(problem, model, params, mesh, optim.ALL)
+        text = jax.jit(one).lower(state, data, jax.random.key(5)).compile().as_text()
+        sent.append([text.count(f" {name}(") for name in ("all-reduce", "all-gather", "all-to-all")])
+        state, total = step.many(one)(state, jnp.int32(5), data, jax.random.key(5))
+        ends.append(jax.device_get((state.params, total)))
+    close(*ends[:2])
+    assert sent[1] == sent[2]
+    assert sent[0] == [0, 0, 0]
+    assert np.abs(ends[1][1] - ends[2][1]) > 1e-3
+
+
 def test_rows_are_split_over_the_mesh(problem, model, params):
     mesh = meshes.make(4)
     state, data, one, _ = setup(problem, model, params, mesh, optim.ALL)

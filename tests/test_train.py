@@ -361,12 +361,26 @@ def test_the_second_seed_of_a_run_is_the_run_of_the_next_seed(finished, problem,
     assert both_seeds[-1][1]["20"][0] != both_seeds[-1][1]["20"][1]
 
 
-def test_a_setting_that_diverges_is_never_chosen_and_stops_no_one(finished, problem, tmp_path):
-    history, card = tune_on(
-        finished, problem, tmp_path / "run", learning_rates=(1e38, 1e-2), warmup=0.0, weight_decays=(1e5,)
+def test_a_setting_that_diverges_is_never_chosen_and_stops_no_one(finished, problem, tmp_path, monkeypatch):
+    looks = [[2.0, 2.0], [1.0, 1.9], [np.nan, 1.5], [np.nan, 1.4]]
+    scripted(monkeypatch, "watcher", [{h: np.array([look]) for h in ("12", "20")} for look in looks])
+    history, card = tune_on(finished, problem, tmp_path / "run", learning_rates=(3e-2, 1e-2))
+    assert history[-1][1]["20"] == [[None, 1.4]]  # JSON has no nan
+    assert (card["setting"]["20"]["index"], card["chosen"]["20"]) == (0, [2])  # it was good while it lasted
+    scripted(
+        monkeypatch, "watcher", [{h: np.array([look]) for h in ("12", "20")} for look in looks[:1] + looks[2:] * 2]
     )
-    assert history[-1][1]["20"][0][0] is None  # nan, as JSON has it
-    assert card["setting"]["20"]["learning_rate"] == 1e-2
+    _, card = tune_on(finished, problem, tmp_path / "other", learning_rates=(3e-2, 1e-2))
+    assert (card["setting"]["20"]["index"], card["chosen"]["20"]) == (1, [4])
+
+
+def test_a_loss_that_is_not_finite_counts_only_when_a_seed_has_no_other(tmp_path):
+    fetch = loop.Loop("tune", 4, 1, None, (), Log(tmp_path / "m")).fetch
+    assert fetch(0, 2, np.array([[np.nan, 1.0], [2.0, np.inf]])) == 1.5
+    with pytest.raises(UserError, match="between steps 0 and 2 the loss is not finite"):
+        fetch(0, 2, np.array([[np.nan, np.nan], [2.0, 1.0]]))
+    with pytest.raises(UserError, match="the loss is not finite"):
+        fetch(0, 2, np.float32(np.nan))
 
 
 def test_a_sweep_that_was_stopped_goes_on(finished, problem, tmp_path, monkeypatch):

@@ -94,6 +94,7 @@ def pretrain(cfg: ConfigDict, run: Path, problem: Problem, log: Log) -> None:
     history: list[tuple[int, float]] = [(at, value) for at, value in meta.get("history", [])]
     spent: float = meta.get("seconds", 0.0)
     begin = step.State(jnp.int32(history[-1][0] if history else 0), {"backbone": saved["params"]}, saved["opt_state"])
+    begin = meshes.replicate(problem.mesh, begin)
     log.say(f"pretrain: {count(params):,} parameters, {train.rows:,} rows, {steps:,} steps of {p.batch}")
 
     def keep(pause: Pause) -> None:
@@ -167,6 +168,7 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log) -> str:
     spent: float = meta.get("seconds", 0.0)
     at = jnp.int32(history[-1][0] if history else 0)
     begin = step.State(at, {**params, "prompt": saved["prompt"]}, saved["opt_state"])
+    begin = meshes.replicate(problem.mesh, begin)
     cached = f"{data.encoded_bytes / 2**20:.0f} MiB of encodings cached" if data.encoded else "encoder run at each step"
     log.say(
         f"tune: {prompts.size(prompt):,} prompt parameters, {train.rows:,} rows, {steps:,} steps of {t.batch}, {cached}"

@@ -57,7 +57,7 @@ def evaluator(forecast: Forecast, span: Span, mesh: Mesh, batch: int) -> Callabl
             weight_RH = (observed_RL[:, target] & inside_R1).astype(jnp.float32)
             error_RH = (y_RH - x_RL[:, target]) * weight_RH
             out.append((jnp.square(error_RH).sum(0), jnp.abs(error_RH).sum(0), weight_RH.sum(0)))
-        return out
+        return meshes.whole(mesh, out)
 
     def run(panel: Panel, inputs: Any) -> list[Errors]:
         parts = [sums(panel, inputs, jnp.int32(first)) for first in range(0, span.rows, batch)]
@@ -89,7 +89,7 @@ def sampler(
         at_R = meshes.split(problem.mesh, first + jnp.arange(block))
         row_R, key = shuffle(rows_key, at_R, span.rows), jax.random.fold_in(mask_key, first)
         pairs = reconstruct(params, data, row_R, key), foretell(params, data, row_R, key)
-        return jax.tree.map(lambda a_R: (a_R * (at_R < rows)).sum(), pairs)
+        return meshes.whole(problem.mesh, jax.tree.map(lambda a_R: (a_R * (at_R < rows)).sum(), pairs))
 
     def look(params: Params) -> dict[str, float]:
         parts = [losses(params, Cached(problem.panel), jnp.int32(first)) for first in range(0, rows, block)]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ptt_jax import checkpoint, evaluate, optim, prompts, step, tasks
+from ptt_jax import checkpoint, evaluate, optim, processes, prompts, step, tasks
 from ptt_jax import mesh as meshes
 from ptt_jax.checkpoint import Store
 from ptt_jax.config import UserError, write_atomic
@@ -70,7 +70,7 @@ def whole_patches(cfg: ConfigDict) -> int:
 
 def pretrain(cfg: ConfigDict, run: Path, problem: Problem, log: Log) -> None:
     """Pre-trains a backbone and writes backbone.json, unless that is there already."""
-    if (run / "backbone.json").exists():
+    if processes.once((run / "backbone.json").exists):
         log.say(f"pretrain: done before ({run / 'backbone.json'})")
         return
     p, card = cfg.pretrain, architecture(cfg)
@@ -100,7 +100,7 @@ def pretrain(cfg: ConfigDict, run: Path, problem: Problem, log: Log) -> None:
     def keep(pause: Pause) -> None:
         """Looks at validation, says so, saves: a line without its checkpoint is dropped by the next call."""
         nonlocal chosen
-        losses = look(pause.state.params)
+        losses = processes.agree(look(pause.state.params))
         check_finite("pretrain", f"validation after step {pause.step}", *losses.values())
         value = {**losses, "last": -float(pause.step)}[p.choose]
         if all(value < past for _, past in history):
@@ -130,7 +130,7 @@ def pretrain(cfg: ConfigDict, run: Path, problem: Problem, log: Log) -> None:
         "train_end": series.splits["train"][1], "lookback": cfg.lookback, "seconds": round(meta["seconds"], 1),
         "architecture": card,
     }  # fmt: skip
-    write_atomic(run / "backbone.json", json.dumps(about, indent=2))
+    processes.once(lambda: write_atomic(run / "backbone.json", json.dumps(about, indent=2)))
 
 
 def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log) -> str:
@@ -140,7 +140,7 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log) -> str:
     mask token alone) among them.
     """
     task = prompts.name(problem.series.name, cfg.horizons)
-    if (run / "prompts" / f"{task}.json").exists():
+    if processes.once((run / "prompts" / f"{task}.json").exists):
         log.say(f"tune: done before ({run / 'prompts' / task}.json)")
         return task
     t, card = cfg.tune, checkpoint.find_backbone(run)
@@ -176,7 +176,7 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log) -> str:
 
     def keep(pause: Pause) -> None:
         """Looks at validation, keeps what is best for each horizon, says so, saves."""
-        values = look(pause.state.params)
+        values = processes.agree(look(pause.state.params))
         check_finite("tune", f"validation after step {pause.step}", *values.values())
         tokens = jax.device_get(pause.state.params["prompt"])
         for h in cfg.horizons:
@@ -207,5 +207,5 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log) -> str:
         "backbone": card["content_hash"], "backbone_run": card["run"], "tuned_parameters": prompts.size(prompt),
         "seconds": round(meta["seconds"], 1), "groups": optim.table(params, optim.PROMPT),
     }  # fmt: skip
-    write_atomic(run / "prompts" / f"{task}.json", json.dumps(about, indent=2))
+    processes.once(lambda: write_atomic(run / "prompts" / f"{task}.json", json.dumps(about, indent=2)))
     return task

@@ -61,7 +61,7 @@ def moments(panel: Panel, span: Span, weights_TH: Array | None) -> tuple[np.ndar
     used = min(rows, MOST_ROWS)
 
     @jax.jit
-    def block(first: Array) -> tuple[Array, Array, Array]:
+    def block(panel: Panel, weights_TH: Array | None, first: Array) -> tuple[Array, Array, Array]:
         index_R = first + jnp.arange(BLOCK)
         row_R = shuffle(jax.random.key(0), index_R, rows)
         x_RL, observed_RL = take(panel, span, row_R)
@@ -77,6 +77,6 @@ def moments(panel: Panel, span: Span, weights_TH: Array | None) -> tuple[np.ndar
 
     totals = [np.zeros((span.lookback, span.lookback)), np.zeros((span.lookback, span.horizons[-1])), np.zeros(())]
     for first in range(0, used, BLOCK):
-        for total, part in zip(totals, block(jnp.int32(first)), strict=True):
+        for total, part in zip(totals, block(panel, weights_TH, jnp.int32(first)), strict=True):
             total += np.asarray(part, np.float64)
     return totals[0], totals[1], float(totals[2])

@@ -27,7 +27,7 @@ from flax import serialization
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers as managers
 
-from ptt_jax import config
+from ptt_jax import config, processes
 from ptt_jax.config import UserError, write_atomic
 
 FORMAT = 2
@@ -86,6 +86,7 @@ def open_run(workdir: Path, cfg: ConfigDict, about: dict[str, Any]) -> Path:
 
 def versions() -> dict[str, str]:
     """Returns what a number depends on besides config and data."""
+    several = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
     packages = ("ptt_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pandas", "ml-collections")
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     try:
@@ -95,7 +96,7 @@ def versions() -> dict[str, str]:
     return {
         **{name: metadata.version(name) for name in packages}, "git": git.strip() or "unknown",
         "python": platform.python_version(), "machine": platform.machine(),
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}{several}",
     }  # fmt: skip
 
 
@@ -142,7 +143,7 @@ class Store:
         self.manager.wait_until_finished()
 
     def latest(self) -> int | None:
-        return self.manager.latest_step()
+        return processes.once(self.manager.latest_step)
 
     def meta(self, step: int) -> dict[str, Any]:
         """Returns what was noted with a step."""

@@ -11,15 +11,16 @@ from ptt_jax.config import write_atomic
 
 
 class Log:
-    """Appends records to metrics.jsonl and prints them."""
+    """Appends records to metrics.jsonl and prints them; a quiet one (of all processes but the first) does neither."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.live = sys.stdout.isatty()
+    def __init__(self, path: Path, quiet: bool = False) -> None:
+        self.path, self.quiet = path, quiet
+        self.live = sys.stdout.isatty() and not quiet
 
     def say(self, text: str) -> None:
         """Prints a line."""
-        print(("\r\033[K" if self.live else "") + text, flush=True)
+        if not self.quiet:
+            print(("\r\033[K" if self.live else "") + text, flush=True)
 
     def progress(self, text: str) -> None:
         """Shows a line that the next one replaces, on a terminal only."""
@@ -28,6 +29,8 @@ class Log:
 
     def write(self, record: dict[str, Any]) -> None:
         """Appends one record, a line of JSON."""
+        if self.quiet:
+            return
         with self.path.open("a", encoding="utf-8") as f:
             f.write(json.dumps(record, allow_nan=False) + "\n")
 
@@ -44,7 +47,7 @@ class Log:
 
     def rewind(self, stage: str, step: int) -> None:
         """Drops what a stage logged after `step`, which a resumed run will do and log again, and a torn last line."""
-        if not self.path.exists():
+        if self.quiet or not self.path.exists():
             return
         kept = []
         for line in self.path.read_text(encoding="utf-8").splitlines():

@@ -1,6 +1,8 @@
-"""python -m ptt_jax.main --config=configs/X.py [--workdir=DIR] [--config.key=value ...]
+"""python -m ptt_jax.main --config=configs/X.py [--workdir=DIR] [--config.key=value ...] [--distributed[=WHERE]]
 
 Pre-trains, tunes, evaluates and reports; a stage whose result is in the run directory is skipped.
+--distributed makes this process one of several on one run directory: WHERE is HOST:PORT,COUNT,INDEX, the same in each
+but for INDEX (process 0 is at HOST:PORT); without it Slurm, Open MPI, Kubernetes or Cloud TPU say who is who.
 """
 
 import logging
@@ -14,7 +16,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from ptt_jax import checkpoint, config, data, mesh, report, score, tasks, train, tune
+from ptt_jax import checkpoint, config, data, mesh, processes, report, score, tasks, train, tune
 from ptt_jax.config import UserError
 from ptt_jax.log import Log
 
@@ -45,9 +47,13 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
             (standard, rule), kind = known[key], type(known[key][0]).__name__
             words = rule.words or f"a {kind} like {standard!r}"
             raise UserError(f"config.{key} = {value} is no {kind}; accepted: {words}, as {kind}") from None
-    rest = [a for a in argv if not a.startswith(("--config=", "--config.", "--workdir="))]
+    rest = [a for a in argv if not a.startswith(("--config=", "--config.", "--workdir=", "--distributed="))]
+    rest = [a for a in rest if a != "--distributed"]
     if rest:
-        raise UserError(f"argument {rest[0]} is unknown; accepted: --config=FILE, --workdir=DIR and --config.key=value")
+        raise UserError(
+            f"argument {rest[0]} is unknown; "
+            f"accepted: --config=FILE, --workdir=DIR, --config.key=value and --distributed[=WHERE]"
+        )
     config.check(cfg)
     named = [a.partition("=")[2] for a in argv if a.startswith("--workdir=")]
     changed = "" if config.content_hash(cfg) == plain else f"-{config.content_hash(cfg)}"
@@ -95,10 +101,14 @@ def run(cfg: ConfigDict, workdir: Path, command: str = "", profile: str = "") ->
     """Runs all stages and returns the report's path. This is the one function that the command line calls."""
     config.check(cfg)
     set_up(cfg)
-    card = checkpoint.find_backbone(Path(cfg.backbone).expanduser()) if cfg.backbone else {}
-    if card:
-        adopt(cfg, card)
-    series = data.load(cfg.data)
+    with processes.together():
+        card = checkpoint.find_backbone(Path(cfg.backbone).expanduser()) if cfg.backbone else {}
+        if card:
+            adopt(cfg, card)
+        series = data.load(cfg.data)
+    own = ("cache_dir", "data.dir", "data.download")  # where things lie on this machine
+    knobs = {f"config.{key}": value for key, value in config.flat(cfg).items() if key not in own}
+    processes.check_alike({**knobs, "--workdir": str(workdir), "the data's fingerprint": series.fingerprint})
     problem = tasks.prepare(series, mesh.make(cfg.devices))
     train.check(cfg, problem)  # before anything is written
     about = {"name": series.name, "fingerprint": series.fingerprint, "freq": series.freq, "splits": series.splits}
@@ -107,8 +117,10 @@ def run(cfg: ConfigDict, workdir: Path, command: str = "", profile: str = "") ->
             f"the backbone {card['run']} learned from the first {card['train_end']} rows of the same data, past the "
             f"end of the train split at {series.splits['train'][1]}; accepted: a data.split with as large a train share"
         )
-    workdir = checkpoint.open_run(workdir, cfg, about)
-    log = Log(workdir / "metrics.jsonl")
+    processes.once(lambda: str(checkpoint.open_run(workdir, cfg, about)))
+    with processes.together():
+        checkpoint.read_json(workdir / "config.json")  # on a file system that all processes share
+    log = Log(workdir / "metrics.jsonl", quiet=not processes.is_first())
     for note in series.notes:
         log.say(f"data: {note}")
     if card:
@@ -116,15 +128,15 @@ def run(cfg: ConfigDict, workdir: Path, command: str = "", profile: str = "") ->
             log.say(
                 f"warning: the backbone learned from steps of '{card['freq']}' ({card['data']}), not '{series.freq}'"
             )
-        checkpoint.refer(workdir, card)
+        processes.once(lambda: checkpoint.refer(workdir, card))
     else:
         train.pretrain(cfg, workdir, problem, log, profile)
     task = tune.tune(cfg, workdir, problem, log, profile)
     score.score(cfg, workdir, problem, task, log)
-    if (workdir / "report.md").exists():
+    if processes.once((workdir / "report.md").exists):
         log.say(f"report: done before ({workdir / 'report.md'})")
         return workdir / "report.md"
-    return report.write(workdir, command)
+    return Path(processes.once(lambda: str(report.write(workdir, command))))
 
 
 def adopt(cfg: ConfigDict, card: dict) -> None:
@@ -150,16 +162,22 @@ def main(argv: list[str] | None = None) -> int:
         print(legend())
         return 0
     try:
-        path = run(*parse(argv), shlex.join(["python", "-m", "ptt_jax.main", *argv]))
+        cfg, workdir = parse(argv)
+        where = [a.partition("=")[2] for a in argv if a.partition("=")[0] == "--distributed"]
+        if where:
+            processes.join(where[-1])
+        path = run(cfg, workdir, shlex.join(["python", "-m", "ptt_jax.main", *argv]))
     except UserError as e:
         print(f"ptt_jax: {' '.join(str(e).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nptt_jax: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
-    print(f"report: {path}")
+    if processes.is_first():
+        print(f"report: {path}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with processes.company():
+        sys.exit(main())

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import numpy as np
 from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -11,20 +12,34 @@ from ptt_jax.config import UserError
 
 def make(devices: int = 0) -> Mesh:
     """Returns a mesh over the first `devices` devices (0 = all). Raises UserError when there are fewer."""
-    found = jax.devices()
+    found = jax.devices()  # of all processes
     if devices > len(found):
         raise UserError(
             f"config.devices = {devices}, but there are {len(found)} ({found[0].platform}); "
             f"accepted: 0 for all of them, or at most {len(found)}"
         )
     count = devices or len(found)
+    if count < len(found) and jax.process_count() > 1:
+        raise UserError(
+            f"config.devices = {devices}, but {jax.process_count()} processes have {len(found)} devices; "
+            f"accepted: 0 or {len(found)}, since no process may be left out"
+        )
     # Auto axes: under Explicit ones (the default of make_mesh) sharded gathers and splitting reshapes raise.
     return jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=found[:count])
 
 
 def replicate(mesh: Mesh, tree: Any) -> Any:
     """Returns the tree with every leaf whole on each device of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    sharding = NamedSharding(mesh, PartitionSpec())
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+
+    def put(leaf: Any) -> Array:
+        if isinstance(leaf, Array) and leaf.sharding == sharding:
+            return leaf
+        return jax.make_array_from_callback(np.shape(leaf), sharding, np.asarray(leaf).__getitem__)
+
+    return jax.tree.map(put, tree)
 
 
 def split(mesh: Mesh, x_R: Array) -> Array:
@@ -33,7 +48,7 @@ def split(mesh: Mesh, x_R: Array) -> Array:
 
 
 def whole(mesh: Mesh, tree: Any) -> Any:
-    """Inside jit: every leaf is whole on each device, so that any process can fetch it."""
+    """Inside jit: every leaf is whole on each device again, so that each process can fetch it."""
     return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from jax import Array
 from ml_collections import ConfigDict
 
-from ptt_jax import baselines, checkpoint, evaluate, tasks, train
+from ptt_jax import baselines, checkpoint, evaluate, processes, tasks, train
 from ptt_jax import mesh as meshes
 from ptt_jax.config import write_atomic
 from ptt_jax.data import season
@@ -46,7 +46,7 @@ def models(model: CrossMAE, steps_a_season: int, seeds: tuple[int, ...]) -> eval
 
 def score(cfg: ConfigDict, run: Path, problem: Problem, task: str, log: Log) -> None:
     """Writes results.csv last, unless it is there already."""
-    if (run / "results.csv").exists():
+    if processes.once((run / "results.csv").exists):
         log.say(f"evaluate: done before ({run / 'results.csv'})")
         return
     card = checkpoint.find_backbone(run)
@@ -85,7 +85,8 @@ def score(cfg: ConfigDict, run: Path, problem: Problem, task: str, log: Log) -> 
 
 
 def write_csv(path: Path, header: str, rows: list[tuple]) -> None:
-    write_atomic(path, pd.DataFrame(rows, columns=header.split(",")).to_csv(index=False, float_format="%.6f"))
+    text = pd.DataFrame(rows, columns=header.split(",")).to_csv(index=False, float_format="%.6f")
+    processes.once(lambda: write_atomic(path, text))
 
 
 def samples(
@@ -104,7 +105,7 @@ def samples(
     def units(x_SL: Array) -> np.ndarray:
         return scale_S1 * np.asarray(x_SL) + mean_S1
 
-    x_SL, observed_SL = take(problem.panel, span, jnp.asarray(row_S))
+    x_SL, observed_SL = jax.device_get(take(problem.panel, span, jnp.asarray(row_S)))
     history, ahead = slice(0, span.lookback), slice(span.lookback, None)
     stamps = problem.series.stamps_T
     now_S = span.first + row_S // span.channels + span.lookback
@@ -113,6 +114,8 @@ def samples(
     made = jax.jit(lambda inputs, row_S: forecast(inputs, span, row_S))(inputs, jnp.asarray(row_S))
     found = {name: made[key][-1] for name, key in shown.items()}
     forecasts = {f"forecast_{name}_SH": units(y_SH) for name, y_SH in found.items()}
+    if not processes.is_first():
+        return
     temporary = run / "samples.npz.tmp"
     with temporary.open("wb") as f:
         np.savez(

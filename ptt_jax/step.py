@@ -46,7 +46,7 @@ def one(loss: Loss, tx: optax.GradientTransformation, groups: Groups, mesh: Mesh
 
         value, grads = jax.value_and_grad(mean)(tuned)
         tuned, opt_state = optim.step(tx, grads, state.opt_state, tuned, frozen)
-        return State(state.step + 1, optim.join(tuned, frozen), opt_state), value
+        return meshes.whole(mesh, State(state.step + 1, optim.join(tuned, frozen), opt_state)), value
 
     return step
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ptt_jax import checkpoint, evaluate, optim, prompts, step, tasks
+from ptt_jax import checkpoint, evaluate, optim, processes, prompts, step, tasks
 from ptt_jax import mesh as meshes
 from ptt_jax.checkpoint import Store
 from ptt_jax.config import UserError, write_atomic
@@ -70,7 +70,7 @@ def whole_patches(cfg: ConfigDict) -> int:
 
 def pretrain(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = "") -> None:
     """Pre-trains a backbone and writes backbone.json, unless that is there already."""
-    if (run / "backbone.json").exists():
+    if processes.once((run / "backbone.json").exists):
         log.say(f"pretrain: done before ({run / 'backbone.json'})")
         return
     p, card = cfg.pretrain, architecture(cfg)
@@ -94,12 +94,13 @@ def pretrain(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: st
     history: list[tuple[int, float]] = [(at, value) for at, value in meta.get("history", [])]
     spent: float = meta.get("seconds", 0.0)
     begin = step.State(jnp.int32(history[-1][0] if history else 0), {"backbone": saved["params"]}, saved["opt_state"])
+    begin = meshes.replicate(problem.mesh, begin)
     log.say(f"pretrain: {count(params):,} parameters, {train.rows:,} rows, {steps:,} steps of {p.batch}")
 
     def keep(pause: Pause) -> None:
         """Looks at validation, says so, saves: a line without its checkpoint is dropped by the next call."""
         nonlocal chosen
-        losses = look(pause.state.params)
+        losses = processes.agree(look(pause.state.params))
         check_finite("pretrain", f"validation after step {pause.step}", *losses.values())
         value = {**losses, "last": -float(pause.step)}[p.choose]
         if all(value < past for _, past in history):
@@ -129,4 +130,4 @@ def pretrain(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: st
         "train_end": series.splits["train"][1], "lookback": cfg.lookback, "seconds": round(meta["seconds"], 1),
         "architecture": card,
     }  # fmt: skip
-    write_atomic(run / "backbone.json", json.dumps(about, indent=2))
+    processes.once(lambda: write_atomic(run / "backbone.json", json.dumps(about, indent=2)))

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from ptt_jax import checkpoint, evaluate, optim, prompts, step, tasks
+from ptt_jax import checkpoint, evaluate, optim, processes, prompts, step, tasks
 from ptt_jax import mesh as meshes
 from ptt_jax.checkpoint import Store
 from ptt_jax.config import write_atomic
@@ -92,7 +92,7 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = 
     mask token alone) among them; of a sweep it takes the setting that was best on validation over all seeds.
     """
     task = prompts.name(problem.series.name, cfg.horizons)
-    if (run / "prompts" / f"{task}.json").exists():
+    if processes.once((run / "prompts" / f"{task}.json").exists):
         log.say(f"tune: done before ({run / 'prompts' / task}.json)")
         return task
     t, card = cfg.tune, checkpoint.find_backbone(run)
@@ -128,10 +128,11 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = 
     store = Store(run / "prompts" / task, ("prompt", "state"))
     trees = {"prompt": best, "state": {"prompt": params["prompt"], "opt_state": opt_state}}
     trees, meta = resume(store, trees, log, "tune", problem.mesh)
-    best, saved = jax.device_get(trees["prompt"]), meshes.replicate(problem.mesh, trees["state"])
+    best, saved = jax.device_get(trees["prompt"]), trees["state"]
     history, spent = History.load(meta.get("history", [])), meta.get("seconds", 0.0)
-    at = np.int32(history.looks[-1][0] if history.looks else 0)
-    begin = step.State(meshes.replicate(problem.mesh, at), {**params, "prompt": saved["prompt"]}, saved["opt_state"])
+    at = jnp.int32(history.looks[-1][0] if history.looks else 0)
+    begin = step.State(at, {**params, "prompt": saved["prompt"]}, saved["opt_state"])
+    begin = meshes.replicate(problem.mesh, begin)
     share = min(data.stored, train.rows) / train.rows
     log.say(
         f"tune: {prompts.size(one):,} prompt parameters{members}, {train.rows:,} rows, {steps:,} steps of {t.batch}, "
@@ -140,7 +141,8 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = 
 
     def keep(pause: Pause) -> None:
         """Looks at validation, keeps what is best for each horizon, says so, saves."""
-        values = look(pause.state.params)
+        said = processes.agree({h: v.tolist() for h, v in look(pause.state.params).items()})
+        values = {h: np.array(v) for h, v in said.items()}
         for v in values.values():
             check_finite("tune", f"validation after step {pause.step}", *np.where(np.isfinite(v), v, np.inf).min(1))
         tokens = jax.device_get(pause.state.params["prompt"])["tokens_MD"]
@@ -157,7 +159,7 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = 
     if not history.looks:
         keep(Pause(begin, 0, float("nan"), 0.0, 0.0))
     key_S = jnp.stack([keys(seed, "tune")[1] for seed in seeds])
-    inputs = data, *meshes.replicate(problem.mesh, (key_S, sweep.hyper_G()))
+    inputs = data, key_S, sweep.hyper_G()
     if not history.settled(t.patience):
         for pause in Loop("tune", steps, t.validations, chunk, inputs, log, profile).run(begin):
             keep(pause)
@@ -175,5 +177,5 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = 
         "backbone": card["content_hash"], "backbone_run": card["run"], "tuned_parameters": prompts.size(one),
         "seconds": round(meta["seconds"], 1), "groups": optim.table(alone, optim.PROMPT),
     }  # fmt: skip
-    write_atomic(run / "prompts" / f"{task}.json", json.dumps(about, indent=2))
+    processes.once(lambda: write_atomic(run / "prompts" / f"{task}.json", json.dumps(about, indent=2)))
     return task

@@ -7,7 +7,7 @@ import pytest
 
 RANKS = (
     ("config", "bits"),
-    ("layers", "windows", "mesh", "clock", "generated"),
+    ("layers", "windows", "mesh", "clock", "generated", "processes"),
     ("frame",),
     ("data", "model", "prompts", "baselines"),
     ("optim", "tasks"),

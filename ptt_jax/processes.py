@@ -1,0 +1,153 @@
+"""Several processes, one program: how they join, decide alike, write once and end together. Alone, it is all nothing.
+
+Process 0 alone writes and says what everybody needs once; what it saw decides for all, since a file that one process
+has just written may be there for the next one to look.
+"""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from ptt_jax.config import UserError
+
+WAIT = 60  # seconds to wait for the others: when joining, and when one has ended and the others have not
+BLOCK = 4096  # bytes; exchanged texts are padded to whole blocks, so that few sizes are compiled
+
+
+def join(where: str) -> None:
+    """Makes this process one of several; comes before any device is touched.
+
+    `where` is HOST:PORT,COUNT,INDEX with process 0 at HOST:PORT, or '' for what the cluster says (Slurm, Open MPI,
+    Kubernetes, Cloud TPU). Raises UserError when it is neither; ends the program when the others are not there in time.
+    """
+    form = "accepted: --distributed=HOST:PORT,COUNT,INDEX, like 10.0.0.1:7654,2,0 in the first of two processes"
+    settings: dict[str, Any] = {}
+    if where:
+        parts = re.fullmatch(r"([^\s,]+:(\d{1,5})),(\d+),(\d+)", where, re.ASCII)
+        port, count, index = map(int, parts.groups()[1:]) if parts else (0, 0, 0)
+        if parts is None or not 0 < port < 2**16 or not index < count:
+            raise UserError(f"--distributed={where} names no process; {form}, INDEX from 0 and below COUNT")
+        settings = {"coordinator_address": parts[1], "num_processes": count, "process_id": index}
+        settings |= {"cluster_detection_method": "deactivate"}
+
+    def late() -> None:
+        missed = f"the {count} processes at {where.split(',')[0]}" if where else "the processes of this cluster"
+        print(f"ptt_jax: {missed} did not all join within {WAIT} s; {form}, each started once", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(2)  # the main thread sits in jax, which would abort with a page of its own
+
+    timer = threading.Timer(WAIT, late)
+    timer.daemon = True
+    timer.start()
+    try:
+        jax.distributed.initialize(
+            **settings, initialization_timeout=10 * WAIT, heartbeat_timeout_seconds=WAIT, shutdown_timeout_seconds=WAIT
+        )
+    except (ValueError, RuntimeError, OSError) as e:
+        said = str(e).splitlines()[0] if str(e) else type(e).__name__
+        wrong = f"={where} cannot be used" if where else " without a value found no cluster that jax knows"
+        raise UserError(f"--distributed{wrong} ({said}); {form}") from None
+    finally:
+        timer.cancel()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # jax notes it as a wish and goes on; here it ends a process, as ever
+
+
+def is_first() -> bool:
+    """Says whether this is process 0, the one that writes and speaks."""
+    return jax.process_index() == 0
+
+
+def gather(text: str) -> list[str]:
+    """Returns the texts of all processes, by index. It is a barrier, too: all have come this far."""
+    raw = text.encode()
+    sizes = multihost_utils.process_allgather(np.int32(len(raw)))
+    padded = np.zeros(-(-max(int(sizes.max()), 1) // BLOCK) * BLOCK, np.uint8)
+    padded[: len(raw)] = np.frombuffer(raw, np.uint8)
+    texts = multihost_utils.process_allgather(padded)
+    return [line[:size].tobytes().decode() for line, size in zip(texts, sizes, strict=True)]
+
+
+def once(do: Callable[[], Any]) -> Any:
+    """Process 0 does it, and all go on when it is done, with what it returned (JSON's kinds of values) or raised.
+
+    Raises UserError in every process when `do` did.
+    """
+    if jax.process_count() == 1:
+        return do()
+    value, error = None, ""
+    if is_first():
+        try:
+            value = do()
+        except UserError as e:
+            error = str(e)
+    value, error = json.loads(gather(json.dumps([value, error]))[0])
+    if error:
+        raise UserError(error)
+    return value
+
+
+def agree(value: Any) -> Any:
+    """Returns process 0's value (JSON's kinds), so that what is decided by it is decided alike."""
+    return once(lambda: value)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Around what each process does alone, without the others: a UserError of one ends all, each with a sentence."""
+    own = None
+    try:
+        yield
+    except UserError as e:
+        own = e
+    if own and jax.process_count() == 1:
+        raise own
+    errors = gather(str(own or "")) if jax.process_count() > 1 else []
+    if own:
+        raise own
+    for index, error in enumerate(errors):
+        if error:
+            raise UserError(f"process {index} cannot go on: {error}")
+
+
+def check_alike(values: dict[str, Any]) -> None:
+    """Raises UserError in every process when a value (of JSON's kinds) is not the same in all of them."""
+    if jax.process_count() == 1:
+        return
+    first, *others = map(json.loads, gather(json.dumps(values)))
+    for index, other in enumerate(others, 1):
+        for key, value in first.items():
+            if other.get(key) != value:
+                raise UserError(
+                    f"{key} = {value!r} in process 0, but {other.get(key)!r} in process {index}; "
+                    "accepted: one command line for all, but for the INDEX of --distributed"
+                )
+
+
+@contextlib.contextmanager
+def company() -> Iterator[None]:
+    """Around the program: a process that ends alone, by Ctrl-C or a bug, ends at once, and so do the others.
+
+    At an ordinary exit jax waits for the others, which would wait for this one's part of the next sum.
+    """
+    try:
+        yield
+    except BaseException as e:
+        orderly = isinstance(e, SystemExit) and e.code in (0, 2)
+        if orderly or not jax.distributed.is_initialized():
+            raise
+        if not isinstance(e, SystemExit):
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(e.code if isinstance(e, SystemExit) and isinstance(e.code, int) else 1)

@@ -1,6 +1,8 @@
-"""python -m ptt_jax.main --config=configs/X.py [--workdir=DIR] [--config.key=value ...] [--distributed[=WHERE]]
+"""python -m ptt_jax.main --config=configs/X.py [--workdir=DIR] [--config.key=value ...]
+                        [--profile=DIR] [--distributed[=WHERE]]
 
 Pre-trains, tunes, evaluates and reports; a stage whose result is in the run directory is skipped.
+--profile writes a trace of some warm steps of pre-training and of tuning, for TensorBoard, XProf or Perfetto.
 --distributed makes this process one of several on one run directory: WHERE is HOST:PORT,COUNT,INDEX, the same in each
 but for INDEX (process 0 is at HOST:PORT); without it Slurm, Open MPI, Kubernetes or Cloud TPU say who is who.
 """
@@ -47,17 +49,37 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
             (standard, rule), kind = known[key], type(known[key][0]).__name__
             words = rule.words or f"a {kind} like {standard!r}"
             raise UserError(f"config.{key} = {value} is no {kind}; accepted: {words}, as {kind}") from None
-    rest = [a for a in argv if not a.startswith(("--config=", "--config.", "--workdir=", "--distributed="))]
-    rest = [a for a in rest if a != "--distributed"]
+    flagged = ("--config=", "--config.", "--workdir=", "--distributed=", "--profile=")
+    rest = [a for a in argv if not a.startswith(flagged) and a not in ("--distributed", "--profile")]
     if rest:
         raise UserError(
-            f"argument {rest[0]} is unknown; "
-            f"accepted: --config=FILE, --workdir=DIR, --config.key=value and --distributed[=WHERE]"
+            f"argument {rest[0]} is unknown; accepted: --config=FILE, --workdir=DIR, --config.key=value, "
+            f"--profile=DIR and --distributed[=WHERE]"
         )
     config.check(cfg)
-    named = [a.partition("=")[2] for a in argv if a.startswith("--workdir=")]
-    changed = "" if config.content_hash(cfg) == plain else f"-{config.content_hash(cfg)}"
-    return cfg, Path(named[-1]).expanduser() if any(named) else Path("runs") / (Path(files[0]).stem + changed)
+    named, changed = option(argv, "workdir"), config.content_hash(cfg) != plain
+    return cfg, Path(named or f"runs/{Path(files[0]).stem}{f'-{config.content_hash(cfg)}' * changed}").expanduser()
+
+
+def option(argv: list[str], name: str) -> str | None:
+    """Returns the last value of --name=VALUE, '' of a bare --name; None without either."""
+    said = [a.partition("=")[2] for a in argv if a.partition("=")[0] == f"--{name}"]
+    return said[-1] if said else None
+
+
+def profile_folder(argv: list[str]) -> str:
+    """Returns the folder of --profile, made if need be; '' without. Raises UserError when it cannot be one."""
+    folder = option(argv, "profile")
+    if folder is None:
+        return ""
+    if not folder:
+        raise UserError("--profile has no value; accepted: --profile=DIR, a directory that can be written")
+    try:
+        path = Path(folder).expanduser()
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"--profile={folder}: {e.strerror}; accepted: a directory that can be written") from None
+    return str(path)
 
 
 def load_file(path: Path) -> ConfigDict:
@@ -163,10 +185,10 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     try:
         cfg, workdir = parse(argv)
-        where = [a.partition("=")[2] for a in argv if a.partition("=")[0] == "--distributed"]
-        if where:
-            processes.join(where[-1])
-        path = run(cfg, workdir, shlex.join(["python", "-m", "ptt_jax.main", *argv]))
+        where = option(argv, "distributed")
+        if where is not None:
+            processes.join(where)
+        path = run(cfg, workdir, shlex.join(["python", "-m", "ptt_jax.main", *argv]), profile_folder(argv))
     except UserError as e:
         print(f"ptt_jax: {' '.join(str(e).split())}", file=sys.stderr)
         return 2

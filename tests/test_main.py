@@ -11,9 +11,11 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from ptt_jax import config, main
 
+CACHE = jax.config.jax_compilation_cache_dir  # the session's
 ROOT = Path(__file__).parent.parent
 TINY = [
     "--config=configs/csv.py", "--config.lookback=48", "--config.horizons=12,20", "--config.model.patch=12",
@@ -77,6 +79,37 @@ def test_a_run_leaves_what_readme_says(run):
     assert np.isfinite(results.mse).all()
     assert (results[results.model == "linear"].mse.values < results[results.model == "seasonal_naive"].mse.values).all()
     assert not list(run.rglob("*.tmp*"))
+
+
+@pytest.fixture
+def compiled(tmp_path):
+    """How many programs were compiled, and how many of them again: a cache that was empty knows them."""
+    compilation_cache.reset_cache()
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "xla"))
+    counts = {"/jax/compilation_cache/cache_hits": 0, "/jax/compilation_cache/cache_misses": 0}
+
+    def count(event: str, **_) -> None:
+        if event in counts:
+            counts[event] += 1
+
+    jax.monitoring.register_event_listener(count)
+    yield counts
+    jax.monitoring.clear_event_listeners()
+    jax.config.update("jax_compilation_cache_dir", CACHE)
+    compilation_cache.reset_cache()
+
+
+def test_no_program_is_compiled_twice_in_a_run_of_all_stages(files, tmp_path, compiled, capsys):
+    argv = [*TINY, f"--config.data.path={files / 'three.csv'}", f"--workdir={tmp_path / 'run'}"]
+    assert main.main([*argv, f"--profile={tmp_path / 'trace'}"]) == 0
+    again, programs = compiled.values()
+    assert again == 0
+    assert 12 < programs < 120  # of them a dozen of the stages; the others are an operation each
+    # And the trace of warm steps, since a run of its own would be as long.
+    out = capsys.readouterr().out
+    for stage in ("pretrain", "tune"):
+        assert f"{stage}: a trace of 2 steps is in {tmp_path / 'trace'}/{stage}" in out
+        assert any(p.stat().st_size > 1000 for p in (tmp_path / "trace" / stage).rglob("*.xplane.pb"))
 
 
 def test_prompts_are_never_worse_than_zero_shot_on_validation(run):
@@ -179,6 +212,11 @@ def test_data_of_another_step_is_a_warning(run, files, tmp_path, capsys):
         (["--config=configs/csv.py", "--config.data.download=maybe"], "config.data.download = maybe is no bool"),
         (["--config=configs/csv.py", "--workdri=x"], "argument --workdri=x is unknown"),
         (["--config=configs/csv.py", "stray"], "argument stray is unknown"),
+        (["--config=configs/quickstart.py", "--profile"], "accepted: --profile=DIR"),
+        (["--config=configs/quickstart.py", "--profile=README.md/x"], "--profile=README.md/x: Not a directory"),
+        (["--config=configs/csv.py", "--config.tune.learning_rates=1e-3,0"], "numbers above 0 like"),
+        (["--config=configs/csv.py", "--config.tune.learning_rates=fast"], "numbers above 0 like"),
+        (["--config=configs/csv.py", "--config.tune.weight_decays=0.1,0.1"], "numbers of at least 0 like"),
         (["--config=configs/csv.py", "--config.data.path=none.csv"], "none.csv"),
         (["--config=configs/csv.py", "--config.data.name=ETTh9"], "ETTh1"),
         (["--config=configs/quickstart.py", "--config.backbone=nowhere"], "nowhere/backbone.json does not exist"),

@@ -1,10 +1,10 @@
-"""A strict session on four virtual devices, and the smallest problem that has everything in it."""
+"""A strict session on eight virtual devices, and the smallest problem that has everything in it."""
 
 import os
 
 import jax
 
-jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Programs here run for milliseconds: most of the time is XLA's, and half of that its last optimisations.
 jax.config.update("jax_disable_most_optimizations", True)

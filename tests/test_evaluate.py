@@ -39,9 +39,9 @@ def naive(panel, span, row_R):
 
 
 @pytest.mark.parametrize("batch", [1, 64, 10_000])
-@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("devices", [1, 8])
 def test_masked_evaluation_equals_plain_numpy_whatever_the_batch(problem, plain, batch, devices):
-    if batch == 1 and devices == 4:
+    if batch == 1 and devices == 8:
         pytest.skip("a batch of one row is rounded up to the mesh: the case of 64")
     span = problem.span("test", 48, (12, 20))
     on = mesh.make(devices)

@@ -81,7 +81,7 @@ def folder(tmp_path_factory):
 def one(folder):
     """A run by this process alone, on four devices. A copy is taken after its first checkpoint."""
     cfg = main.load_file(folder / "tiny.py")
-    cfg.cache_dir = jax.config.jax_compilation_cache_dir
+    cfg.cache_dir, cfg.devices = jax.config.jax_compilation_cache_dir, 4
     save = checkpoint.Store.save
 
     def save_and_copy(store, *args):
@@ -189,9 +189,9 @@ def test_processes_started_with_different_knobs_say_which(monkeypatch):
 
 def test_some_devices_of_several_processes_are_refused(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(UserError, match=r"config.devices = 2, but 2 processes have 4 devices; accepted: 0 or 4"):
+    with pytest.raises(UserError, match=r"config.devices = 2, but 2 processes have 8 devices; accepted: 0 or 8"):
         mesh.make(2)
-    assert mesh.make(4).size == 4
+    assert mesh.make(8).size == 8
 
 
 @pytest.mark.parametrize(("ending", "code"), [(SystemExit(130), 130), (SystemExit(2), None), (ValueError("x"), 1)])

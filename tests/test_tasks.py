@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ptt_jax import optim, prompts, step, tasks
+from ptt_jax import mesh, optim, prompts, step, tasks
 from ptt_jax.tasks import Cached
 
 
@@ -80,6 +80,32 @@ def test_cached_encodings_give_the_loss_and_gradient_of_fresh_ones(problem, mode
     fresh, stored = grad(Cached(problem.panel)), grad(cached)
     np.testing.assert_allclose(fresh["tokens_MD"], stored["tokens_MD"], rtol=1e-4, atol=1e-4)
     assert np.abs(stored["tokens_MD"]).max() > 1
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_rows_past_the_budget_are_encoded_on_the_fly_and_no_others(problem, model, params, devices):
+    on = mesh.make(devices)
+    problem = tasks.prepare(problem.series, on)
+    span, backbone = problem.span("train", 48, (12, 20)), mesh.replicate(on, params)
+    whole = tasks.encode_all(model, backbone, problem, span, 64, 2**30, jnp.float32)
+    assert whole.complete
+    some = tasks.encode_all(model, backbone, problem, span, 64, whole.encoded_bytes // 2, jnp.float32)
+    assert some.stored == 7 * 64 < span.rows  # whole blocks of what the budget holds
+    assert not some.complete
+
+    # What is stored is made wrong, so that one sees which rows came from where.
+    spoilt = some.replace(encoded=some.encoded.replace(mean_R1=some.encoded.mean_R1 + 100))
+    for seed in range(3):
+        row_R = jax.random.randint(jax.random.key(seed), (48,), 0, span.rows if seed else some.stored)
+        ours, theirs = (
+            jax.jit(lambda data, row_R: tasks.encode(model, backbone, data, span, mesh.split(on, row_R)))(data, row_R)
+            for data in (spoilt, whole)
+        )
+        shift_R, stored_R = np.round(ours.mean_R1[:, 0] - theirs.mean_R1[:, 0]), np.asarray(row_R < some.stored)
+        assert (shift_R[~stored_R] == 0).all()
+        new = np.sum(shift_R[stored_R] == 0)  # the last turn's part is filled up, on each device
+        assert new < stored_R.sum() if seed else new == 0
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours.memory, theirs.memory)
 
 
 def test_a_budget_that_is_too_small_caches_nothing(problem, model, params):

@@ -31,7 +31,8 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "text.parse_math": False,  # a channel may be called `$/MWh`
 }
-PROMPT = ("task", "tuned_parameters", "chosen", "seconds", "backbone")  # `chosen`: the step kept for each horizon
+# `chosen`: the step that each horizon keeps, of each seed
+PROMPT = ("task", "tuned_parameters", "seeds", "chosen", "setting", "seconds", "backbone")
 HOW = """\
 MSE and MAE in scaled space (each channel standardised by its training rows), averaged over every window, channel and
 observed step of the split; no window is dropped. Bold: the lowest MSE of a column. The mean weighs horizons alike."""
@@ -51,7 +52,7 @@ def write(run: Path, command: str = "") -> Path:
         _summary(config, backbone, results),
         command and f"```\n{command}\n```",
         _section("Test", _scores(results, "test")),
-        HOW + (f" Each cell is the mean of {seeds} seeds." if seeds > 1 else ""),
+        HOW + (f" Where a cell has ±, it is the mean and spread of the MSE over {seeds} seeds." if seeds > 1 else ""),
         _section("The same on validation", _scores(results, "validation"), folded=True),
         *_figures(run, _ordered(results["model"].unique())),
         _section("What was trained", _pairs(backbone)),
@@ -114,7 +115,8 @@ def _scores(results: pd.DataFrame, split: str) -> str:
         return cells.assign(mean=cells.mean(axis=1, skipna=False)).loc[_ordered(cells.index)].round(3)
 
     mse, mae = grid("mse"), grid("mae")
-    text = mse.map("{:.3f}".format)
+    spread = rows.groupby(["model", "horizon"])["mse"].std().unstack().reindex(index=mse.index, columns=mse.columns)
+    text = mse.map("{:.3f}".format) + spread.map(lambda s: "" if np.isnan(s) else f" ±{s:.3f}")
     text = text.where(mse != mse.min(), "**" + text + "**") + " / " + mae.map("{:.3f}".format)
     windows = rows.groupby("horizon")["windows"].unique().map(lambda counts: " or ".join(f"{n:,}" for n in counts))
     body = [[f"`{model}`", *cells] for model, cells in text.replace("nan / nan", "-").T.items()]

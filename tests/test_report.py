@@ -129,8 +129,8 @@ def test_several_seeds_are_averaged_and_the_page_says_so(plain):
     more = results.assign(seed=2, mse=results.mse + 0.2)
     pd.concat([results, more]).to_csv(plain / "results.csv", index=False)
     page = report.write(plain)
-    assert table(page, "## Test")["linear"][0] == "0.600 / 0.600"
-    assert "mean of 2 seeds" in page.read_text(encoding="utf-8")
+    assert table(page, "## Test")["linear"][0] == "0.600 ±0.141 / 0.600"
+    assert "mean and spread of the MSE over 2 seeds" in page.read_text(encoding="utf-8")
 
 
 def test_the_page_says_what_is_frozen_how_little_was_tuned_and_the_command(plain):

@@ -75,6 +75,8 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
     ("data.path", "", anything, "csv: the file, .csv or .csv.gz"),
     ("data.dir", "", anything, "where benchmark files are looked for first, before $PTT_DATA_DIR and the cache folder"),
     ("data.download", True, anything, "fetch a benchmark file that is found nowhere, where it has a public home"),
+    ("data.device_bytes", 4 * 1024**3, at_least(0),
+     "of each device for the series; a larger one is streamed from the host (needs grain), and no encoding is cached"),
     ("data.time_column", "", anything, "csv: column of time stamps; '' = found by name or content"),
     ("data.columns", "", anything, "csv: channels, comma-separated; '' = every column of numbers"),
     ("data.split", (0.7, 0.1, 0.2), Rule(is_split, "three fractions above 0 that sum to 1"),
@@ -143,7 +145,7 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
 # fmt: on
 
 # What may differ between two calls on one run directory: where things lie (content hashes guard them) and how fast.
-FREE = ("cache_dir", "devices", "data.dir", "data.download", "tune.cache_bytes", "evaluate.batch")
+FREE = ("cache_dir", "devices", "data.dir", "data.download", "data.device_bytes", "tune.cache_bytes", "evaluate.batch")
 
 
 def default() -> ConfigDict:

@@ -109,7 +109,8 @@ def run(cfg: ConfigDict, workdir: Path, command: str = "", profile: str = "") ->
     own = ("cache_dir", "data.dir", "data.download")  # where things lie on this machine
     knobs = {f"config.{key}": value for key, value in config.flat(cfg).items() if key not in own}
     processes.check_alike({**knobs, "--workdir": str(workdir), "the data's fingerprint": series.fingerprint})
-    problem = tasks.prepare(series, mesh.make(cfg.devices))
+    with processes.together():
+        problem = tasks.prepare(series, mesh.make(cfg.devices), cfg.data.device_bytes)
     train.check(cfg, problem)  # before anything is written
     about = {"name": series.name, "fingerprint": series.fingerprint, "freq": series.freq, "splits": series.splits}
     if card.get("fingerprint") == series.fingerprint and card["train_end"] > series.splits["train"][1]:

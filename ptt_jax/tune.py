@@ -159,9 +159,15 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = 
     if not history.looks:
         keep(Pause(begin, 0, float("nan"), 0.0, 0.0))
     key_S = jnp.stack([keys(seed, "tune")[1] for seed in seeds])
-    inputs = data, key_S, sweep.hyper_G()
+    inputs = key_S, sweep.hyper_G()
+
+    @jax.jit
+    def order(steps_J: Array) -> Array:
+        seeds = jax.vmap(lambda at, key: step.order(key, at, t.batch, train.rows), in_axes=(None, 0))
+        return jax.vmap(seeds, in_axes=(0, None))(steps_J, key_S)
+
     if not history.settled(t.patience):
-        for pause in Loop("tune", steps, t.validations, chunk, inputs, log, profile).run(begin):
+        for pause in Loop("tune", steps, t.validations, chunk, data, train, order, inputs, log, profile).run(begin):
             keep(pause)
             if history.settled(t.patience):
                 log.say(f"tune: no horizon better in {t.patience} looks at validation, stopped")

@@ -375,7 +375,7 @@ def test_a_setting_that_diverges_is_never_chosen_and_stops_no_one(finished, prob
 
 
 def test_a_loss_that_is_not_finite_counts_only_when_a_seed_has_no_other(tmp_path):
-    fetch = loop.Loop("tune", 4, 1, None, (), Log(tmp_path / "m")).fetch
+    fetch = loop.Loop("tune", 4, 1, None, None, None, None, (), Log(tmp_path / "m")).fetch
     assert fetch(0, 2, np.array([[np.nan, 1.0], [2.0, np.inf]])) == 1.5
     with pytest.raises(UserError, match="between steps 0 and 2 the loss is not finite"):
         fetch(0, 2, np.array([[np.nan, np.nan], [2.0, 1.0]]))

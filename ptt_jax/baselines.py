@@ -8,7 +8,8 @@ import numpy as np
 from jax import Array
 
 from ptt_jax.layers import instance_stats
-from ptt_jax.windows import Panel, Span, shuffle, take
+from ptt_jax.stream import Host
+from ptt_jax.windows import Panel, Span, Windows, shuffle, take
 
 BLOCK = 1024  # rows of one Gram update
 MOST_ROWS = 100_000  # drawn from the training rows: far more than the map has inputs, and seconds to fit
@@ -38,13 +39,13 @@ def linear(weights_TH: Array, x_RT: Array, observed_RT: Array, horizon: int) -> 
     return x_RT @ weights_TH[:, :horizon] + mean_R1
 
 
-def fit_linear(panel: Panel, train: Span, validation: Span) -> np.ndarray:
+def fit_linear(panel: Panel | Host, train: Span, validation: Span) -> np.ndarray:
     """Returns weights_TH in closed form, ridge regression with the ridge chosen on validation (Toner and Darlow 2024
     show that least squares does what DLinear's training approaches).
 
     Missing targets are filled with the fit's own prediction, twice (EM); with none missing one solution is exact.
     """
-    weights_TH, complete = None, bool(jnp.all(panel.observed_CT))
+    weights_TH, complete = None, bool(panel.observed_CT.all())
     for _ in range(1 if complete else 3):
         gram, cross, _ = moments(panel, train, weights_TH)
         gram_v, cross_v, power_v = moments(panel, validation, weights_TH)
@@ -55,16 +56,19 @@ def fit_linear(panel: Panel, train: Span, validation: Span) -> np.ndarray:
     return np.asarray(weights_TH)
 
 
-def moments(panel: Panel, span: Span, weights_TH: Array | None) -> tuple[np.ndarray, np.ndarray, float]:
+def moments(panel: Panel | Host, span: Span, weights_TH: Array | None) -> tuple[np.ndarray, np.ndarray, float]:
     """Returns X'X (T, T), X'Y (T, H) and the sum of squared targets, float64, over windows of the longest horizon."""
     rows = span.counts[-1] * span.channels
     used = min(rows, MOST_ROWS)
 
     @jax.jit
-    def block(panel: Panel, weights_TH: Array | None, first: Array) -> tuple[Array, Array, Array]:
+    def order(first: Array) -> Array:
+        return shuffle(jax.random.key(0), first + jnp.arange(BLOCK), rows)
+
+    @jax.jit
+    def block(panel: Windows, weights_TH: Array | None, first: Array) -> tuple[Array, Array, Array]:
         index_R = first + jnp.arange(BLOCK)
-        row_R = shuffle(jax.random.key(0), index_R, rows)
-        x_RL, observed_RL = take(panel, span, row_R)
+        x_RL, observed_RL = take(panel.at(0), span, order(first))
         history, target = slice(0, span.lookback), slice(span.lookback, None)
         x_RT, mean_R1 = centre(x_RL[:, history], observed_RL[:, history])
         real_R1 = (index_R < used)[:, None]
@@ -76,7 +80,8 @@ def moments(panel: Panel, span: Span, weights_TH: Array | None) -> tuple[np.ndar
         return dot(x_TR, x_RT), dot(x_TR, y_RH), jnp.square(y_RH).sum()
 
     totals = [np.zeros((span.lookback, span.lookback)), np.zeros((span.lookback, span.horizons[-1])), np.zeros(())]
-    for first in range(0, used, BLOCK):
-        for total, part in zip(totals, block(panel, weights_TH, jnp.int32(first)), strict=True):
+    blocks = -(-used // BLOCK)
+    for i, fed in enumerate(panel.feed(span, lambda i: order(jnp.int32(i * BLOCK))[None], blocks, split=False)):
+        for total, part in zip(totals, block(fed, weights_TH, jnp.int32(i * BLOCK)), strict=True):
             total += np.asarray(part, np.float64)
     return totals[0], totals[1], float(totals[2])

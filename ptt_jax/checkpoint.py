@@ -4,8 +4,8 @@
     metrics.jsonl  results.csv  steps.csv  samples.npz  report.md  figures/
     backbone.json                 which backbone this run uses: its hash, architecture, data, and where it lies
     backbone/STEP/{params,state,meta}               orbax; `params` are the chosen weights, `state` goes on from STEP
-    prompts/TASK.json             which step of the prompt was chosen for each horizon
-    prompts/TASK/STEP/{prompt,state,meta}           orbax; `prompt` holds the chosen tokens of each horizon
+    prompts/TASK.json             which setting and which step of each seed was chosen for each horizon
+    prompts/TASK/STEP/{prompt,state,meta}           orbax; `prompt`: the best tokens_SGMD of each horizon
 
 backbone.json and prompts/TASK.json are written last, so each says that its stage is done.
 """
@@ -30,7 +30,7 @@ from orbax.checkpoint import checkpoint_managers as managers
 from ptt_jax import config, processes
 from ptt_jax.config import UserError, write_atomic
 
-FORMAT = 2
+FORMAT = 2  # of a stage's state and of prompts; the parameters of a backbone are those of format 1
 Tree = Any
 
 
@@ -241,6 +241,11 @@ def load_prompts(run: Path, task: str, backbone_hash: str) -> dict[int, list[Tre
     Raises UserError when they belong to another backbone.
     """
     card = read_json(run / "prompts" / f"{task}.json")
+    if card.get("format") != FORMAT:
+        raise UserError(
+            f"the prompt {run / 'prompts' / task} is of another version of ptt_jax (format {card.get('format', 1)}, "
+            f"not {FORMAT}); accepted: prompts tuned by this version (--config.backbone={run} keeps the backbone)"
+        )
     if card["backbone"] != backbone_hash:
         raise UserError(
             f"the prompt {run / 'prompts' / task} belongs to backbone {card['backbone'][:12]}, "

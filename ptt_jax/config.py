@@ -75,6 +75,8 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
     ("data.path", "", anything, "csv: the file, .csv or .csv.gz"),
     ("data.dir", "", anything, "where benchmark files are looked for first, before $PTT_DATA_DIR and the cache folder"),
     ("data.download", True, anything, "fetch a benchmark file that is found nowhere, where it has a public home"),
+    ("data.device_bytes", 4 * 1024**3, at_least(0),
+     "of each device for the series; a larger one is streamed from the host (needs grain), and no encoding is cached"),
     ("data.time_column", "", anything, "csv: column of time stamps; '' = found by name or content"),
     ("data.columns", "", anything, "csv: channels, comma-separated; '' = every column of numbers"),
     ("data.split", (0.7, 0.1, 0.2), Rule(is_split, "three fractions above 0 that sum to 1"),
@@ -143,7 +145,7 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
 # fmt: on
 
 # What may differ between two calls on one run directory: where things lie (content hashes guard them) and how fast.
-FREE = ("cache_dir", "devices", "data.dir", "data.download", "tune.cache_bytes", "evaluate.batch")
+FREE = ("cache_dir", "devices", "data.dir", "data.download", "data.device_bytes", "tune.cache_bytes", "evaluate.batch")
 
 
 def default() -> ConfigDict:
@@ -201,6 +203,11 @@ def check(cfg: ConfigDict) -> None:
             f"config.model.width = {cfg.model.width} is out of range; accepted: a multiple of twice "
             f"config.model.heads = {cfg.model.heads}, so that each head rotates pairs"
         )
+    if cfg.seed + cfg.tune.seeds > 2**32:
+        raise UserError(
+            f"config.tune.seeds = {cfg.tune.seeds} from config.seed = {cfg.seed} on pass the last seed; "
+            f"accepted: a sum of at most {2**32}"
+        )
     if not cfg.backbone:  # else the patch is the backbone's
         check_lookback(cfg.lookback, cfg.model.patch)
 
@@ -245,8 +252,10 @@ def differences(a: ConfigDict, b: ConfigDict) -> dict[str, tuple[Any, Any]]:
 
 
 def content_hash(cfg: ConfigDict) -> str:
-    """Returns 8 hex digits over the knobs that decide results."""
-    kept = {k: v for k, v in sorted(flat(cfg).items()) if k not in FREE}
+    """Returns 8 hex digits over the knobs that decide results and are not at their default: a knob that a later version
+    brings changes no hash."""
+    standard = {key: value for key, value, _, _ in KNOBS}
+    kept = {k: v for k, v in sorted(flat(cfg).items()) if k not in FREE and v != standard.get(k)}
     return hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:8]
 
 

@@ -13,13 +13,14 @@ from jax.typing import DTypeLike
 from ptt_jax import mesh as meshes
 from ptt_jax import tasks
 from ptt_jax.model import CrossMAE
+from ptt_jax.stream import Host
 from ptt_jax.tasks import Cached, Problem
-from ptt_jax.windows import Panel, Span, shuffle, take
+from ptt_jax.windows import Panel, Span, Windows, shuffle, take
 
 Params = Any
-# f(inputs, span, row_R) -> {model: a forecast in scaled space for each horizon of the span}, each y_RH or, for members
-# that are measured together, y_..RH.
-Forecast = Callable[[Any, Span, Array], dict[str, tuple[Array, ...]]]
+# f(panel, inputs, span, row_R) -> {model: a forecast in scaled space for each horizon of the span}, each y_RH or, for
+# members that are measured together, y_..RH.
+Forecast = Callable[[Windows, Any, Span, Array], dict[str, tuple[Array, ...]]]
 Sums = dict[str, list[tuple[Array, Array, Array]]]
 BLOCKS = 32  # batches in a dispatch
 
@@ -46,10 +47,14 @@ class Errors(NamedTuple):
 
     def mean(self, error_H: np.ndarray) -> Any:
         known_H = self.count_H > 0
-        return (error_H[..., known_H] * self.count_H[known_H]).sum(-1) / self.count_H.sum()
+        # Without one observed value it is nan, and no warning.
+        total = self.count_H.sum() or np.nan
+        return (error_H[..., known_H] * self.count_H[known_H]).sum(-1) / total
 
 
-def evaluator(forecast: Forecast, mesh: Mesh, batch: int) -> Callable[[Panel, Any, Span], dict[str, list[Errors]]]:
+def evaluator(
+    forecast: Forecast, mesh: Mesh, batch: int
+) -> Callable[[Panel | Host, Any, Span], dict[str, list[Errors]]]:
     """Returns f(panel, inputs, span) -> {model: Errors for each horizon}, over every window of the span.
 
     One program serves every span of the same horizons. The last batch is padded with rows of weight 0, so nothing
@@ -57,12 +62,12 @@ def evaluator(forecast: Forecast, mesh: Mesh, batch: int) -> Callable[[Panel, An
     """
     batch = -(-batch // mesh.size) * mesh.size
 
-    def one(panel: Panel, inputs: Any, span: Span, first: Array) -> Sums:
+    def one(panel: Windows, inputs: Any, span: Span, first: Array) -> Sums:
         row_R = meshes.split(mesh, first + jnp.arange(batch))
         real_R, row_R = row_R < span.rows, jnp.minimum(row_R, span.rows - 1)
         x_RL, observed_RL = take(panel, span, row_R)
         out: Sums = {}
-        for name, forecasts in forecast(inputs, span, row_R).items():
+        for name, forecasts in forecast(panel, inputs, span, row_R).items():
             out[name] = []
             for y_SRH, horizon, count in zip(forecasts, span.horizons, span.counts, strict=True):
                 target = slice(span.lookback, span.lookback + horizon)
@@ -74,21 +79,29 @@ def evaluator(forecast: Forecast, mesh: Mesh, batch: int) -> Callable[[Panel, An
         return out
 
     @jax.jit
-    def sums(panel: Panel, inputs: Any, span: Span, first: Array, count: Array) -> Sums:
+    def sums(panel: Windows, inputs: Any, span: Span, first: Array, count: Array) -> Sums:
         """Returns the sums of each of up to BLOCKS batches apart: long sums are the host's, in float64."""
-        shapes = jax.eval_shape(one, panel, inputs, span, first)
+        shapes = jax.eval_shape(one, panel.at(0), inputs, span, first)
 
         def body(i: Array, kept: Sums) -> Sums:
-            return jax.tree.map(lambda a, b: a.at[i].set(b), kept, one(panel, inputs, span, first + i * batch))
+            part = one(panel.at(i), inputs, span, first + i * batch)
+            return jax.tree.map(lambda a, b: a.at[i].set(b), kept, part)
 
         zeros = jax.tree.map(lambda a: jnp.zeros((BLOCKS, *a.shape)), shapes)
         return meshes.whole(mesh, jax.lax.fori_loop(0, count, body, zeros))
 
-    def run(panel: Panel, inputs: Any, span: Span) -> dict[str, list[Errors]]:
+    def run(panel: Panel | Host, inputs: Any, span: Span) -> dict[str, list[Errors]]:
         blocks = -(-span.rows // batch)
+        most = min(BLOCKS, panel.fits(span, batch) or BLOCKS)
+
+        def rows(dispatch: int) -> np.ndarray:
+            first = dispatch * most * batch
+            return np.minimum(first + np.arange(most * batch), span.rows - 1).reshape(most, batch)
+
+        feed = panel.feed(span, rows, -(-blocks // most))
         parts = [
-            sums(panel, inputs, span, jnp.int32(at * batch), jnp.int32(min(BLOCKS, blocks - at)))
-            for at in range(0, blocks, BLOCKS)
+            sums(fed, inputs, span, jnp.int32(i * most * batch), jnp.int32(min(most, blocks - i * most)))
+            for i, fed in enumerate(feed)
         ]
         totals = jax.tree.map(lambda *part: np.sum([np.asarray(p, np.float64).sum(0) for p in part], 0), *parts)
         with np.errstate(invalid="ignore"):  # 0 / 0 is nan: a step at which nothing was observed
@@ -114,14 +127,19 @@ def sampler(
     foretell = tasks.forecasting(model, span, penalty="mse")
 
     @jax.jit
-    def losses(params: Params, data: Cached, first: Array) -> Any:
-        at_R = meshes.split(problem.mesh, first + jnp.arange(block))
-        row_R, key = shuffle(rows_key, at_R, span.rows), jax.random.fold_in(mask_key, first)
+    def order(at_R: Array) -> Array:
+        return shuffle(rows_key, at_R, span.rows)
+
+    @jax.jit
+    def losses(params: Params, panel: Windows, first: Array) -> Any:
+        at_R, data = meshes.split(problem.mesh, first + jnp.arange(block)), Cached(panel.at(0))
+        row_R, key = order(at_R), jax.random.fold_in(mask_key, first)
         pairs = reconstruct(params, data, row_R, key), foretell(params, data, row_R, key)
         return meshes.whole(problem.mesh, jax.tree.map(lambda a_R: (a_R * (at_R < rows)).sum(), pairs))
 
     def look(params: Params) -> dict[str, float]:
-        parts = [losses(params, Cached(problem.panel), jnp.int32(first)) for first in range(0, rows, block)]
+        feed = problem.panel.feed(span, lambda i: order(i * block + jnp.arange(block))[None], -(-rows // block))
+        parts = [losses(params, fed, jnp.int32(i * block)) for i, fed in enumerate(feed)]
         (error, weight), (forecast_error, forecast_weight) = np.sum(np.asarray(jax.device_get(parts), np.float64), 0)
         return {"reconstruction": error / weight, "forecast": forecast_error / forecast_weight}
 
@@ -136,11 +154,13 @@ def watcher(
     params['prompt'] has the axes (S, G) of `step.fan` in front: members share the encodings.
     """
     batch = min(batch, span.rows)
-    data = tasks.encode_all(model, backbone, problem, span, batch, budget, dtype)
+    data = tasks.encode_all(model, backbone, problem, span, batch, budget, dtype).on(None)
 
-    def forecast(inputs: tuple[Params, Cached], span: Span, row_R: Array) -> dict[str, tuple[Array, ...]]:
+    def forecast(
+        panel: Windows, inputs: tuple[Params, Cached], span: Span, row_R: Array
+    ) -> dict[str, tuple[Array, ...]]:
         params, data = inputs
-        encoded = tasks.encode(model, params["backbone"], data, span, row_R)
+        encoded = tasks.encode(model, params["backbone"], data.on(panel), span, row_R)
 
         def member(prompt: Params) -> Array:
             return tasks.forecast(model, {**params, "prompt": prompt}, encoded, span.horizons[-1])

@@ -68,7 +68,9 @@ def sincos(position_RN: Array, width: int, longest: float) -> Array:
 def product(x: Array, kernel: Array, dims: tuple, precision: Any = None, out: DTypeLike | None = None) -> Array:
     """Returns the product of a layer: the last axes of x with the first axes of the kernel, rows and patches as one
     axis. For linen's `dot_general`, whose gradient of the kernel otherwise takes XLA:CPU twice the time."""
-    (axes, _), _ = dims
+    (axes, first), batch = dims
+    assert (*first,) == (*range(len(axes)),), dims  # what linen's dense layers ask for
+    assert batch == ((), ()), dims
     inner = math.prod(kernel.shape[: len(axes)])
     y = jnp.dot(x.reshape(-1, inner), kernel.reshape(inner, -1), precision=precision, preferred_element_type=out)
     return y.reshape(*x.shape[: x.ndim - len(axes)], *kernel.shape[len(axes) :])

@@ -1,6 +1,8 @@
 """What both loops share: chunks of steps, pauses to look at validation, going on after a stop."""
 
+import contextlib
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -13,12 +15,14 @@ from jax import Array
 from jax.sharding import Mesh
 
 from ptt_jax import mesh as meshes
-from ptt_jax.checkpoint import Store
+from ptt_jax.checkpoint import FORMAT, Store
 from ptt_jax.config import UserError
 from ptt_jax.log import Log
 from ptt_jax.step import State
+from ptt_jax.tasks import Cached
+from ptt_jax.windows import Span
 
-CHUNK = 50  # steps in a dispatch: long enough to hide the host, short enough to show progress
+CHUNK = 50  # most steps in a dispatch: long enough to hide the host, short enough to show progress
 STAGES = ("pretrain", "tune", "validation")
 
 
@@ -42,16 +46,34 @@ class Pause(NamedTuple):
 class Loop:
     """`steps` steps in chunks, and `pauses` pauses evenly spread over them, the last at the end.
 
-    chunk: of `step.many`; `inputs` are what it takes after the count. profile: a folder for a trace of one warm chunk.
+    chunk: of `step.many`, with the data and the inputs that it takes. order: f(steps_J) -> the rows of `span` that they
+    read, row_JR or, for seeds with rows of their own, row_JSR. profile: a folder for a trace of one warm chunk.
     """
 
     stage: str
     steps: int
     pauses: int
     chunk: Callable[..., tuple[State, Array]]
+    data: Cached
+    span: Span
+    order: Callable[[Array], Array]
     inputs: tuple
     log: Log
     profile: str = ""
+
+    def chunks(self, first: int) -> list[list[tuple[int, int]]]:
+        """Returns (begin, end) of the dispatches up to each pause that lies ahead, as equal as may be: one program
+        serves all, and streamed data is cut for its longest."""
+        most = self.data.panel.fits(self.span, jax.eval_shape(self.order, jnp.arange(1)).size)
+        most = min(CHUNK, most or CHUNK)
+        pauses, out = min(self.pauses, self.steps), []
+        for pause in (self.steps * (i + 1) // pauses for i in range(pauses)):
+            if pause > first:
+                count = -(-(pause - first) // most)
+                ends = [first + (pause - first) * i // count for i in range(count + 1)]
+                out.append(list(itertools.pairwise(ends)))
+                first = pause
+        return out
 
     def run(self, state: State) -> Iterator[Pause]:
         """Yields every pause that lies ahead of the state.
@@ -59,31 +81,34 @@ class Loop:
         Raises UserError when the loss is not finite; nothing is yielded then, so nothing of it is saved.
         """
         begun, first = time.monotonic(), int(state.step)
-        done = first
-        pauses = min(self.pauses, self.steps)
-        for pause in (self.steps * (i + 1) // pauses for i in range(pauses)):
-            waiting: list[tuple[int, int, Array]] = []
-            total, since = 0.0, done
-            while done < pause:
-                count = min(CHUNK, pause - done)
-                state, summed = self.dispatch(state, count, warm=done > first)
-                waiting.append((done, count, summed))
-                done += count
-                # The last chunk's sums are fetched while this one runs: the device never waits for the host.
-                while len(waiting) > (done < pause):
-                    total += self.fetch(*waiting.pop(0))
-                    at = done - (waiting[0][1] if waiting else 0)
-                    seconds = time.monotonic() - begun
-                    left = seconds / (at - first) * (self.steps - at)
-                    self.log.progress(f"{self.stage}  step {at} of {self.steps}  {left:.0f} s left")
-            if done > since:
-                yield Pause(state, done, total / (done - since), seconds, left)
+        chunks = self.chunks(first)
+        begins = [begin for until in chunks for begin, _ in until]
+        longest = max((end - begin for until in chunks for begin, end in until), default=0)
+
+        def rows(dispatch: int) -> Array:
+            return self.order(begins[dispatch] + jnp.arange(longest))
+
+        with contextlib.closing(self.data.panel.feed(self.span, rows, len(begins))) as feed:
+            for until in chunks:
+                waiting: list[tuple[int, int, Array]] = []
+                total, since, pause = 0.0, until[0][0], until[-1][1]
+                for begin, done in until:
+                    state, summed = self.dispatch(state, done - begin, next(feed), warm=begin > first)
+                    waiting.append((begin, done - begin, summed))
+                    # The last chunk's sums are fetched while this one runs: the device never waits for the host.
+                    while len(waiting) > (done < pause):
+                        total += self.fetch(*waiting.pop(0))
+                        at = done - (waiting[0][1] if waiting else 0)
+                        seconds = time.monotonic() - begun
+                        left = seconds / (at - first) * (self.steps - at)
+                        self.log.progress(f"{self.stage}  step {at} of {self.steps}  {left:.0f} s left")
+                yield Pause(state, pause, total / (pause - since), seconds, left)
         if self.profile:
             self.log.say(f"{self.stage}: no trace, since no chunk of steps came after the one that compiles")
 
-    def dispatch(self, state: State, count: int, *, warm: bool) -> tuple[State, Array]:
+    def dispatch(self, state: State, count: int, panel: Any, *, warm: bool) -> tuple[State, Array]:
         """Starts a chunk; traces the first warm one, if asked to."""
-        arguments = jnp.int32(count), *self.inputs
+        arguments = jnp.int32(count), self.data.on(panel), *self.inputs
         if not (self.profile and warm):
             return self.chunk(state, *arguments)
         folder, self.profile = f"{self.profile}/{self.stage}", ""
@@ -94,15 +119,14 @@ class Loop:
         return out
 
     def fetch(self, begin: int, count: int, summed: Array) -> float:
-        """Returns a chunk's summed loss, the mean of those members whose loss is finite.
+        """Returns a chunk's summed loss, of a sweep the mean over seeds of each seed's best setting.
 
         A setting of a sweep may diverge; all settings of a seed may not.
         """
         losses_SG = np.atleast_2d(np.asarray(summed, np.float64))
-        finite_SG = np.isfinite(losses_SG)
-        best_S = np.where(finite_SG, losses_SG, np.inf).min(1)
+        best_S = np.where(np.isfinite(losses_SG), losses_SG, np.inf).min(1)
         check_finite(self.stage, f"between steps {begin} and {begin + count} the loss", *best_S)
-        return float(losses_SG[finite_SG].mean())
+        return float(best_S.mean())
 
 
 def check_finite(stage: str, what: str, *values: float) -> None:
@@ -117,6 +141,12 @@ def check_finite(stage: str, what: str, *values: float) -> None:
 def resume(store: Store, trees: dict[str, Any], log: Log, stage: str, mesh: Mesh) -> tuple[dict[str, Any], dict]:
     """Returns the trees as last saved and what was noted with them; the given trees and {} from an empty store."""
     latest = store.latest()
+    form = FORMAT if latest is None else store.meta(latest).get("format")
+    if form != FORMAT:
+        raise UserError(
+            f"{store.path}/{latest} was begun by another version of ptt_jax (format {form}, not {FORMAT}); "
+            f"accepted: a new --workdir, or the version in versions.json"
+        )
     log.rewind(stage, -1 if latest is None else latest)
     if latest is None:
         return trees, {}

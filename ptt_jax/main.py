@@ -131,7 +131,8 @@ def run(cfg: ConfigDict, workdir: Path, command: str = "", profile: str = "") ->
     own = ("cache_dir", "data.dir", "data.download")  # where things lie on this machine
     knobs = {f"config.{key}": value for key, value in config.flat(cfg).items() if key not in own}
     processes.check_alike({**knobs, "--workdir": str(workdir), "the data's fingerprint": series.fingerprint})
-    problem = tasks.prepare(series, mesh.make(cfg.devices))
+    with processes.together():
+        problem = tasks.prepare(series, mesh.make(cfg.devices), cfg.data.device_bytes)
     train.check(cfg, problem)  # before anything is written
     about = {"name": series.name, "fingerprint": series.fingerprint, "freq": series.freq, "splits": series.splits}
     if card.get("fingerprint") == series.fingerprint and card["train_end"] > series.splits["train"][1]:
@@ -185,10 +186,10 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     try:
         cfg, workdir = parse(argv)
-        where = option(argv, "distributed")
+        where, profile = option(argv, "distributed"), profile_folder(argv)
         if where is not None:
             processes.join(where)
-        path = run(cfg, workdir, shlex.join(["python", "-m", "ptt_jax.main", *argv]), profile_folder(argv))
+        path = run(cfg, workdir, shlex.join(["python", "-m", "ptt_jax.main", *argv]), profile)
     except UserError as e:
         print(f"ptt_jax: {' '.join(str(e).split())}", file=sys.stderr)
         return 2

@@ -96,10 +96,10 @@ class CrossMAE(nn.Module):
         A query is mask token + prompt (element-wise, PT-Tuning) + position. Queries never see each other. Where all
         rows ask for the same positions (at_1M), nothing depends on the row until the first cross-attention.
         """
-        query_RMD = jnp.broadcast_to(self.mask_token.astype(self.dtype), (*at_RM.shape, self.width))
+        query_RMD = jnp.broadcast_to(self.mask_token, (*at_RM.shape, self.width))
         if prompt_MD is not None:
-            query_RMD = query_RMD + prompt_MD.astype(self.dtype)[None]
-        query_RMD = self.place(query_RMD, at_RM)
+            query_RMD = query_RMD + prompt_MD[None]  # in float32: a small prompt would be rounded away in bfloat16
+        query_RMD = self.place(query_RMD.astype(self.dtype), at_RM)
         for block, read in zip(self.decoder, memory, strict=True):
             query_RMD = block(query_RMD, at_RM, read, keep_RV, train=train)
         return self.head(self.decoder_norm(query_RMD))

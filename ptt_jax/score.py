@@ -18,7 +18,7 @@ from ptt_jax.data import season
 from ptt_jax.log import Log
 from ptt_jax.model import CrossMAE
 from ptt_jax.tasks import Cached, Problem
-from ptt_jax.windows import Span, past, take
+from ptt_jax.windows import Span, Windows, past, take
 
 
 def models(model: CrossMAE, steps_a_season: int, seeds: tuple[int, ...]) -> evaluate.Forecast:
@@ -28,9 +28,9 @@ def models(model: CrossMAE, steps_a_season: int, seeds: tuple[int, ...]) -> eval
     queries of every prompt. The prompt of each seed is a model of its own, 'prompt SEED'.
     """
 
-    def forecast(inputs: dict[str, Any], span: Span, row_R: Array) -> dict[str, tuple[Array, ...]]:
-        x_RT, observed_RT = past(inputs["panel"], span, row_R)
-        encoded = tasks.encode(model, inputs["backbone"], Cached(inputs["panel"]), span, row_R)
+    def forecast(panel: Windows, inputs: dict[str, Any], span: Span, row_R: Array) -> dict[str, tuple[Array, ...]]:
+        x_RT, observed_RT = past(panel, span, row_R)
+        encoded = tasks.encode(model, inputs["backbone"], Cached(panel), span, row_R)
         longest = span.horizons[-1]
         prompted = [(inputs["prompts"][h][s], h) for s in range(len(seeds)) for h in span.horizons]
         zero_RH, *rest = tasks.forecasts(model, inputs["backbone"], encoded, [(None, longest), *prompted])
@@ -53,7 +53,6 @@ def score(cfg: ConfigDict, run: Path, problem: Problem, task: str, log: Log) -> 
     model = train.build(card["architecture"], cfg.compute_dtype)
     spans = {s: problem.span(s, cfg.lookback, cfg.horizons) for s in ("train", "validation", "test")}
     inputs = {
-        "panel": problem.panel,
         "backbone": checkpoint.load_backbone(card, train.shapes(model)),
         "prompts": checkpoint.load_prompts(run, task, card["content_hash"]),
         "weights_TH": baselines.fit_linear(problem.panel, spans["train"], spans["validation"]),
@@ -105,13 +104,15 @@ def samples(
     def units(x_SL: Array) -> np.ndarray:
         return scale_S1 * np.asarray(x_SL) + mean_S1
 
-    x_SL, observed_SL = jax.device_get(take(problem.panel, span, jnp.asarray(row_S)))
+    (panel,) = problem.panel.feed(span, lambda _: row_S[None], 1, split=False)
+    panel = panel.at(0)
+    x_SL, observed_SL = jax.device_get(take(panel, span, jnp.asarray(row_S)))
     history, ahead = slice(0, span.lookback), slice(span.lookback, None)
     stamps = problem.series.stamps_T
     now_S = span.first + row_S // span.channels + span.lookback
     steps = np.diff(stamps.to_numpy()).astype("timedelta64[s]").astype(float)
     steady = np.mean(steps == np.median(steps)) > 0.99  # months are not; a benchmark file with one gap is
-    made = jax.jit(lambda inputs, row_S: forecast(inputs, span, row_S))(inputs, jnp.asarray(row_S))
+    made = jax.jit(lambda panel, inputs, row_S: forecast(panel, inputs, span, row_S))(panel, inputs, jnp.asarray(row_S))
     found = {name: made[key][-1] for name, key in shown.items()}
     forecasts = {f"forecast_{name}_SH": units(y_SH) for name, y_SH in found.items()}
     if not processes.is_first():

@@ -31,12 +31,17 @@ def start(params: Any, tx: optax.GradientTransformation) -> State:
     return State(jnp.zeros((), jnp.int32), params, tx.init(params))
 
 
+def order(key: Array, at: Array, batch: int, rows: int) -> Array:
+    """Returns row_R, the rows of step `at`: what `one` reads under the same key."""
+    return windows.batch(jax.random.split(key)[0], at, batch, rows)
+
+
 def one(loss: Loss, tx: optax.GradientTransformation, groups: Groups, mesh: Mesh, batch: int, rows: int) -> Step:
     """Returns f(state, data, key) -> state, loss: one step, to be put under jit."""
 
     def step(state: State, data: Any, key: Array) -> tuple[State, Array]:
-        order_key, step_key = jax.random.split(key)
-        row_R = meshes.split(mesh, windows.batch(order_key, state.step, batch, rows))
+        row_R = meshes.split(mesh, order(key, state.step, batch, rows))
+        _, step_key = jax.random.split(key)
         tuned, frozen = groups.part(state.params)
 
         def mean(tuned: Any) -> Array:
@@ -61,27 +66,28 @@ def fan(build: Callable[[Any], Step], axes: State) -> Step:
     """
 
     def step(state: State, data: Any, key_S: Array, hyper_G: Any) -> tuple[State, Array]:
-        def member(state: State, key: Array, hyper: Any) -> tuple[State, Array]:
+        def member(state: State, data: Any, key: Array, hyper: Any) -> tuple[State, Array]:
             return build(hyper)(state, data, key)
 
-        settings = jax.vmap(member, in_axes=(axes, None, 0), out_axes=(axes, 0))
-        return jax.vmap(settings, in_axes=(axes, 0, None), out_axes=(axes, 0))(state, key_S, hyper_G)
+        settings = jax.vmap(member, in_axes=(axes, None, None, 0), out_axes=(axes, 0))
+        seeds = jax.vmap(settings, in_axes=(axes, data.member_axes, 0, None), out_axes=(axes, 0))
+        return seeds(state, data, key_S, hyper_G)
 
     return step
 
 
 def many(step: Step) -> Callable:
-    """Returns f(state, count, *inputs) -> state, summed losses, under one jit with the state donated.
+    """Returns f(state, count, data, *inputs) -> state, summed losses, under one jit with the state donated.
 
     `count` is traced: any number of steps runs in the same executable, so a short last chunk compiles nothing.
     """
 
-    def chunk(state: State, count: Array, *inputs: Any) -> tuple[State, Array]:
-        def body(_: Array, carry: tuple[State, Array]) -> tuple[State, Array]:
-            state, value = step(carry[0], *inputs)
+    def chunk(state: State, count: Array, data: Any, *inputs: Any) -> tuple[State, Array]:
+        def body(i: Array, carry: tuple[State, Array]) -> tuple[State, Array]:
+            state, value = step(carry[0], data.at(i), *inputs)
             return state, carry[1] + value
 
-        shape = jax.eval_shape(step, state, *inputs)[1]
+        shape = jax.eval_shape(step, state, data.at(0), *inputs)[1]
         return jax.lax.fori_loop(0, count, body, (state, jnp.zeros(shape.shape)))
 
     return jax.jit(chunk, donate_argnums=0)

@@ -5,6 +5,7 @@ add up and padding can be left out.
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -20,7 +21,8 @@ from ptt_jax import mesh as meshes
 from ptt_jax import prompts
 from ptt_jax.data import Scaler, Series, fit_scaler
 from ptt_jax.model import CrossMAE, Encoded, flatten
-from ptt_jax.windows import Panel, Span, future, past, span, take
+from ptt_jax.stream import Host
+from ptt_jax.windows import Panel, Span, Windows, future, past, span, take
 
 Loss = Callable[[Any, Any, Array, Array], tuple[Array, Array]]
 
@@ -30,10 +32,23 @@ class Cached:
     """A series, and what the frozen encoder says of the first rows of one span: all of them, as many as a budget holds,
     or none (encoded None); the others are encoded when needed."""
 
-    panel: Panel
+    panel: Any  # Panel or Host; in jitted code what is fed of it
     encoded: Encoded | None = None
     complete: bool = flax.struct.field(pytree_node=False, default=False)
     mesh: Mesh | None = flax.struct.field(pytree_node=False, default=None)
+
+    @property
+    def member_axes(self) -> "Cached":
+        """What of it is each seed's own, for the axes of a vmap."""
+        return self.replace(panel=self.panel.member_axis, encoded=None)  # type: ignore[attr-defined]
+
+    def on(self, panel: Windows | None) -> "Cached":
+        """Returns it with what a dispatch reads of the series."""
+        return self.replace(panel=panel)  # type: ignore[attr-defined]
+
+    def at(self, block: Array | int) -> "Cached":
+        """Returns it with what one step of a dispatch reads of the series."""
+        return self.on(self.panel.at(block))
 
     @property
     def stored(self) -> int:
@@ -140,17 +155,23 @@ def forecast(model: CrossMAE, params: Any, encoded: Encoded, horizon: int) -> Ar
     return forecasts(model, params["backbone"], encoded, [(params.get("prompt"), horizon)])[0]
 
 
+QUERIES = 256  # most queries of a row in one decoder, unless a single horizon has more
+
+
 def forecasts(
     model: CrossMAE, backbone: Any, encoded: Encoded, wanted: Sequence[tuple[prompts.Prompt | None, int]]
 ) -> list[Array]:
-    """Returns y_RH for each (prompt or None, horizon), all from one decoder: its queries never see each other."""
+    """Returns y_RH for each (prompt or None, horizon), several from one decoder: its queries never see each other."""
     counts = [prompts.patches(horizon, model.patch) for _, horizon in wanted]
-    parts = [
+    if len(wanted) > 1 and sum(counts) > QUERIES:
+        half = len(wanted) // 2
+        parts = wanted[:half], wanted[half:]
+        return [y_RH for part in parts for y_RH in forecasts(model, backbone, encoded, part)]
+    tokens = [
         jnp.zeros((count, model.width)) if prompt is None else prompts.tokens(prompt, count)
         for (prompt, _), count in zip(wanted, counts, strict=True)
     ]
-    ahead_M = jnp.concatenate([jnp.arange(count) for count in counts])
-    question = encoded, ahead_M, jnp.concatenate(parts)
+    question = encoded, jnp.concatenate([jnp.arange(count) for count in counts]), jnp.concatenate(tokens)
     y_RMP = cast(Array, model.apply({"params": backbone}, *question, method=model.foretell))
     pieces = jnp.split(y_RMP, np.cumsum(counts)[:-1], axis=1)
     return [flatten(y)[:, :horizon] for y, (_, horizon) in zip(pieces, wanted, strict=True)]
@@ -188,11 +209,11 @@ def forecasting(model: CrossMAE, span: Span, *, penalty: str) -> Loss:
 
 
 class Problem(NamedTuple):
-    """A series on the device, scaled, and where its splits lie."""
+    """A series, scaled, on the device or streamed to it, and where its splits lie."""
 
     series: Series
     scaler: Scaler
-    panel: Panel
+    panel: Panel | Host
     mesh: Mesh
 
     def span(self, split: str, lookback: int, horizons: tuple[int, ...]) -> Span:
@@ -200,21 +221,33 @@ class Problem(NamedTuple):
         return span(self.series.splits[split], lookback, horizons, len(self.series.names_C), split)
 
 
-def prepare(series: Series, mesh: Mesh) -> Problem:
-    """Returns the series scaled by its training rows, whole on each device."""
+def prepare(series: Series, mesh: Mesh, budget: float = math.inf) -> Problem:
+    """Returns the series scaled by its training rows, whole on each device, or on the host if it is over the budget.
+
+    Raises UserError when it must be streamed and grain is not installed.
+    """
     scaler = fit_scaler(series)
-    panel = Panel(jnp.asarray(scaler.transform(series.values_TC).T), jnp.asarray(series.observed_TC.T))
+    values_CT, observed_CT = scaler.transform(series.values_TC).T, series.observed_TC.T
+    if values_CT.nbytes + observed_CT.nbytes > budget:
+        rows = np.ascontiguousarray(values_CT), np.ascontiguousarray(observed_CT)
+        return Problem(series, scaler, Host(*rows, mesh, int(budget)), mesh)
+    panel = Panel(jnp.asarray(values_CT), jnp.asarray(observed_CT))
     return Problem(series, scaler, meshes.replicate(mesh, panel), mesh)
 
 
 def encode_all(
     model: CrossMAE, backbone: Any, problem: Problem, span: Span, block: int, budget: int, dtype: DTypeLike
 ) -> Cached:
-    """Returns the series with the encoder's output of every row of the span, or of as many as `budget` bytes hold.
+    """Returns the series with the encoder's output of every row of the span, or of as many blocks of rows as `budget`
+    bytes hold.
 
-    dtype: what the cache is stored in; bfloat16 holds twice as many rows.
+    dtype: what the cache is stored in; bfloat16 holds twice as many rows. A streamed series has no cache: it would
+    take more room than the series itself.
     """
-    block = -(-min(block, span.rows) // problem.mesh.size) * problem.mesh.size
+    if isinstance(problem.panel, Host):
+        return Cached(problem.panel)
+    block = -(-span.rows // -(-span.rows // block))  # equal ones, so that hardly a row is padding
+    block = -(-block // problem.mesh.size) * problem.mesh.size
 
     def one(backbone: Any, panel: Panel, first: Array) -> Encoded:
         row_R = meshes.split(problem.mesh, jnp.minimum(first + jnp.arange(block), span.rows - 1))

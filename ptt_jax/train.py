@@ -85,6 +85,7 @@ def pretrain(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: st
     hiding = {"ratio": p.mask_ratio, "tail_share": p.tail_share, "norm": p.norm}
     loss = tasks.reconstruction(model, train, **hiding, train=True)
     chunk = step.many(step.one(loss, tx, optim.ALL, problem.mesh, p.batch, train.rows))
+    order = jax.jit(jax.vmap(lambda at: step.order(key, at, p.batch, train.rows)))
     look = evaluate.sampler(model, problem, validation, p.validation_rows, hiding, keys(0, "validation"))
 
     store = Store(run / "backbone", ("params", "state"))
@@ -113,7 +114,8 @@ def pretrain(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: st
         })  # fmt: skip
         store.save(pause.step, {"params": chosen, "state": state}, meta)
 
-    loop = Loop("pretrain", steps, p.validations, chunk, (Cached(problem.panel), key), log, profile)
+    data = Cached(problem.panel)
+    loop = Loop("pretrain", steps, p.validations, chunk, data, train, order, (key,), log, profile)
     if not stalled([v for _, v in history], p.patience):
         for pause in loop.run(begin):
             keep(pause)
@@ -124,7 +126,7 @@ def pretrain(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: st
     store.close()
     series = problem.series
     about = {
-        "run": "", "step": history[-1][0], "chosen": min(history, key=lambda h: h[1])[0],
+        "format": checkpoint.FORMAT, "run": "", "step": history[-1][0], "chosen": min(history, key=lambda h: h[1])[0],
         "content_hash": checkpoint.content_hash(chosen), "parameters": count(chosen), "data": series.name,
         "freq": series.freq, "channels": len(series.names_C), "fingerprint": series.fingerprint,
         "train_end": series.splits["train"][1], "lookback": cfg.lookback, "seconds": round(meta["seconds"], 1),

@@ -43,33 +43,57 @@ class Sweep:
         return {key: jnp.array([s[key] for s in self.settings], jnp.float32) for key in self.settings[0]}
 
 
+def finite(x: np.ndarray) -> np.ndarray:
+    """Returns x with inf where it is nan or infinite, so that it is never the smallest."""
+    return np.where(np.isfinite(x), x, np.inf)
+
+
 @dataclasses.dataclass
 class History:
-    """What validation said at each look: {horizon: MSE_SG}, nan for a member that diverged."""
+    """What validation said at each look, {horizon: MSE_SG}, nan for a member that diverged.
 
+    A member is what it would be alone: looks after the one at which it had stopped by itself count for nothing.
+    """
+
+    patience: int
     looks: list[tuple[int, dict[str, np.ndarray]]]
 
     @classmethod
-    def load(cls, saved: list) -> "History":
+    def load(cls, patience: int, saved: list) -> "History":
         looks = [(at, {h: np.array(v, np.float64) for h, v in values.items()}) for at, values in saved]
-        return cls(looks)
+        return cls(patience, looks)
 
     def save(self) -> list:
         """Returns it as lists for JSON, which has no nan."""
         return [
-            (at, {h: [[x if np.isfinite(x) else None for x in row] for row in v.tolist()] for h, v in values.items()})
+            [at, {h: [[x if np.isfinite(x) else None for x in row] for row in v.tolist()] for h, v in values.items()}]
             for at, values in self.looks
         ]
 
+    def running_SG(self) -> np.ndarray:
+        """Returns which members would go on alone: a horizon of theirs got better in the last `patience` looks."""
+        stacks = [np.stack([finite(values[h]) for _, values in self.looks]) for h in self.looks[0][1]]
+        running_SG = np.ones(stacks[0].shape[1:], bool)
+        for s, g in np.ndindex(running_SG.shape):
+            running_SG[s, g] = not any(
+                all(stalled(list(stack[:end, s, g]), self.patience) for stack in stacks)
+                for end in range(1, len(self.looks) + 1)
+            )
+        return running_SG
+
     def stack(self, horizon: str) -> np.ndarray:
-        """Returns mse_ASG over the looks (A), infinite where a member diverged."""
-        return np.stack([np.nan_to_num(values[horizon], nan=np.inf, posinf=np.inf) for _, values in self.looks])
+        """Returns mse_ASG over the looks (A), infinite where a member diverged or had stopped before."""
+        out = [finite(self.looks[0][1][horizon])]
+        for a, (_, values) in enumerate(self.looks[1:], 1):
+            running_SG = History(self.patience, self.looks[:a]).running_SG()
+            out.append(np.where(running_SG, finite(values[horizon]), np.inf))
+        return np.stack(out)
 
     def better(self, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Returns {horizon: better_SG}: where `values` are below every look so far."""
+        """Returns {horizon: better_SG}: where `values` are below every look so far, of members that still run."""
         if not self.looks:
             return {h: np.ones(v.shape, bool) for h, v in values.items()}
-        return {h: v < self.stack(h).min(0) for h, v in values.items()}
+        return {h: self.running_SG() & (v < self.stack(h).min(0)) for h, v in values.items()}
 
     def setting(self, horizon: str) -> int:
         """Returns the setting that serves a horizon best: by the mean over seeds of each seed's best look."""
@@ -79,10 +103,9 @@ class History:
         """Returns the step of each seed's best look, the first of equals."""
         return [self.looks[a][0] for a in self.stack(horizon)[:, :, setting].argmin(0)]
 
-    def settled(self, patience: int) -> bool:
-        """Says whether no horizon of any member got better in the last `patience` looks."""
-        columns = [self.stack(h).reshape(len(self.looks), -1).T for h in self.looks[0][1]]
-        return all(stalled(list(member), patience) for member in np.concatenate(columns))
+    def settled(self) -> bool:
+        """Says whether every member has stopped."""
+        return not self.running_SG().any()
 
 
 def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = "") -> str:
@@ -129,7 +152,7 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = 
     trees = {"prompt": best, "state": {"prompt": params["prompt"], "opt_state": opt_state}}
     trees, meta = resume(store, trees, log, "tune", problem.mesh)
     best, saved = jax.device_get(trees["prompt"]), trees["state"]
-    history, spent = History.load(meta.get("history", [])), meta.get("seconds", 0.0)
+    history, spent = History.load(t.patience, meta.get("history", [])), meta.get("seconds", 0.0)
     at = jnp.int32(history.looks[-1][0] if history.looks else 0)
     begin = step.State(at, {**params, "prompt": saved["prompt"]}, saved["opt_state"])
     begin = meshes.replicate(problem.mesh, begin)
@@ -144,7 +167,7 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = 
         said = processes.agree({h: v.tolist() for h, v in look(pause.state.params).items()})
         values = {h: np.array(v) for h, v in said.items()}
         for v in values.values():
-            check_finite("tune", f"validation after step {pause.step}", *np.where(np.isfinite(v), v, np.inf).min(1))
+            check_finite("tune", f"validation after step {pause.step}", *finite(v).min(1))
         tokens = jax.device_get(pause.state.params["prompt"])["tokens_MD"]
         for h, better_SG in history.better(values).items():
             kept = best[h]["tokens_MD"]
@@ -152,24 +175,30 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = 
         history.looks.append((pause.step, values))
         meta.update(history=history.save(), seconds=spent + pause.seconds)
         state = {"prompt": pause.state.params["prompt"], "opt_state": pause.state.opt_state}
-        said = {h: float(np.nan_to_num(v, nan=np.inf).mean(0).min()) for h, v in values.items()}  # the best setting's
-        log.pause("tune", pause, steps, t.batch / train.rows, meta["seconds"], {"validation_mse": said})
+        shown = {h: float(finite(v).min(1).mean()) for h, v in values.items()}  # of each seed's best setting
+        log.pause("tune", pause, steps, t.batch / train.rows, meta["seconds"], {"validation_mse": shown})
         store.save(pause.step, {"prompt": best, "state": state}, meta)
 
     if not history.looks:
         keep(Pause(begin, 0, float("nan"), 0.0, 0.0))
     key_S = jnp.stack([keys(seed, "tune")[1] for seed in seeds])
-    inputs = data, key_S, sweep.hyper_G()
-    if not history.settled(t.patience):
-        for pause in Loop("tune", steps, t.validations, chunk, inputs, log, profile).run(begin):
+    inputs = key_S, sweep.hyper_G()
+
+    @jax.jit
+    def order(steps_J: Array) -> Array:
+        seeds = jax.vmap(lambda at, key: step.order(key, at, t.batch, train.rows), in_axes=(None, 0))
+        return jax.vmap(seeds, in_axes=(0, None))(steps_J, key_S)
+
+    if not history.settled():
+        for pause in Loop("tune", steps, t.validations, chunk, data, train, order, inputs, log, profile).run(begin):
             keep(pause)
-            if history.settled(t.patience):
+            if history.settled():
                 log.say(f"tune: no horizon better in {t.patience} looks at validation, stopped")
                 break
     store.close()
     setting = {h: history.setting(h) for h in best}
     about = {
-        "task": task, "step": history.looks[-1][0], "seeds": list(seeds),
+        "format": checkpoint.FORMAT, "task": task, "step": history.looks[-1][0], "seeds": list(seeds),
         "chosen": {h: history.steps(h, g) for h, g in setting.items()},
         "setting": {h: {"index": g, **sweep.settings[g]} for h, g in setting.items()},
         "shapes": {h: list(p["tokens_MD"].shape) for h, p in best.items()},

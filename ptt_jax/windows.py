@@ -3,9 +3,13 @@
 A row is one channel of one window. Rows are numbered window by window: row = window * C + channel.
 """
 
+import itertools
+from collections.abc import Callable, Generator
+
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from ptt_jax.bits import mix
@@ -18,6 +22,51 @@ class Panel:
 
     values_CT: Array
     observed_CT: Array
+
+    member_axis = None  # seeds of a sweep share it
+
+    def feed(self, span: "Span", rows: "Order", dispatches: int, split: bool = True) -> Generator["Panel", None, None]:
+        """Yields what each dispatch reads; `stream.Host` yields the rows themselves."""
+        yield from itertools.repeat(self, dispatches)
+
+    def fits(self, span: "Span", rows: int) -> int | None:
+        """Returns how many blocks of so many rows fit in a dispatch; None = any number."""
+        return None
+
+    def at(self, block: Array | int) -> "Panel":
+        """Returns what a block of a dispatch reads."""
+        return self
+
+    def cut(self, span: "Span", row_R: Array, begin: int, end: int) -> tuple[Array, Array]:
+        """Returns steps [begin, end) of the rows' windows."""
+        channel_R, start_R = row_R % span.channels, span.first + row_R // span.channels
+        at_RL = start_R[:, None] + jnp.arange(begin, end)[None]
+        inside_RL = at_RL < span.end
+        at_RL = jnp.minimum(at_RL, span.end - 1)
+        return self.values_CT[channel_R[:, None], at_RL], self.observed_CT[channel_R[:, None], at_RL] & inside_RL
+
+
+@flax.struct.dataclass
+class Streamed:
+    """Whole windows that were cut on the host: values_JRL and observed_JRL, the rows of each block of a dispatch.
+
+    Read like a Panel by the program whose order they were cut in: a row's number is not looked at again.
+    """
+
+    values_JRL: Array
+    observed_JRL: Array
+
+    member_axis = 0  # of a block, when seeds of a sweep have rows of their own
+
+    def at(self, block: Array | int) -> "Streamed":
+        return jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, block, keepdims=False), self)
+
+    def cut(self, span: "Span", row_R: Array, begin: int, end: int) -> tuple[Array, Array]:
+        return self.values_JRL[..., begin:end], self.observed_JRL[..., begin:end]
+
+
+Windows = Panel | Streamed
+Order = Callable[[int], Array | np.ndarray]  # f(dispatch) -> its row numbers, row_R or by blocks row_JR
 
 
 @flax.struct.dataclass
@@ -70,28 +119,19 @@ def span(border: tuple[int, int], lookback: int, horizons: tuple[int, ...], chan
     return Span(first, end, counts, lookback, horizons, channels)
 
 
-def take(panel: Panel, span: Span, row_R: Array) -> tuple[Array, Array]:
+def take(panel: Windows, span: Span, row_R: Array) -> tuple[Array, Array]:
     """Returns x_RL float32 and observed_RL bool of the numbered rows, L = lookback + longest horizon."""
-    return cut(panel, span, row_R, 0, span.length)
+    return panel.cut(span, row_R, 0, span.length)
 
 
-def past(panel: Panel, span: Span, row_R: Array) -> tuple[Array, Array]:
+def past(panel: Windows, span: Span, row_R: Array) -> tuple[Array, Array]:
     """Returns x_RT and observed_RT, the rows' history."""
-    return cut(panel, span, row_R, 0, span.lookback)
+    return panel.cut(span, row_R, 0, span.lookback)
 
 
-def future(panel: Panel, span: Span, row_R: Array) -> tuple[Array, Array]:
+def future(panel: Windows, span: Span, row_R: Array) -> tuple[Array, Array]:
     """Returns x_RH and observed_RH, what the longest horizon holds; steps past the split's end count as missing."""
-    return cut(panel, span, row_R, span.lookback, span.length)
-
-
-def cut(panel: Panel, span: Span, row_R: Array, begin: int, end: int) -> tuple[Array, Array]:
-    """Returns steps [begin, end) of the rows' windows."""
-    channel_R, start_R = row_R % span.channels, span.first + row_R // span.channels
-    at_RL = start_R[:, None] + jnp.arange(begin, end)[None]
-    inside_RL = at_RL < span.end
-    at_RL = jnp.minimum(at_RL, span.end - 1)
-    return panel.values_CT[channel_R[:, None], at_RL], panel.observed_CT[channel_R[:, None], at_RL] & inside_RL
+    return panel.cut(span, row_R, span.lookback, span.length)
 
 
 def shuffle(key: Array, at_R: Array, rows: int, rounds: int = 48) -> Array:

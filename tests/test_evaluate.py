@@ -33,7 +33,7 @@ def plain(problem):
     return out
 
 
-def naive(panel, span, row_R):
+def naive(panel, _, span, row_R):
     x_RT, _ = past(panel, span, row_R)
     return {"naive": tuple(baselines.seasonal_naive(x_RT, 24, h) for h in span.horizons)}
 
@@ -46,7 +46,7 @@ def test_masked_evaluation_equals_plain_numpy_whatever_the_batch(problem, plain,
     span = problem.span("test", 48, (12, 20))
     on = mesh.make(devices)
     panel = mesh.replicate(on, problem.panel)
-    errors = evaluate.evaluator(naive, on, batch)(panel, panel, span)["naive"]
+    errors = evaluate.evaluator(naive, on, batch)(panel, None, span)["naive"]
     for e, (horizon, by_hand) in zip(errors, plain.items(), strict=True):
         assert e.windows == len(by_hand)
         assert e.count_H.sum() == np.isfinite(by_hand).sum()
@@ -59,24 +59,24 @@ def test_masked_evaluation_equals_plain_numpy_whatever_the_batch(problem, plain,
 def test_a_perfect_forecast_has_no_error(problem):
     span = problem.span("validation", 48, (12,))
 
-    def oracle(panel, span, row_R):
+    def oracle(panel, _, span, row_R):
         return {"oracle": (future(panel, span, row_R)[0],)}
 
-    (e,) = evaluate.evaluator(oracle, problem.mesh, 128)(problem.panel, problem.panel, span)["oracle"]
+    (e,) = evaluate.evaluator(oracle, problem.mesh, 128)(problem.panel, None, span)["oracle"]
     assert (e.mse, e.mae) == (0, 0)
 
 
 def test_one_program_serves_every_split_and_members_are_measured_side_by_side(problem, plain):
     traced = []
 
-    def two(panel, span, row_R):
+    def two(panel, _, span, row_R):
         traced.append(span.horizons)
-        y_RH = naive(panel, span, row_R)["naive"]
+        y_RH = naive(panel, _, span, row_R)["naive"]
         return {"pair": tuple(jnp.stack([y, jnp.full_like(y, jnp.nan)])[:, None] for y in y_RH)}
 
     measure = evaluate.evaluator(two, problem.mesh, 64)
     for split in ("validation", "test"):
-        errors = measure(problem.panel, problem.panel, problem.span(split, 48, (12, 20)))["pair"]
+        errors = measure(problem.panel, None, problem.span(split, 48, (12, 20)))["pair"]
         if split == "validation":
             programs = len(traced)
     assert len(traced) == programs

@@ -8,7 +8,7 @@ import pytest
 RANKS = (
     ("config", "bits"),
     ("layers", "windows", "mesh", "clock", "generated", "processes"),
-    ("frame",),
+    ("frame", "stream"),
     ("data", "model", "prompts", "baselines"),
     ("optim", "tasks"),
     ("step",),

@@ -8,6 +8,7 @@ import pytest
 from ptt_jax import mesh as meshes
 from ptt_jax import optim, prompts, step, tasks, windows
 from ptt_jax.config import UserError
+from ptt_jax.layers import Block
 from ptt_jax.model import CrossMAE
 from ptt_jax.tasks import Cached
 
@@ -146,3 +147,53 @@ def test_dropout_is_on_in_pretraining(problem, params):
     ]
     assert sums[0] == sums[2]
     assert sums[0] != sums[1]
+
+
+def test_what_dropout_lets_through_makes_up_for_what_it_does_not():
+    block = Block(8, 2, 8, 0.4, 0.0, jnp.float32)
+    x = jnp.ones((64, 50, 8))
+    out = block.apply({}, x, True, rngs={"dropout": jax.random.key(0)}, method=lambda m, x, train: m.drop(x, train))
+    assert set(np.unique(out).round(4).tolist()) == {0.0, round(1 / 0.6, 4)}
+    assert abs(out.mean() - 1) < 0.02
+
+
+def test_the_state_is_donated(problem, model, params):
+    state, data, one, _ = setup(problem, model, params, meshes.make(1), optim.PROMPT)
+    step.many(one)(state, jnp.int32(2), data, jax.random.key(5))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.opt_state))
+
+
+def test_members_side_by_side_are_the_same_on_one_device_and_eight(problem, model, params):
+    """Two seeds times two settings, with a cache that holds half of the rows."""
+    axes = step.State(step=None, params={"backbone": None, "prompt": 0}, opt_state=0)
+    ends = []
+    for devices in (1, 8):
+        on = tasks.prepare(problem.series, meshes.make(devices))
+        span, backbone = on.span("train", 48, (12, 20)), meshes.replicate(on.mesh, jax.tree.map(jnp.copy, params))
+        alone = {"backbone": backbone, "prompt": prompts.make("position", 2, 16)}
+        loss = tasks.forecasting(model, span, penalty="mse")
+
+        def transform(hyper, alone=alone):
+            rate, decay = hyper["learning_rate"], hyper["weight_decay"]
+            chain = optim.chain(peak=rate, warmup=0.0, steps=20, weight_decay=decay, clip=1.0)
+            return optim.PROMPT.transform(chain, alone)
+
+        def build(hyper, loss=loss, on=on, span=span, transform=transform):
+            return step.one(loss, transform(hyper), optim.PROMPT, on.mesh, BATCH, span.rows)
+
+        many = jax.tree.map(lambda a: jnp.zeros((2, 2, *a.shape), a.dtype), alone["prompt"])
+        opt_state = transform({"learning_rate": 1e-2, "weight_decay": 0.0}).init(alone)
+        opt_state = jax.tree.map(lambda a: jnp.broadcast_to(a, (2, 2, *a.shape)), opt_state)
+        state = step.State(jnp.int32(0), {"backbone": backbone, "prompt": many}, opt_state)
+        whole = tasks.encode_all(model, backbone, on, span, 64, 2**30, jnp.float32)
+        data = tasks.encode_all(model, backbone, on, span, 64, whole.encoded_bytes // 2, jnp.float32)
+        assert 0 < data.stored < span.rows
+        hyper = {"learning_rate": jnp.array([1e-2, 3e-2]), "weight_decay": jnp.array([0.0, 1.0])}
+        keys = jax.random.split(jax.random.key(5), 2)
+        state, losses = step.many(step.fan(build, axes))(
+            meshes.replicate(on.mesh, state), jnp.int32(4), data, keys, hyper
+        )
+        ends.append(jax.device_get((state.params["prompt"], losses)))
+    close(*ends)
+    tokens = ends[0][0]["tokens_MD"].reshape(4, -1)
+    assert len({row.tobytes() for row in tokens}) == 4

@@ -90,13 +90,15 @@ def test_rows_past_the_budget_are_encoded_on_the_fly_and_no_others(problem, mode
     whole = tasks.encode_all(model, backbone, problem, span, 64, 2**30, jnp.float32)
     assert whole.complete
     some = tasks.encode_all(model, backbone, problem, span, 64, whole.encoded_bytes // 2, jnp.float32)
-    assert some.stored == 7 * 64 < span.rows  # whole blocks of what the budget holds
+    assert 0.4 * whole.stored < some.stored <= 0.5 * whole.stored
     assert not some.complete
 
     # What is stored is made wrong, so that one sees which rows came from where.
     spoilt = some.replace(encoded=some.encoded.replace(mean_R1=some.encoded.mean_R1 + 100))
     for seed in range(3):
         row_R = jax.random.randint(jax.random.key(seed), (48,), 0, span.rows if seed else some.stored)
+        edge = [some.stored - 1, some.stored, some.stored + 1] if seed else [0, some.stored - 1, some.stored - 1]
+        row_R = row_R.at[:3].set(jnp.array(edge))
         ours, theirs = (
             jax.jit(lambda data, row_R: tasks.encode(model, backbone, data, span, mesh.split(on, row_R)))(data, row_R)
             for data in (spoilt, whole)

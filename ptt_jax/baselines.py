@@ -1,15 +1,21 @@
-"""What a forecast must beat: the last season again, and a linear map. Arrays in, y_RH out."""
+"""What a forecast must beat: the last season again, a linear map, and a conventional head on the same backbone.
+
+Arrays in, y_RH out.
+"""
 
 import functools
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ptt_jax import tasks
 from ptt_jax.layers import instance_stats
+from ptt_jax.model import CrossMAE, flatten
 from ptt_jax.stream import Host
-from ptt_jax.windows import Panel, Span, Windows, shuffle, take
+from ptt_jax.windows import Panel, Span, Windows, past, shuffle, take
 
 BLOCK = 1024  # rows of one Gram update
 MOST_ROWS = 100_000  # drawn from the training rows: far more than the map has inputs, and seconds to fit
@@ -85,3 +91,36 @@ def moments(panel: Panel | Host, span: Span, weights_TH: Array | None) -> tuple[
         for total, part in zip(totals, block(fed, weights_TH, jnp.int32(i * BLOCK)), strict=True):
             total += np.asarray(part, np.float64)
     return totals[0], totals[1], float(totals[2])
+
+
+def make_probe(model: CrossMAE, lookback: int, horizon: int) -> dict[str, Array]:
+    """Returns a conventional head of zeros: learning begins at the history's mean, as prompts do at zero-shot."""
+    return {"kernel": jnp.zeros((lookback // model.patch * model.width, horizon)), "bias": jnp.zeros(horizon)}
+
+
+def probe(model: CrossMAE, params: Any, x_RT: Array, observed_RT: Array) -> Array:
+    """Returns y_RH from the encoder and a new head: all of a history's encodings, one linear map (PatchTST, Nie et al.
+    2023). Mask token, decoder and reconstruction head of the backbone are left out.
+
+    params {'backbone', 'probe': {'kernel': (N * D, H), 'bias': (H,)}}. Unlike a prompt, a head belongs to one lookback,
+    and where the encoder learns with it, to one horizon.
+    """
+    outputs = model.apply({"params": params["backbone"]}, x_RT, observed_RT, method=model.read)
+    z_RND, keep_RN, mean_R1, scale_R1 = cast(tuple[Array, ...], outputs)
+    z_RND = jnp.where(keep_RN[..., None], z_RND, 0)  # where nothing was seen there is nothing to say
+    kernel = params["probe"]["kernel"].astype(model.dtype)
+    y_RH = jnp.dot(flatten(z_RND), kernel, preferred_element_type=jnp.float32) + params["probe"]["bias"][None]
+    return y_RH * scale_R1 + mean_R1
+
+
+def probing(model: CrossMAE, span: Span, *, penalty: str) -> tasks.Loss:
+    """Returns the loss of `probe`: on the rows, targets and units of `tasks.forecasting`.
+
+    `optim.PROBE` freezes the backbone; Groups(('embed', 'encoder', 'probe')) is full fine-tuning.
+    """
+
+    def loss(params: Any, data: tasks.Cached, row_R: Array, key: Array) -> tuple[Array, Array]:
+        y_RH = probe(model, params, *past(data.panel, span, row_R))
+        return tasks.errors(y_RH, data.panel, span, row_R, penalty)
+
+    return loss

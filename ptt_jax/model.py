@@ -126,15 +126,19 @@ class CrossMAE(nn.Module):
         y_RMP = self.decode(self.remember(z_RVD, visible_RV), hidden_RM, None, keep_RV, train=train)
         return y_RMP, normalise(pick(x_RNP, hidden_RM), mean_R1, scale_R1), pick(seen_RNP, hidden_RM)
 
-    def observe(self, x_RT: Array, observed_RT: Array) -> "Encoded":
-        """Returns everything of a history that a forecast needs. Nothing in it depends on a prompt."""
+    def read(self, x_RT: Array, observed_RT: Array) -> tuple[Array, Array, Array, Array]:
+        """Returns z_RND of a history's patches, which of them hold anything (keep_RN), and its mean_R1 and scale_R1."""
         seen_RT = observed_RT.astype(jnp.float32)
         mean_R1, scale_R1 = instance_stats(x_RT, seen_RT)
         seen_RNP = patchify(seen_RT, self.patch)
         x_RNP = normalise(patchify(x_RT, self.patch), mean_R1, scale_R1) * seen_RNP  # missing: the mean, and no more
-        at_1N, keep_RN = jnp.arange(x_RNP.shape[1])[None], keepable(seen_RNP)
-        memory = self.remember(self.encode(x_RNP, at_1N, keep_RN), at_1N)
-        return Encoded(memory, keep_RN, mean_R1, scale_R1)
+        keep_RN = keepable(seen_RNP)
+        return self.encode(x_RNP, jnp.arange(x_RNP.shape[1])[None], keep_RN), keep_RN, mean_R1, scale_R1
+
+    def observe(self, x_RT: Array, observed_RT: Array) -> "Encoded":
+        """Returns everything of a history that a forecast needs. Nothing in it depends on a prompt."""
+        z_RND, *rest = self.read(x_RT, observed_RT)
+        return Encoded(self.remember(z_RND, jnp.arange(z_RND.shape[1])[None]), *rest)
 
     def foretell(self, encoded: "Encoded", ahead_M: Array, prompt_MD: Array | None) -> Array:
         """Returns y_RMP in the units of the history: the patches that lie `ahead`, 0 the first one after it.

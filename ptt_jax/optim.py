@@ -49,7 +49,8 @@ def decayed(params: Tree) -> Tree:
 class Groups(NamedTuple):
     """The groups of a parameter tree, and which of them learn.
 
-    The tree is {'backbone': ..., 'prompt': ...} or {'backbone': ...}; groups are `model.GROUPS` and 'prompt'.
+    The tree is {'backbone': ...}, mostly with 'prompt' or with 'probe' (`baselines.probe`) beside it; groups are
+    `model.GROUPS` and those two.
     """
 
     tuned: tuple[str, ...]
@@ -65,9 +66,10 @@ class Groups(NamedTuple):
 
     def check(self, params: Tree) -> None:
         """Raises ValueError when a name is no group or nothing would learn: a typo must not freeze everything."""
-        unknown = set(self.tuned) - {*GROUPS, "prompt"}
+        names = (*GROUPS, "prompt", "probe")
+        unknown = set(self.tuned) - {*names}
         if unknown or "tuned" not in jax.tree.leaves(self.labels(params)):
-            raise ValueError(f"tuned groups {self.tuned} match no parameter; groups are {(*GROUPS, 'prompt')}")
+            raise ValueError(f"tuned groups {self.tuned} match no parameter; groups are {names}")
 
     def transform(self, tuned: optax.GradientTransformation, params: Tree) -> optax.GradientTransformation:
         """Returns multi_transform: `tuned` for the groups that learn, set_to_zero for the others."""
@@ -87,6 +89,7 @@ class Groups(NamedTuple):
 
 ALL = Groups(GROUPS)
 PROMPT = Groups(("prompt",))
+PROBE = Groups(("probe",))
 
 
 def join(tuned: Tree, frozen: Tree) -> Tree:

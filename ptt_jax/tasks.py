@@ -201,11 +201,16 @@ def forecasting(model: CrossMAE, span: Span, *, penalty: str) -> Loss:
         def decode(params: Any, encoded: Encoded) -> Array:
             return forecast(model, params, encoded, span.horizons[-1])
 
-        x_RH, observed_RH = future(data.panel, span, row_R)
-        error_RH = PENALTY[penalty](decode(params, encoded) - x_RH)
-        return jnp.where(observed_RH, error_RH, 0).sum(1), observed_RH.sum(1, dtype=jnp.float32)
+        return errors(decode(params, encoded), data.panel, span, row_R, penalty)
 
     return loss
+
+
+def errors(y_RH: Array, panel: Panel, span: Span, row_R: Array, penalty: str) -> tuple[Array, Array]:
+    """Returns each row's sum of errors over the observed values of its future, and how many these are."""
+    x_RH, observed_RH = future(panel, span, row_R)
+    error_RH = PENALTY[penalty](y_RH - x_RH)
+    return jnp.where(observed_RH, error_RH, 0).sum(1), observed_RH.sum(1, dtype=jnp.float32)
 
 
 class Problem(NamedTuple):

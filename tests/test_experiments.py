@@ -2,7 +2,10 @@
 
 import importlib.util
 import json
+import math
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -13,6 +16,8 @@ ROOT = Path(__file__).parent.parent / "experiments"
 
 
 def script(name: str):
+    if str(ROOT) not in sys.path:  # where Python finds what stands beside a script
+        sys.path.append(str(ROOT))
     spec = importlib.util.spec_from_file_location(name, ROOT / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -67,14 +72,113 @@ def test_what_cannot_be_collected_is_one_sentence(tmp_path, capsys, argv, words)
     assert words in err
 
 
-def test_the_bench_prints_that_tuning_costs_less_than_fine_tuning(capsys):
-    assert script("bench").main(["--config=configs/quickstart.py", "--horizons=24", "--batch=32"]) == 0
-    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
-    share = {row[0].strip(): float(row[2]) for row in rows}
-    assert share["tune, encodings cached"] < share["tune, encoder at each step"] < 0.5
+TINY = ["--config=configs/quickstart.py", "--batch=16", "--width=16"]
 
 
-@pytest.mark.parametrize("argv", [["--config=none.py"], ["--horizons=0"], ["--horizons=96,24"], ["--batch=0"]])
+@pytest.fixture
+def bench(monkeypatch):
+    """The script with a peak that needs no measurement, and a series of 1,000 steps."""
+    module = script("bench")
+    monkeypatch.setattr(module, "LENGTH", 4 * 1000)
+    monkeypatch.setattr(module, "QUICK", module.Pace(0.0, 2, 3, 1))
+    monkeypatch.setattr(module.peaks, "of_device", lambda dtype: module.peaks.Peak("made up", 1e11, 1e10))
+    return module
+
+
+def test_the_bench_times_every_phase_and_writes_lines_of_finite_numbers(bench, tmp_path, capsys):
+    file = tmp_path / "bench.jsonl"
+    assert bench.main([*TINY, "--horizons=24", "--quick", f"--json={file}"]) == 0
+    out = capsys.readouterr().out
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    names = ["pretrain", "tune, cached", "tune, uncached", "full fine-tuning", "linear probe, new head", "forecast"]
+    assert [r["phase"] for r in records] == names
+    for record in records:
+        numbers = {k: v for k, v in record.items() if isinstance(v, float | int)}
+        assert all(math.isfinite(v) and v > 0 for v in numbers.values())
+        assert {
+            "date", "command", "device", "jax", "dtype", "config", "horizons", "batch", "step_ms", "rows_per_s",
+            "mflops_a_row", "temporary_kib_a_row", "argument_mib", "gflops_per_s", "share_of_peak", "share_of_bound",
+            "bound_by",
+        } <= {*record}  # fmt: skip
+        assert f"| {record['phase']} |" in out
+        assert record["rows_per_s"] == pytest.approx(16e3 / record["step_ms"])
+        assert record["gflops_per_s"] == pytest.approx(record["share_of_peak"] * 100)
+    assert {r["phase"] for r in records if "share_compiled" in r} == {"pretrain", "tune, cached"}
+    assert "windows of 7 channels a second" in out
+
+
+def test_a_wide_series_is_timed_beside_a_narrow_one(bench, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "LONG", 1000)
+    monkeypatch.setattr(bench, "WIDE", 20)
+    assert bench.main([*TINY, "--horizons=24", "--wide", "--quick", "--channels=2"]) == 0
+    out = capsys.readouterr().out
+    for phase in ("pretrain", "tune, uncached", "forecast"):
+        assert f"| {phase} | 2 |" in out
+        assert f"| {phase} | 20 |" in out
+    assert out.count("a row of 20 channels costs") == 3
+
+
+def test_a_chip_of_the_table_is_computed_and_not_run(bench, monkeypatch, tmp_path):
+    monkeypatch.setattr(bench, "time_all", None)
+    file = tmp_path / "bench.jsonl"
+    argv = [*TINY, "--horizons=24", "--quick", "--chip=H100", "--dtype=bfloat16", f"--json={file}"]
+    assert bench.main(argv) == 0
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    assert all("step_ms" not in r and r["device"] == "H100, computed" for r in records)
+    r = records[3]
+    flops, accessed = 16e6 * r["mflops_a_row"] / 989.4e12, 16 * 1024 * r["accessed_kib_a_row"] / 3.35e12
+    assert r["bound_ms"] == pytest.approx(1e3 * max(flops, accessed))
+    assert r["bound_by"] == ("compute" if flops > accessed else "memory")
+
+
+@pytest.mark.parametrize(
+    ("kind", "chip"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "A100-80GB"), ("NVIDIA A100-SXM4-40GB", "A100-40GB"),
+        ("NVIDIA H100 80GB HBM3", "H100"), ("NVIDIA H100 PCIe", None), ("NVIDIA GH200 480GB", None),
+        ("NVIDIA H200", "H200"), ("TPU v4", "TPU-v4"), ("TPU v5 lite", "TPU-v5e"), ("TPU v5p", "TPU-v5p"),
+        ("TPU v5", "TPU-v5p"), ("TPU v6 lite", "TPU-v6e"), ("cpu", None),
+    ],
+)  # fmt: skip
+def test_a_device_is_found_in_the_table_by_its_kind(monkeypatch, kind, chip):
+    peaks = script("bench").peaks
+    monkeypatch.setattr(peaks.jax, "devices", lambda: [SimpleNamespace(device_kind=kind, platform="")])
+    monkeypatch.setattr(peaks, "measured", lambda dtype: peaks.Peak(None, 1.0, 1.0))
+    assert peaks.of_device("float32").name == chip
+
+
+def test_the_peak_of_a_device_in_no_table_is_measured():
+    peak = script("bench").peaks.measured("float32", size=64, copied=2**16)
+    assert peak.flops > 1e6
+    assert peak.bytes > 1e6
+
+
+def test_a_tuning_step_costs_a_small_part_of_full_fine_tuning(monkeypatch):
+    """Compiled figures of the default ETTh1 model: nothing is run, and no busy machine can change them."""
+    monkeypatch.chdir(ROOT.parent)
+    bench = script("bench")
+    cfg = bench.load_file(Path("configs/etth1.py"))
+    subject = bench.Subject(cfg, tuple(cfg.horizons), 448, 7, bench.LENGTH, True)
+    peak = bench.Peak("", 1.0, 1.0)
+
+    def figures(phase):
+        return bench.figures(phase, bench.compiled(phase), peak)
+
+    tuned = {hs: figures(subject.tuning("", hs, bench.phases.whole)) for hs in ((96,), subject.horizons)}
+    full = [figures(subject.full((h,))) for h in subject.horizons]
+    one, four = tuned[96,], tuned[subject.horizons]
+    assert one["mflops_a_row"] <= full[0]["mflops_a_row"] / 25
+    assert one["temporary_kib_a_row"] <= full[0]["temporary_kib_a_row"] / 10
+    assert four["mflops_a_row"] <= sum(f["mflops_a_row"] for f in full) / 15
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["--config=none.py"], ["--horizons=0"], ["--horizons=96,24"], ["--batch=0"], ["--chip=abacus"], ["--width=9"],
+     ["--dtype=int4"], ["--channels=0"], ["--horizons=9000"]],
+)  # fmt: skip
 def test_a_bench_that_cannot_be_is_one_sentence(argv, capsys):
     assert script("bench").main(["--config=configs/quickstart.py", *argv]) == 2
-    assert capsys.readouterr().err.startswith("bench: ")
+    err = capsys.readouterr().err
+    assert err.startswith("bench: ")
+    assert err.count("\n") == 1

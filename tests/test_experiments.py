@@ -84,7 +84,7 @@ def bench(monkeypatch):
     """The script with a peak that needs no measurement, and a series of 200 steps."""
     module = script("bench")
     monkeypatch.setattr(module, "LENGTH", 4 * 200)
-    monkeypatch.setattr(module, "QUICK", module.Pace(0.0, 2, 3, 1))
+    monkeypatch.setattr(module, "QUICK", module.Pace(0.0, 1, 2, 3, 1))
     monkeypatch.setattr(module.peaks, "of_device", lambda dtype: module.peaks.Peak("made up", 1e11, 1e10))
     return module
 

@@ -44,15 +44,17 @@ FOUR = "full fine-tuning, one model a horizon"
 
 
 class Pace(NamedTuple):
-    """How long to look: seconds of a dispatch, rounds, most steps of a warm epoch and its rounds."""
+    """How long to look: seconds of a dispatch and its least steps (the memory of its temporaries is new, and slow, in
+    the first), rounds, most steps of a warm epoch and its rounds."""
 
     seconds: float
+    least: int
     rounds: int
     epoch_steps: int
     epoch_rounds: int
 
 
-FULL, QUICK = Pace(1.0, 7, 10_000, 3), Pace(0.1, 3, 60, 1)
+FULL, QUICK = Pace(1.0, 4, 7, 10_000, 3), Pace(0.1, 2, 3, 60, 1)
 
 
 def compiled(phase: Phase) -> Any:
@@ -82,12 +84,12 @@ def figures(phase: Phase, program: Any, peak: Peak) -> Record:
 class Warm:
     """A phase on real arrays, run once, and how many steps make a dispatch of some length."""
 
-    def __init__(self, phase: Phase, program: Any, material: Material, seconds: float) -> None:
+    def __init__(self, phase: Phase, program: Any, material: Material, pace: Pace) -> None:
         self.chunk = program
         state, self.inputs = phase.make(material)
         self.state = jax.tree.map(jnp.copy, state)  # it is donated, and phases share a backbone
         self.dispatch(1)
-        self.count = max(round(seconds / self.dispatch(1)), 1)
+        self.count = max(round(pace.seconds / self.dispatch(1)), pace.least)
 
     def dispatch(self, count: int) -> float:
         """Runs so many steps and returns the seconds."""
@@ -108,7 +110,7 @@ class Warm:
 def time_all(todo: list[Phase], programs: list, materials: dict[int, Material], pace: Pace) -> list[Record]:
     """Returns the time of each phase; {channels: Material} is what they run on."""
     warm = [
-        Warm(phase, program, materials[phase.subject.channels], pace.seconds)
+        Warm(phase, program, materials[phase.subject.channels], pace)
         for phase, program in zip(todo, programs, strict=True)
     ]
     rounds = [[w.dispatch(w.count) / w.count for w in warm] for _ in range(pace.rounds)]

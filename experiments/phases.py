@@ -107,7 +107,7 @@ class Subject:
         model, span = train.build(self.card, self.cfg.compute_dtype, self.cfg.model.dropout), self.span((ahead,))
         hiding = {"ratio": p.mask_ratio, "tail_share": p.tail_share, "norm": p.norm}
         loss = tasks.reconstruction(model, span, **hiding, train=True)
-        return self.learning("pretrain", (ahead,), loss, optim.ALL, p, {}, span.rows)._replace(epoch=True)
+        return self.learning("pretrain", (ahead,), loss, optim.ALL, p, {}, span.rows)
 
     def tuning(self, name: str, horizons: tuple[int, ...], data: Callable[[Material], Cached]) -> Phase:
         """Returns tuning as `tune.tune` does it: one seed and one setting of the fan."""
@@ -193,7 +193,7 @@ def every(s: Subject, quick: bool = False) -> list[Phase]:
     quick: those that tell most, since most of a short run is compilation.
     """
     sets = list(dict.fromkeys([s.horizons[:1], s.horizons]))
-    out = [s.pretraining()]
+    out = [s.pretraining()._replace(epoch=True)]
     for horizons in sets[:1] if quick else sets:
         out += [s.tuning("tune, cached", horizons, whole)._replace(epoch=horizons == sets[0])]
         out += [s.tuning("tune, uncached", horizons, fresh), s.full(horizons)]

@@ -98,14 +98,16 @@ def make_probe(model: CrossMAE, lookback: int, horizon: int) -> dict[str, Array]
     return {"kernel": jnp.zeros((lookback // model.patch * model.width, horizon)), "bias": jnp.zeros(horizon)}
 
 
-def probe(model: CrossMAE, params: Any, x_RT: Array, observed_RT: Array) -> Array:
+def probe(model: CrossMAE, params: Any, x_RT: Array, observed_RT: Array, dropout_key: Array | None = None) -> Array:
     """Returns y_RH from the encoder and a new head: all of a history's encodings, one linear map (PatchTST, Nie et al.
     2023). Mask token, decoder and reconstruction head of the backbone are left out.
 
     params {'backbone', 'probe': {'kernel': (N * D, H), 'bias': (H,)}}. Unlike a prompt, a head belongs to one lookback,
-    and where the encoder learns with it, to one horizon.
+    and where the encoder learns with it, to one horizon. With a dropout_key the encoder drops as in pre-training.
     """
-    outputs = model.apply({"params": params["backbone"]}, x_RT, observed_RT, method=model.read)
+    variables, train = {"params": params["backbone"]}, dropout_key is not None
+    rngs = {"dropout": cast(Array, dropout_key)} if train else {}
+    outputs = model.apply(variables, x_RT, observed_RT, train=train, rngs=rngs, method=model.read)
     z_RND, keep_RN, mean_R1, scale_R1 = cast(tuple[Array, ...], outputs)
     z_RND = jnp.where(keep_RN[..., None], z_RND, 0)  # where nothing was seen there is nothing to say
     kernel = params["probe"]["kernel"].astype(model.dtype)
@@ -113,14 +115,28 @@ def probe(model: CrossMAE, params: Any, x_RT: Array, observed_RT: Array) -> Arra
     return y_RH * scale_R1 + mean_R1
 
 
-def probing(model: CrossMAE, span: Span, *, penalty: str) -> tasks.Loss:
-    """Returns the loss of `probe`: on the rows, targets and units of `tasks.forecasting`.
+def probing(model: CrossMAE, span: Span, *, penalty: str, train: bool = False) -> tasks.Loss:
+    """Returns the loss of `probe`: on the rows, targets and units of `tasks.forecasting`; train: with dropout.
 
     `optim.PROBE` freezes the backbone; Groups(('embed', 'encoder', 'probe')) is full fine-tuning.
     """
 
     def loss(params: Any, data: tasks.Cached, row_R: Array, key: Array) -> tuple[Array, Array]:
-        y_RH = probe(model, params, *past(data.panel, span, row_R))
+        y_RH = probe(model, params, *past(data.panel, span, row_R), key if train else None)
+        return tasks.errors(y_RH, data.panel, span, row_R, penalty)
+
+    return loss
+
+
+def retraining(model: CrossMAE, span: Span, *, penalty: str) -> tasks.Loss:
+    """Returns the loss of full fine-tuning without a new part: the mask token asks, all of the Cross-MAE learns, with
+    dropout. Rows, targets and units are those of `tasks.forecasting`."""
+
+    def loss(params: Any, data: tasks.Cached, row_R: Array, key: Array) -> tuple[Array, Array]:
+        x_RT, observed_RT = past(data.panel, span, row_R)
+        variables, rngs, horizon = {"params": params["backbone"]}, {"dropout": key}, span.horizons[-1]
+        ask = functools.partial(model.apply, rngs=rngs, method=model.forecast)
+        y_RH = cast(Array, ask(variables, x_RT, observed_RT, None, horizon, train=True))
         return tasks.errors(y_RH, data.panel, span, row_R, penalty)
 
     return loss

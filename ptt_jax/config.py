@@ -97,7 +97,8 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
      "on each block's outputs, pre-training"),
     ("model.position", "rotary", one_of("rotary", "sincos", "learned"), "how tokens and queries know where they are"),
 
-    ("pretrain.epochs", 6.0, positive, "passes over all training rows (window x channel); fractions are fine"),
+    ("pretrain.epochs", 6.0, at_least(0),
+     "passes over all training rows (window x channel); fractions are fine; 0.0 = none, a random backbone as control"),
     ("pretrain.steps", 0, at_least(0), "optimisation steps; above 0 it replaces epochs"),
     ("pretrain.batch", 448, at_least(1), "R, rows in a step: 448 = 64 windows of 7 channels"),
     ("pretrain.learning_rate", 1e-3, positive, "peak of a warm-up and cosine schedule"),
@@ -115,7 +116,10 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
     ("pretrain.validation_rows", 4096, at_least(1), "rows of the validation split that are looked at, drawn once"),
     ("pretrain.patience", 4, at_least(1), "validations without a better one before pre-training stops"),
 
-    ("tune.epochs", 4.0, positive, "passes over all training rows"),
+    ("tune.mode", "prompt", one_of("prompt", "probe", "head", "full"),
+     "what learns: prompt tokens; or, to compare with, a new linear head (probe), it and the encoder (head), or all of "
+     "the Cross-MAE, asked by its mask token (full)"),
+    ("tune.epochs", 1.0, positive, "passes over all training rows"),
     ("tune.steps", 0, at_least(0), "optimisation steps; above 0 it replaces epochs"),
     ("tune.batch", 448, at_least(1), "R, rows in a step"),
     ("tune.learning_rate", 1e-3, positive, "peak of a warm-up and cosine schedule"),
@@ -132,7 +136,7 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
     ("tune.prompts", "position", one_of("position", "shared"),
      "one prompt token for each future patch, or one for all"),
     ("tune.loss", "mse", one_of("mse", "mae", "huber"), "of the forecast in scaled space"),
-    ("tune.validations", 8, at_least(1), "how many times validation is looked at, besides step 0"),
+    ("tune.validations", 4, at_least(1), "how many times validation is looked at, besides step 0"),
     ("tune.patience", 4, at_least(1), "validations in which no horizon gets better before tuning stops"),
     ("tune.cache_bytes", 2 * 1024**3, at_least(0),
      "of each device for the frozen encoder's outputs; rows past it are encoded at each step"),
@@ -208,6 +212,13 @@ def check(cfg: ConfigDict) -> None:
             f"config.tune.seeds = {cfg.tune.seeds} from config.seed = {cfg.seed} on pass the last seed; "
             f"accepted: a sum of at most {2**32}"
         )
+    if cfg.tune.mode != "prompt":
+        for key in ("seeds", "learning_rates", "weight_decays"):
+            if cfg.tune[key] not in (1, ()):
+                raise UserError(
+                    f"config.tune.{key} = {cfg.tune[key]} is for prompts, which learn side by side; "
+                    f"accepted with config.tune.mode = {cfg.tune.mode}: the default, and a run for each"
+                )
     if not cfg.backbone:  # else the patch is the backbone's
         check_lookback(cfg.lookback, cfg.model.patch)
 

@@ -18,7 +18,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from ptt_jax import checkpoint, config, data, mesh, processes, report, score, tasks, train, tune
+from ptt_jax import checkpoint, config, data, finetune, mesh, processes, report, score, tasks, train, tune
 from ptt_jax.config import UserError
 from ptt_jax.log import Log
 
@@ -154,7 +154,8 @@ def run(cfg: ConfigDict, workdir: Path, command: str = "", profile: str = "") ->
         processes.once(lambda: checkpoint.refer(workdir, card))
     else:
         train.pretrain(cfg, workdir, problem, log, profile)
-    task = tune.tune(cfg, workdir, problem, log, profile)
+    adapt = tune.tune if cfg.tune.mode == "prompt" else finetune.finetune
+    task = adapt(cfg, workdir, problem, log, profile)
     score.score(cfg, workdir, problem, task, log)
     if processes.once((workdir / "report.md").exists):
         log.say(f"report: done before ({workdir / 'report.md'})")

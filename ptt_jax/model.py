@@ -126,33 +126,37 @@ class CrossMAE(nn.Module):
         y_RMP = self.decode(self.remember(z_RVD, visible_RV), hidden_RM, None, keep_RV, train=train)
         return y_RMP, normalise(pick(x_RNP, hidden_RM), mean_R1, scale_R1), pick(seen_RNP, hidden_RM)
 
-    def read(self, x_RT: Array, observed_RT: Array) -> tuple[Array, Array, Array, Array]:
+    def read(self, x_RT: Array, observed_RT: Array, *, train: bool = False) -> tuple[Array, Array, Array, Array]:
         """Returns z_RND of a history's patches, which of them hold anything (keep_RN), and its mean_R1 and scale_R1."""
         seen_RT = observed_RT.astype(jnp.float32)
         mean_R1, scale_R1 = instance_stats(x_RT, seen_RT)
         seen_RNP = patchify(seen_RT, self.patch)
         x_RNP = normalise(patchify(x_RT, self.patch), mean_R1, scale_R1) * seen_RNP  # missing: the mean, and no more
         keep_RN = keepable(seen_RNP)
-        return self.encode(x_RNP, jnp.arange(x_RNP.shape[1])[None], keep_RN), keep_RN, mean_R1, scale_R1
+        z_RND = self.encode(x_RNP, jnp.arange(x_RNP.shape[1])[None], keep_RN, train=train)
+        return z_RND, keep_RN, mean_R1, scale_R1
 
-    def observe(self, x_RT: Array, observed_RT: Array) -> "Encoded":
+    def observe(self, x_RT: Array, observed_RT: Array, *, train: bool = False) -> "Encoded":
         """Returns everything of a history that a forecast needs. Nothing in it depends on a prompt."""
-        z_RND, *rest = self.read(x_RT, observed_RT)
+        z_RND, *rest = self.read(x_RT, observed_RT, train=train)
         return Encoded(self.remember(z_RND, jnp.arange(z_RND.shape[1])[None]), *rest)
 
-    def foretell(self, encoded: "Encoded", ahead_M: Array, prompt_MD: Array | None) -> Array:
+    def foretell(self, encoded: "Encoded", ahead_M: Array, prompt_MD: Array | None, *, train: bool = False) -> Array:
         """Returns y_RMP in the units of the history: the patches that lie `ahead`, 0 the first one after it.
 
         prompt_MD None is the zero-shot forecast of the mask token alone.
         """
         at_1M = encoded.keep_RN.shape[1] + ahead_M[None]
-        y_RMP = self.decode(encoded.memory, at_1M, prompt_MD, encoded.keep_RN)
+        y_RMP = self.decode(encoded.memory, at_1M, prompt_MD, encoded.keep_RN, train=train)
         return y_RMP * encoded.scale_R1[..., None] + encoded.mean_R1[..., None]
 
-    def forecast(self, x_RT: Array, observed_RT: Array, prompt_MD: Array | None, horizon: int) -> Array:
+    def forecast(
+        self, x_RT: Array, observed_RT: Array, prompt_MD: Array | None, horizon: int, *, train: bool = False
+    ) -> Array:
         """Returns y_RH from a history x_RT: the reconstruction of M = ceil(H / P) hidden future patches."""
         ahead_M = jnp.arange(-(-horizon // self.patch))
-        return flatten(self.foretell(self.observe(x_RT, observed_RT), ahead_M, prompt_MD))[:, :horizon]
+        encoded = self.observe(x_RT, observed_RT, train=train)
+        return flatten(self.foretell(encoded, ahead_M, prompt_MD, train=train))[:, :horizon]
 
     def __call__(self, x_RT: Array, observed_RT: Array) -> Array:
         """Touches every parameter once, for `init`."""

@@ -14,8 +14,8 @@ Tree = Any
 
 
 def plan(epochs: float, steps: int, batch: int, rows: int, stage: str) -> int:
-    """Returns the number of optimisation steps: `steps`, or as many as `epochs` passes over the rows need."""
-    steps = steps or max(round(epochs * rows / batch), 1)
+    """Returns the number of optimisation steps: `steps`, or as many as `epochs` passes over the rows need (0 of 0)."""
+    steps = steps or (max(round(epochs * rows / batch), 1) if epochs else 0)
     if steps * batch >= 2**32:
         raise UserError(f"config.{stage} asks for {steps} steps of {batch} rows; accepted: less than 2^32 rows in all")
     return steps
@@ -90,6 +90,7 @@ class Groups(NamedTuple):
 ALL = Groups(GROUPS)
 PROMPT = Groups(("prompt",))
 PROBE = Groups(("probe",))
+HEAD = Groups(("embed", "encoder", "probe"))
 
 
 def join(tuned: Tree, frozen: Tree) -> Tree:

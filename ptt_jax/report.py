@@ -32,7 +32,7 @@ STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # a channel may be called `$/MWh`
 }
 # `chosen`: the step that each horizon keeps, of each seed
-PROMPT = ("task", "tuned_parameters", "seeds", "chosen", "setting", "seconds", "backbone")
+TUNED = ("task", "mode", "tuned_parameters", "seeds", "chosen", "setting", "seconds", "backbone")
 HOW = """\
 MSE and MAE in scaled space (each channel standardised by its training rows), averaged over every window, channel and
 observed step of the split; no window is dropped. Bold: the lowest MSE of a column. The mean weighs horizons alike."""
@@ -45,8 +45,10 @@ def write(run: Path, command: str = "") -> Path:
     results = pd.read_csv(run / "results.csv")
     files, seeds = (run / f"{name}.json" for name in ("config", "backbone", "versions")), results["seed"].nunique()
     config, backbone, versions = (json.loads(file.read_text("utf-8")) if file.exists() else {} for file in files)
-    tuned = [json.loads(file.read_text("utf-8")) for file in sorted((run / "prompts").glob("*.json"))]
-    backbone |= {"tuned_parameters": tuned[0]["tuned_parameters"]} if tuned else {}
+    kinds = {"The prompt": "prompts", "Fine-tuning": "finetuned"}
+    files_of = {title: sorted((run / folder).glob("*.json")) for title, folder in kinds.items()}
+    tuned = [(title, json.loads(file.read_text("utf-8"))) for title, of in files_of.items() for file in of]
+    backbone |= {"tuned_parameters": tuned[0][1]["tuned_parameters"]} if tuned else {}
     parts = [
         f"# Forecasts of {config.get('data', {}).get('name') or results['data'][0]}",
         _summary(config, backbone, results),
@@ -56,7 +58,7 @@ def write(run: Path, command: str = "") -> Path:
         _section("The same on validation", _scores(results, "validation"), folded=True),
         *_figures(run, _ordered(results["model"].unique())),
         _section("What was trained", _pairs(backbone)),
-        *(_section("The prompt", _pairs({k: card[k] for k in PROMPT if k in card})) for card in tuned),
+        *(_section(title, _pairs({k: card[k] for k in TUNED if k in card})) for title, card in tuned),
         _section("Settings", _pairs(config), folded=True),
         _section("Versions", _pairs(versions)),
     ]

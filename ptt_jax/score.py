@@ -11,7 +11,7 @@ import pandas as pd
 from jax import Array
 from ml_collections import ConfigDict
 
-from ptt_jax import baselines, checkpoint, evaluate, processes, tasks, train
+from ptt_jax import baselines, checkpoint, evaluate, finetune, processes, tasks, train
 from ptt_jax import mesh as meshes
 from ptt_jax.config import write_atomic
 from ptt_jax.data import season
@@ -21,23 +21,29 @@ from ptt_jax.tasks import Cached, Problem
 from ptt_jax.windows import Span, Windows, past, take
 
 
-def models(model: CrossMAE, steps_a_season: int, seeds: tuple[int, ...]) -> evaluate.Forecast:
+def models(model: CrossMAE, steps_a_season: int, seeds: tuple[int, ...], mode: str = "prompt") -> evaluate.Forecast:
     """Returns how every model forecasts the rows of a span: {model: y_RH for each horizon}, inputs those of `score`.
 
     One program for all of them, so that what they share is there once: histories, encodings, and one decoder for the
-    queries of every prompt. The prompt of each seed is a model of its own, 'prompt SEED'.
+    queries of every prompt. The prompt of each seed is a model of its own, 'prompt SEED'; of another mode than 'prompt'
+    there is one, 'MODE SEED'.
     """
 
     def forecast(panel: Windows, inputs: dict[str, Any], span: Span, row_R: Array) -> dict[str, tuple[Array, ...]]:
         x_RT, observed_RT = past(panel, span, row_R)
         encoded = tasks.encode(model, inputs["backbone"], Cached(panel), span, row_R)
         longest = span.horizons[-1]
-        prompted = [(inputs["prompts"][h][s], h) for s in range(len(seeds)) for h in span.horizons]
+        several = range(len(seeds)) if mode == "prompt" else ()
+        prompted = [(inputs["tuned"][h][s], h) for s in several for h in span.horizons]
         zero_RH, *rest = tasks.forecasts(model, inputs["backbone"], encoded, [(None, longest), *prompted])
         naive_RH = baselines.seasonal_naive(x_RT, steps_a_season, longest)
         linear_RH = baselines.linear(inputs["weights_TH"], x_RT, observed_RT, longest)
         wholes = {"seasonal_naive": naive_RH, "linear": linear_RH, "zero_shot": zero_RH}
         out = {name: tuple(y_RH[:, :h] for h in span.horizons) for name, y_RH in wholes.items()}
+        if mode != "prompt":
+            history = x_RT, observed_RT
+            tuned = (finetune.forecast(model, inputs["tuned"][h], *history, h) for h in span.horizons)
+            return out | {f"{mode} {seeds[0]}": tuple(tuned)}
         count = len(span.horizons)
         return out | {f"prompt {s}": tuple(rest[i * count : (i + 1) * count]) for i, s in enumerate(seeds)}
 
@@ -52,16 +58,21 @@ def score(cfg: ConfigDict, run: Path, problem: Problem, task: str, log: Log) -> 
     card = checkpoint.find_backbone(run)
     model = train.build(card["architecture"], cfg.compute_dtype)
     spans = {s: problem.span(s, cfg.lookback, cfg.horizons) for s in ("train", "validation", "test")}
+    backbone, mode = checkpoint.load_backbone(card, train.shapes(model)), cfg.tune.mode
+    if mode == "prompt":
+        tuned: Any = checkpoint.load_prompts(run, task, card["content_hash"])
+        seeds = tuple(checkpoint.read_json(run / "prompts" / f"{task}.json")["seeds"])
+    else:
+        tuned, seeds = finetune.load(cfg, run, task, card, backbone), (cfg.seed,)
     inputs = {
-        "backbone": checkpoint.load_backbone(card, train.shapes(model)),
-        "prompts": checkpoint.load_prompts(run, task, card["content_hash"]),
+        "backbone": backbone,
+        "tuned": tuned,
         "weights_TH": baselines.fit_linear(problem.panel, spans["train"], spans["validation"]),
     }
     inputs = meshes.replicate(problem.mesh, inputs)
-    seeds = tuple(checkpoint.read_json(run / "prompts" / f"{task}.json")["seeds"])
     names = {"seasonal_naive": cfg.seed, "linear": cfg.seed, "zero_shot": cfg.seed}
-    names |= {f"prompt {seed}": seed for seed in seeds}
-    forecast = models(model, season(problem.series.freq), seeds)
+    names |= {f"{mode} {seed}": seed for seed in seeds}
+    forecast = models(model, season(problem.series.freq), seeds, mode)
     batch = min(cfg.evaluate.batch, max(spans[s].rows for s in ("validation", "test")))
     measure = evaluate.evaluator(forecast, problem.mesh, batch)
     rows, steps = [], []

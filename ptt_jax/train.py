@@ -114,9 +114,11 @@ def pretrain(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: st
         })  # fmt: skip
         store.save(pause.step, {"params": chosen, "state": state}, meta)
 
+    if not steps and not history:  # the control
+        keep(Pause(begin, 0, float("nan"), 0.0, 0.0))
     data = Cached(problem.panel)
     loop = Loop("pretrain", steps, p.validations, chunk, data, train, order, (key,), log, profile)
-    if not stalled([v for _, v in history], p.patience):
+    if steps and not stalled([v for _, v in history], p.patience):
         for pause in loop.run(begin):
             keep(pause)
             if stalled([v for _, v in history], p.patience):

@@ -16,6 +16,7 @@ RANKS = (
     ("loop",),
     ("train",),
     ("tune",),
+    ("finetune",),
     ("score", "report"),
     ("main",),
 )

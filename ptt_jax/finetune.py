@@ -1,0 +1,169 @@
+"""What prompts are compared with: a new head on the frozen encoder, on one that learns, or all of the Cross-MAE.
+
+One model learns all horizons, from the longest one's forecast; each horizon keeps the weights of the step that was best
+for it on validation, as it keeps its prompt. Full fine-tuning has no less care than tuning: dropout, the same optimiser
+and schedule, the same looks.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from ml_collections import ConfigDict
+
+from ptt_jax import baselines, checkpoint, evaluate, optim, processes, prompts, step, tasks
+from ptt_jax import mesh as meshes
+from ptt_jax.checkpoint import Store
+from ptt_jax.config import UserError, write_atomic
+from ptt_jax.log import Log
+from ptt_jax.loop import Loop, Pause, check_finite, keys, resume
+from ptt_jax.model import CrossMAE
+from ptt_jax.tasks import Cached, Problem
+from ptt_jax.train import build, chain, shapes
+from ptt_jax.tune import History
+from ptt_jax.windows import Span, Windows, past
+
+Params = Any
+GROUPS = {"probe": optim.PROBE, "head": optim.HEAD, "full": optim.ALL}
+# What of {'backbone', 'probe'} a mode changes, and so keeps.
+KEPT = {"probe": ("probe",), "head": ("backbone", "probe"), "full": ("backbone",)}
+
+
+def forecast(model: CrossMAE, params: Params, x_RT: Array, observed_RT: Array, horizon: int) -> Array:
+    """Returns y_RH in scaled space: of the probe if the parameters have one, else of the mask token."""
+    if "probe" in params:
+        return baselines.probe(model, params, x_RT, observed_RT)[:, :horizon]
+    variables = {"params": params["backbone"]}
+    return cast(Array, model.apply(variables, x_RT, observed_RT, None, horizon, method=model.forecast))
+
+
+def loss(mode: str, model: CrossMAE, span: Span, penalty: str) -> tasks.Loss:
+    """Returns the training loss of a mode. A frozen encoder does not drop: what it says is what it will say."""
+    if mode == "full":
+        return baselines.retraining(model, span, penalty=penalty)
+    return baselines.probing(model, span, penalty=penalty, train=mode == "head")
+
+
+def watcher(model: CrossMAE, problem: Problem, span: Span, batch: int) -> Any:
+    """Returns f(params) -> {horizon: MSE_11} over every window of the span."""
+
+    def foretell(panel: Windows, params: Params, span: Span, row_R: Array) -> dict[str, tuple[Array, ...]]:
+        y_RH = forecast(model, params, *past(panel, span, row_R), span.horizons[-1])
+        return {"tuned": tuple(y_RH[:, :h] for h in span.horizons)}
+
+    measure = evaluate.evaluator(foretell, problem.mesh, min(batch, span.rows))
+
+    def look(params: Params) -> dict[str, np.ndarray]:
+        errors = measure(problem.panel, params, span)["tuned"]
+        return {str(h): np.array([[e.mse]]) for h, e in zip(span.horizons, errors, strict=True)}
+
+    return look
+
+
+def start(mode: str, model: CrossMAE, backbone: Params, cfg: ConfigDict) -> Params:
+    """Returns the parameters at step 0: the backbone, and under a new head a head of zeros."""
+    if mode == "full":
+        return {"backbone": backbone}
+    return {"backbone": backbone, "probe": baselines.make_probe(model, cfg.lookback, cfg.horizons[-1])}
+
+
+def name(cfg: ConfigDict, data: str) -> str:
+    """Returns the task's name, a folder under `finetuned`: 'probe-ETTh1-96-192-336-720'."""
+    return f"{cfg.tune.mode}-{prompts.name(data, cfg.horizons)}"
+
+
+def finetune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = "") -> str:
+    """Trains what `tune.mode` says on the run's backbone, unless that was done; returns the task's name."""
+    t, mode, task = cfg.tune, cfg.tune.mode, name(cfg, problem.series.name)
+    if processes.once((run / "finetuned" / f"{task}.json").exists):
+        log.say(f"tune: done before ({run / 'finetuned' / task}.json)")
+        return task
+    card = checkpoint.find_backbone(run)
+    model = build(card["architecture"], cfg.compute_dtype, cfg.model.dropout)
+    backbone = checkpoint.load_backbone(card, shapes(model))
+    train, validation = (problem.span(s, cfg.lookback, cfg.horizons) for s in ("train", "validation"))
+    steps = optim.plan(t.epochs, t.steps, t.batch, train.rows, "tune")
+    params, groups = start(mode, model, backbone, cfg), GROUPS[mode]
+    tx = groups.transform(chain(t, steps), params)
+    one = step.one(loss(mode, model, train, t.loss), tx, groups, problem.mesh, t.batch, train.rows)
+    _, key = keys(cfg.seed, "tune")
+    order = jax.jit(jax.vmap(lambda at: step.order(key, at, t.batch, train.rows)))
+    look = watcher(model, problem, validation, cfg.evaluate.batch)
+
+    def kept(params: Params) -> Params:
+        return {root: params[root] for root in KEPT[mode]}
+
+    state = step.start(params, tx)
+    store = Store(run / "finetuned" / task, ("best", "state"))
+    best = {str(h): kept(params) for h in cfg.horizons}
+    trees = {"best": best, "state": {"params": kept(params), "opt_state": state.opt_state}}
+    trees, meta = resume(store, trees, log, "tune", problem.mesh)
+    best, saved = jax.device_get(trees["best"]), trees["state"]
+    history, spent = History.load(t.patience, meta.get("history", [])), meta.get("seconds", 0.0)
+    at = jnp.int32(history.looks[-1][0] if history.looks else 0)
+    begin = meshes.replicate(problem.mesh, step.State(at, {**params, **saved["params"]}, saved["opt_state"]))
+    table = optim.table(params, groups)
+    tuned = sum(row["tuned"] for row in table.values())
+    log.say(f"tune ({mode}): {tuned:,} parameters learn, {train.rows:,} rows, {steps:,} steps of {t.batch}")
+
+    def keep(pause: Pause) -> None:
+        """Looks at validation, keeps what is best for each horizon, says so, saves."""
+        said = processes.agree({h: v.tolist() for h, v in look(pause.state.params).items()})
+        values = {h: np.array(v) for h, v in said.items()}
+        check_finite("tune", f"validation after step {pause.step}", *(float(v.min()) for v in values.values()))
+        now = jax.device_get(kept(pause.state.params))
+        best.update({h: now for h, better_11 in history.better(values).items() if better_11.all()})
+        history.looks.append((pause.step, values))
+        meta.update(history=history.save(), seconds=spent + pause.seconds)
+        shown = {h: float(v[0, 0]) for h, v in values.items()}
+        log.pause("tune", pause, steps, t.batch / train.rows, meta["seconds"], {"validation_mse": shown})
+        store.save(pause.step, {"best": best, "state": {"params": now, "opt_state": pause.state.opt_state}}, meta)
+
+    if not history.looks:
+        keep(Pause(begin, 0, float("nan"), 0.0, 0.0))
+    if not history.settled():
+        data = Cached(problem.panel)
+        loop = Loop("tune", steps, t.validations, step.many(one), data, train, order, (key,), log, profile)
+        for pause in loop.run(begin):
+            keep(pause)
+            if history.settled():
+                log.say(f"tune: no horizon better in {t.patience} looks at validation, stopped")
+                break
+    store.close()
+    about = {
+        "format": checkpoint.FORMAT, "task": task, "mode": mode, "step": history.looks[-1][0],
+        "chosen": {h: history.steps(h, 0)[0] for h in best}, "content_hash": checkpoint.content_hash(best),
+        "backbone": card["content_hash"], "backbone_run": card["run"], "tuned_parameters": tuned,
+        "seconds": round(meta["seconds"], 1), "groups": table,
+    }  # fmt: skip
+    processes.once(lambda: write_atomic(run / "finetuned" / f"{task}.json", json.dumps(about, indent=2)))
+    return task
+
+
+def load(cfg: ConfigDict, run: Path, task: str, card: dict[str, Any], backbone: Params) -> dict[int, Params]:
+    """Returns {horizon: parameters}, whole trees, as chosen on validation.
+
+    Raises UserError when they are not what the task's json names or belong to another backbone.
+    """
+    about = checkpoint.read_json(run / "finetuned" / f"{task}.json")
+    if about["backbone"] != card["content_hash"]:
+        raise UserError(
+            f"{run / 'finetuned' / task} belongs to backbone {about['backbone'][:12]}, not to "
+            f"{card['content_hash'][:12]}; accepted: the backbone it was tuned on ({about['backbone_run']})"
+        )
+    model = build(card["architecture"], cfg.compute_dtype)
+    params = start(cfg.tune.mode, model, backbone, cfg)
+    like = {root: params[root] for root in KEPT[cfg.tune.mode]}
+    store = Store(run / "finetuned" / task, ("best", "state"), write=False)
+    best = store.restore(about["step"], "best", {str(h): like for h in cfg.horizons})
+    store.close()
+    if checkpoint.content_hash(best) != about["content_hash"]:
+        raise UserError(
+            f"{run}/finetuned/{task}/{about['step']} is not what {task}.json names (content hash differs); "
+            f"accepted: the files as the run wrote them"
+        )
+    return {int(h): {**params, **tree} for h, tree in best.items()}

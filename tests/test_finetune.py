@@ -1,0 +1,149 @@
+"""What prompts are compared with learns what its mode says, and no more."""
+
+import itertools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+
+from ptt_jax import checkpoint, config, finetune, main, train
+from ptt_jax.checkpoint import Store
+from ptt_jax.config import UserError
+from ptt_jax.log import Log
+from ptt_jax.loop import keys
+from ptt_jax.model import group, init
+from ptt_jax.windows import span
+
+MODES = ("probe", "head", "full")
+
+
+def make_config(mode, backbone=""):
+    cfg = config.default()
+    cfg.lookback, cfg.horizons, cfg.cache_dir, cfg.backbone = 48, (12, 20), "", str(backbone)
+    cfg.data.rows, cfg.data.channels = 500, 3
+    cfg.model.update(patch=12, width=16, mlp=16, heads=2, encoder_layers=1)
+    cfg.pretrain.update(epochs=0.0, batch=16, validation_rows=32)
+    cfg.tune.update(mode=mode, steps=4, batch=16, validations=2, learning_rate=1e-2)
+    cfg.evaluate.update(batch=600, samples=2)
+    return cfg
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A run of each mode, on one random backbone."""
+    folder = tmp_path_factory.mktemp("runs")
+    main.run(make_config("probe"), folder / "probe")
+    for mode in MODES[1:]:
+        main.run(make_config(mode, folder / "probe"), folder / mode)
+    return folder
+
+
+def weights(run, mode):
+    """The backbone before, and the parameters of each horizon after."""
+    card = checkpoint.find_backbone(run)
+    model = train.build(card["architecture"], "float32")
+    backbone = checkpoint.load_backbone(card, train.shapes(model))
+    task = f"{mode}-generated-12-20"
+    return backbone, finetune.load(make_config(mode), run, task, card, backbone), task
+
+
+def test_no_epochs_of_pretraining_leave_a_random_backbone(runs):
+    card = checkpoint.find_backbone(runs / "full")
+    backbone, _, _ = weights(runs / "full", "full")
+    fresh = init(train.build(card["architecture"], "float32"), keys(0, "pretrain")[0])
+    assert card["step"] == 0
+    assert checkpoint.content_hash(backbone) == checkpoint.content_hash(fresh)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_mode_changes_what_it_says(runs, mode):
+    before, after, _ = weights(runs / mode, mode)
+    for params in after.values():
+        changed = set()
+        for (path, a), b in zip(
+            jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(params["backbone"]), strict=True
+        ):
+            changed |= {group("/".join(k.key for k in path))} if (np.asarray(a) != np.asarray(b)).any() else set()
+        assert changed | ({"probe"} if "probe" in params else set()) == set(finetune.GROUPS[mode].tuned)
+        assert "probe" not in params or np.abs(params["probe"]["kernel"]).max() > 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_each_horizon_keeps_what_was_best_on_validation(runs, mode):
+    results = pd.read_csv(runs / mode / "results.csv").query("split == 'validation' and model == @mode")
+    looks = [json.loads(line) for line in (runs / mode / "metrics.jsonl").read_text().splitlines()]
+    looks = [line["validation_mse"] for line in looks if line["stage"] == "tune"]
+    assert len(looks) == 3
+    for horizon, mse in zip(results["horizon"], results["mse"], strict=True):
+        assert mse == pytest.approx(min(look[str(horizon)] for look in looks), rel=1e-4)
+
+
+def test_the_report_says_what_learned(runs):
+    text = (runs / "head" / "report.md").read_text()
+    about = json.loads((runs / "head/finetuned/head-generated-12-20.json").read_text())
+    backbone = sum(v["tuned"] for k, v in about["groups"].items() if k != "probe")
+    assert about["tuned_parameters"] == 4 * 16 * 20 + 20 + backbone
+    assert "## Fine-tuning" in text
+    assert f"{about['tuned_parameters']}" in text
+
+
+def test_a_second_call_does_nothing(runs, capsys):
+    card = (runs / "full/finetuned/full-generated-12-20.json").read_bytes()
+    main.run(make_config("full", runs / "probe"), runs / "full")
+    assert "tune: done before" in capsys.readouterr().out
+    assert (runs / "full/finetuned/full-generated-12-20.json").read_bytes() == card
+
+
+def test_a_stopped_run_ends_as_if_it_had_not(runs, tmp_path, monkeypatch, problem):
+    save, left = Store.save, itertools.count(1)
+
+    def stop(self, *args):
+        save(self, *args)
+        if next(left) == 2:
+            raise KeyboardInterrupt
+
+    cfg, log = make_config("head", runs / "probe"), Log(tmp_path / "metrics.jsonl")
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    for run in (whole, halves):
+        run.mkdir()
+        checkpoint.refer(run, checkpoint.find_backbone(runs / "probe"))
+    finetune.finetune(cfg, whole, problem, log)
+    monkeypatch.setattr(Store, "save", stop)
+    with pytest.raises(KeyboardInterrupt):
+        finetune.finetune(cfg, halves, problem, log)
+    finetune.finetune(cfg, halves, problem, log)
+    ours, theirs = (json.loads((r / "finetuned/head-generated-12-20.json").read_text()) for r in (halves, whole))
+    assert {k: v for k, v in ours.items() if k != "seconds"} == {k: v for k, v in theirs.items() if k != "seconds"}
+
+
+def test_weights_of_another_backbone_are_refused(runs):
+    card = {**checkpoint.find_backbone(runs / "full"), "content_hash": "f" * 64}
+    backbone, _, task = weights(runs / "full", "full")
+    with pytest.raises(UserError, match="belongs to backbone"):
+        finetune.load(make_config("full"), runs / "full", task, card, backbone)
+
+
+@pytest.mark.parametrize(("mode", "drops"), [("probe", False), ("head", True), ("full", True)])
+def test_what_learns_drops_and_what_is_frozen_does_not(mode, drops, problem, model, params):
+    train_span = span((0, 350), 48, (20,), 3, "train")
+    data = finetune.Cached(problem.panel)
+    tree = {
+        "backbone": params,
+        "probe": {"kernel": jax.random.normal(jax.random.key(9), (64, 20)), "bias": jnp.zeros(20)},
+    }
+    a, b = (
+        finetune.loss(mode, model.copy(dropout=0.5), train_span, "mse")(tree, data, jnp.arange(4), jax.random.key(i))[0]
+        for i in range(2)
+    )
+    assert bool((a != b).any()) == drops
+
+
+@pytest.mark.parametrize(("key", "value"), [("seeds", 2), ("learning_rates", (1e-3,)), ("weight_decays", (0.1,))])
+def test_sweeps_are_for_prompts(key, value):
+    cfg = make_config("head")
+    cfg.tune[key] = value
+    with pytest.raises(UserError, match=f"config.tune.{key} = .* is for prompts"):
+        config.check(cfg)

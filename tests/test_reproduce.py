@@ -1,0 +1,159 @@
+"""One command for the tables: every cell is a run that can be, is run once, and stands where it belongs."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ptt_jax import checkpoint, config
+from ptt_jax import main as program
+
+ROOT = Path(__file__).parent.parent / "experiments"
+
+
+@pytest.fixture
+def reproduce(monkeypatch, tmp_path):
+    """The script in a folder of its own, with runs that pretend: a cell's mse is 0.1 x its seed + the horizon's."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    spec = importlib.util.spec_from_file_location("reproduce", ROOT / "reproduce.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "reproduce", module)  # where dataclasses look
+    spec.loader.exec_module(module)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "README.md").write_text("before\n<!-- table main -->\nold\n<!-- end main -->\nafter\n")
+    (tmp_path / "published.csv").write_text((ROOT / "published.csv").read_text())
+    monkeypatch.setattr(module, "HERE", tmp_path)
+    module.ran = []
+
+    def pretend(argv):
+        cfg, run = program.parse([a.replace("configs/", str(ROOT.parent / "configs") + "/") for a in argv])
+        print("words of a run")
+        module.ran.append(run.name)
+        if run.name in getattr(module, "broken", ()):
+            raise ValueError("a bug")
+        if run.name in getattr(module, "stopped", ()):
+            return 130
+        assert not cfg.backbone or Path(cfg.backbone, "results.csv").exists(), "its backbone comes first"
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "config.json").write_text(config.to_json(cfg))
+        models = ("seasonal_naive", "linear", "zero_shot", cfg.tune.mode)
+        rows = [
+            (cfg.data.name, cfg.lookback, h, m, s, cfg.seed, cfg.seed / 10 + h / 1000 + (s == "validation"), 0.5, 9)
+            for h in (96, 192) for m in models for s in ("validation", "test")
+        ]  # fmt: skip
+        columns = ["data", "lookback", "horizon", "model", "split", "seed", "mse", "mae", "windows"]
+        pd.DataFrame(rows, columns=columns).to_csv(run / "results.csv", index=False)
+        return 0
+
+    monkeypatch.setattr(module, "run_main", pretend)
+    return module
+
+
+def run(module, tmp_path, *argv):
+    return module.main([f"--runs={tmp_path / 'runs'}", "--only=main", *argv])
+
+
+def test_a_table_has_means_over_seeds_and_where_they_come_from(reproduce, tmp_path, capsys):
+    assert run(reproduce, tmp_path, "--data=ETTh1,ETTm2", "--rows=prompts") == 0
+    assert reproduce.ran == [f"{d}-s{s}" for d in ("ETTh1", "ETTm2") for s in range(3)]
+    table = pd.read_csv(tmp_path / "results/main.csv")
+    prompts = table[table.model == "prompts"]
+    assert prompts[["data", "horizon"]].to_numpy().tolist() == [[d, h] for d in ("ETTh1", "ETTm2") for h in (96, 192)]
+    assert prompts.mse.round(6).tolist() == [0.196, 0.292] * 2  # seeds 0, 1, 2, and test alone
+    assert prompts.mse_spread.round(6).tolist() == [0.1] * 4
+    assert (prompts.seeds == 3).all()
+    assert (table[table.model == "linear"].seeds == 1).all()
+    assert prompts.command.iloc[0] == "python -m ptt_jax.main --config=configs/etth1.py --config.seed=0"
+    assert {"config", "seconds", "device", "date"} <= {*table}
+    text = (tmp_path / "README.md").read_text()
+    assert text.startswith("before\n<!-- table main -->\n| | ETTh1 | ETTm2 | mean | seeds |\n")
+    assert text.endswith("|\n<!-- end main -->\nafter\n")
+    assert "| prompts | 0.244 / 0.500 | 0.244 / 0.500 | 0.2440 / 0.5000 | 3 |" in text
+    assert "| *DUET, lookback best of 96/336/512 per cell (published)* | 0.398 / 0.418 |" in text
+    assert "old" not in text
+    out = capsys.readouterr().out
+    assert "words of a run" not in out
+    assert "6 of 6  main/ETTm2-s2  done" in out
+    assert "words of a run" in (tmp_path / "runs/main/ETTm2-s2.log").read_text()
+
+
+def test_finished_cells_are_not_run_again_and_a_stopped_one_goes_on(reproduce, tmp_path):
+    reproduce.stopped = ("ETTh1-s1",)
+    assert run(reproduce, tmp_path, "--data=ETTh1", "--rows=prompts") == 130
+    assert reproduce.ran == ["ETTh1-s0", "ETTh1-s1"]
+    assert (pd.read_csv(tmp_path / "results/main.csv").seeds == 1).all()
+    del reproduce.stopped
+    assert run(reproduce, tmp_path, "--data=ETTh1", "--rows=prompts") == 0
+    assert reproduce.ran == ["ETTh1-s0", "ETTh1-s1", "ETTh1-s1", "ETTh1-s2"]
+    reproduce.ran.clear()
+    assert run(reproduce, tmp_path, "--data=ETTh1", "--rows=prompts") == 0
+    assert run(reproduce, tmp_path, "--data=ETTh1", "--tables") == 0
+    assert reproduce.ran == []
+
+
+def test_a_cell_that_fails_holds_up_no_other(reproduce, tmp_path, capsys):
+    reproduce.broken = ("ETTh1-s0",)
+    assert run(reproduce, tmp_path, "--data=ETTh1", "--rows=prompts", "--seeds=2") == 1
+    assert reproduce.ran == ["ETTh1-s0", "ETTh1-s1"]
+    out = capsys.readouterr().out
+    assert "1 of 2  main/ETTh1-s0  FAILED, see" in out
+    assert "2 of 2  main/ETTh1-s1  done" in out
+    assert "ValueError: a bug" in (tmp_path / "runs/main/ETTh1-s0.log").read_text()
+
+
+def test_overrides_make_a_table_of_their_own(reproduce, tmp_path, capsys):
+    argv = ["--data=ETTh1", "--rows=prompts", "--seeds=1", "--config.model.width=128"]
+    assert run(reproduce, tmp_path, *argv) == 0
+    (file,) = (tmp_path / "results").glob("*.csv")
+    assert file.stem.startswith("main-")
+    assert "width=128" in pd.read_csv(file).command.iloc[0]
+    assert "old" in (tmp_path / "README.md").read_text()
+    assert "| prompts |" in capsys.readouterr().out
+
+
+def test_a_row_brings_the_backbones_that_it_needs(reproduce, tmp_path):
+    assert run(reproduce, tmp_path, "--data=Weather", "--rows=from scratch: everything", "--seeds=1") == 0
+    assert reproduce.ran == ["Weather-s0-random", "Weather-s0-scratch"]
+
+
+def test_every_cell_is_a_command_that_parses(reproduce, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT.parent)
+    for part, make in reproduce.PARTS.items():
+        cells = make(reproduce.SETS, range(2))
+        plan = reproduce.Plan({part: cells}, tmp_path, [])
+        names = [cell.name for cell in cells]
+        assert len(names) == len({*names})
+        for i, cell in enumerate(cells):
+            cfg, _ = program.parse(plan.argv(part, cell))
+            assert cfg.data.name == cell.data
+            assert {*cell.rows} <= {"seasonal_naive", "linear", "zero_shot", cfg.tune.mode}
+            assert not cell.backbone or cell.backbone in names[:i]
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [(["--only=mian"], "accepted: main"), (["--data=ETTh9"], "accepted: ETTh1"), (["--rows=prompt"], "prompts"),
+     (["--seeds=0"], "at least 1"), (["--nope"], "argument --nope is unknown")],
+)  # fmt: skip
+def test_what_does_not_exist_is_one_sentence(reproduce, capsys, argv, words):
+    assert reproduce.main(argv) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert words in err
+
+
+def test_sets_without_a_file_are_left_out(reproduce, monkeypatch, tmp_path):
+    monkeypatch.setenv("PTT_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("PTT_CACHE_DIR", str(tmp_path))
+    (tmp_path / "weather.csv").write_text("")
+    assert reproduce.at_hand(["ETTh1", "Weather", "Traffic"]) == ["ETTh1", "Weather"]  # ETT is fetched
+
+
+def test_a_note_is_kept_of_every_run(reproduce, tmp_path):
+    run(reproduce, tmp_path, "--data=ETTh1", "--rows=prompts", "--seeds=1")
+    about = checkpoint.read_json(tmp_path / "runs/main/ETTh1-s0/cell.json")
+    assert about["seconds"] >= 0
+    assert "workdir" not in json.dumps(about)

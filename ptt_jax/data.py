@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ptt_jax import config
 from ptt_jax.clock import counted, read_stamps, season, step_seconds, to_grid
 from ptt_jax.config import UserError
 from ptt_jax.frame import find_time_column, nearest, parse, read_bytes, read_numbers, shorten
@@ -124,6 +125,26 @@ def load(data: Any) -> Series:
         return load_benchmark(data)
     names = [*TABLE, "generated", "csv"]
     raise UserError(f"config.data.name = {data.name!r} is no data set{nearest(data.name, names)}")
+
+
+def load_also(data: Any, names: tuple[str, ...], own: Series) -> list[Series]:
+    """The further series that a backbone learns from: rows of TABLE, or own files read without any column's name.
+
+    UserError when one cannot be had, or is the data's own again.
+    """
+    found: list[Series] = []
+    for name in names:
+        section = data.copy_and_resolve_references() if name in TABLE else config.default().data
+        section.columns = ""
+        section.name, section.path = (name, "") if name in TABLE else ("csv", name)
+        try:
+            series = load(section)
+        except UserError as e:
+            raise UserError(f"config.pretrain.also: {e}") from None
+        if series.fingerprint in {other.fingerprint for other in (own, *found)}:
+            raise UserError(f"config.pretrain.also names {name}, which is there already; accepted: each series once")
+        found.append(series)
+    return found
 
 
 def load_generated(data: Any) -> Series:

@@ -128,24 +128,33 @@ def run(cfg: ConfigDict, workdir: Path, command: str = "", profile: str = "") ->
         if card:
             adopt(cfg, card)
         series = data.load(cfg.data)
+        also = [] if card else data.load_also(cfg.data, cfg.pretrain.also, series)
     own = ("cache_dir", "data.dir", "data.download")  # where things lie on this machine
     knobs = {f"config.{key}": value for key, value in config.flat(cfg).items() if key not in own}
     processes.check_alike({**knobs, "--workdir": str(workdir), "the data's fingerprint": series.fingerprint})
+    processes.check_alike({f"the fingerprint of {other.name}": other.fingerprint for other in also})
     with processes.together():
         problem = tasks.prepare(series, mesh.make(cfg.devices), cfg.data.device_bytes)
-    train.check(cfg, problem)  # before anything is written
+        others = [tasks.prepare(other, problem.mesh, cfg.data.device_bytes) for other in also]
+    train.check(cfg, problem, others)  # before anything is written
     about = {"name": series.name, "fingerprint": series.fingerprint, "freq": series.freq, "splits": series.splits}
-    if card.get("fingerprint") == series.fingerprint and card["train_end"] > series.splits["train"][1]:
-        raise UserError(
-            f"the backbone {card['run']} learned from the first {card['train_end']} rows of the same data, past the "
-            f"end of the train split at {series.splits['train'][1]}; accepted: a data.split with as large a train share"
-        )
+    about |= {"also": {other.name: other.fingerprint for other in also}} if also else {}
+    for seen in (card, *card.get("also", [])):
+        if seen.get("fingerprint") == series.fingerprint and seen["train_end"] > series.splits["train"][1]:
+            raise UserError(
+                f"the backbone {card['run']} learned from the first {seen['train_end']} rows of the same data, past "
+                f"the end of the train split at {series.splits['train'][1]}; accepted: a data.split with as large a "
+                f"train share"
+            )
     processes.once(lambda: str(checkpoint.open_run(workdir, cfg, about)))
     with processes.together():
         checkpoint.read_json(workdir / "config.json")  # on a file system that all processes share
     log = Log(workdir / "metrics.jsonl", quiet=not processes.is_first())
     for note in series.notes:
         log.say(f"data: {note}")
+    for other in also:
+        for note in other.notes:
+            log.say(f"data: {other.name}: {note}")
     if card:
         if card["freq"] != series.freq:
             log.say(
@@ -153,7 +162,7 @@ def run(cfg: ConfigDict, workdir: Path, command: str = "", profile: str = "") ->
             )
         processes.once(lambda: checkpoint.refer(workdir, card))
     else:
-        train.pretrain(cfg, workdir, problem, log, profile)
+        train.pretrain(cfg, workdir, problem, log, profile, others)
     adapt = tune.tune if cfg.tune.mode == "prompt" else finetune.finetune
     task = adapt(cfg, workdir, problem, log, profile)
     score.score(cfg, workdir, problem, task, log)

@@ -19,10 +19,11 @@ from jax.typing import DTypeLike
 
 from ptt_jax import mesh as meshes
 from ptt_jax import prompts
+from ptt_jax.config import UserError
 from ptt_jax.data import Scaler, Series, fit_scaler
 from ptt_jax.model import CrossMAE, Encoded, flatten
 from ptt_jax.stream import Host
-from ptt_jax.windows import Panel, Span, Windows, future, past, span, take
+from ptt_jax.windows import Mix, Panel, Span, Windows, future, past, span, take
 
 Loss = Callable[[Any, Any, Array, Array], tuple[Array, Array]]
 
@@ -32,7 +33,7 @@ class Cached:
     """A series, and what the frozen encoder says of the first rows of one span: all of them, as many as a budget holds,
     or none (encoded None); the others are encoded when needed."""
 
-    panel: Any  # Panel or Host; in jitted code what is fed of it
+    panel: Any  # Panel, Mix or Host; in jitted code what is fed of it
     encoded: Encoded | None = None
     complete: bool = flax.struct.field(pytree_node=False, default=False)
     mesh: Mesh | None = flax.struct.field(pytree_node=False, default=None)
@@ -238,6 +239,19 @@ def prepare(series: Series, mesh: Mesh, budget: float = math.inf) -> Problem:
         return Problem(series, scaler, Host(*rows, mesh, int(budget)), mesh)
     panel = Panel(jnp.asarray(values_CT), jnp.asarray(observed_CT))
     return Problem(series, scaler, meshes.replicate(mesh, panel), mesh)
+
+
+def mix(problems: Sequence[Problem], lookback: int, horizon: int) -> Mix:
+    """Returns the training windows of several problems as one panel. Raises UserError when one has no window, or does
+    not lie on the device."""
+    for problem in problems:
+        if isinstance(problem.panel, Host):
+            raise UserError(
+                f"config.pretrain.also: {problem.series.name} is larger than config.data.device_bytes, and several "
+                f"series cannot be streamed; accepted: a larger budget, or one series"
+            )
+    spans = [problem.span("train", lookback, (horizon,)) for problem in problems]
+    return Mix(tuple(cast(Panel, p.panel) for p in problems), tuple(spans))
 
 
 def encode_all(

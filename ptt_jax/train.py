@@ -1,6 +1,7 @@
 """Pre-train a backbone, going on where the run directory says that it stopped; and what both stages share."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from ptt_jax.config import UserError, write_atomic
 from ptt_jax.log import Log
 from ptt_jax.loop import Loop, Pause, check_finite, keys, resume, stalled
 from ptt_jax.model import CrossMAE, init
+from ptt_jax.stream import Host
 from ptt_jax.tasks import Cached, Problem
+from ptt_jax.windows import Mix, Panel, Span
 
 Params = Any
 
@@ -48,15 +51,16 @@ def chain(section: ConfigDict, steps: int, **instead: Any) -> Any:
     return optim.chain(steps=steps, **{name: instead.get(key, section[key]) for name, key in names.items()})
 
 
-def check(cfg: ConfigDict, problem: Problem) -> None:
+def check(cfg: ConfigDict, problem: Problem, also: Sequence[Problem] = ()) -> None:
     """Raises UserError when a split holds no window or a batch does not divide by the mesh."""
     spans = {split: problem.span(split, cfg.lookback, cfg.horizons) for split in ("train", "validation", "test")}
     for split, (begin, end) in problem.series.splits.items():
         if not problem.series.observed_TC[begin:end].any():
             raise UserError(f"the {split} split, rows {begin} to {end}, has no value at all; accepted: at least one")
     if not cfg.backbone:
-        whole = [problem.span(s, cfg.lookback, (whole_patches(cfg),)) for s in ("train", "validation")]
-        optim.plan(cfg.pretrain.epochs, cfg.pretrain.steps, cfg.pretrain.batch, whole[0].rows, "pretrain")
+        problem.span("validation", cfg.lookback, (whole_patches(cfg),))
+        _, train = windows(cfg, problem, also)
+        optim.plan(cfg.pretrain.epochs, cfg.pretrain.steps, cfg.pretrain.batch, train.rows, "pretrain")
         meshes.check_divides(problem.mesh, "pretrain.batch", cfg.pretrain.batch)
     optim.plan(cfg.tune.epochs, cfg.tune.steps, cfg.tune.batch, spans["train"].rows, "tune")
     meshes.check_divides(problem.mesh, "tune.batch", cfg.tune.batch)
@@ -68,14 +72,28 @@ def whole_patches(cfg: ConfigDict) -> int:
     return prompts.patches(horizon, cfg.model.patch) * cfg.model.patch
 
 
-def pretrain(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = "") -> None:
-    """Pre-trains a backbone and writes backbone.json, unless that is there already."""
+def windows(cfg: ConfigDict, problem: Problem, also: Sequence[Problem]) -> tuple[Panel | Host | Mix, Span]:
+    """Returns the panel that pre-training reads and its span: the problem's own, or a mix with others."""
+    if not also:
+        return problem.panel, problem.span("train", cfg.lookback, (whole_patches(cfg),))
+    mix = tasks.mix((problem, *also), cfg.lookback, whole_patches(cfg))
+    return mix, mix.span
+
+
+def pretrain(
+    cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = "", also: Sequence[Problem] = ()
+) -> None:
+    """Pre-trains a backbone and writes backbone.json, unless that is there already.
+
+    also: further series, each of which teaches as often as the problem's own; validation is the problem's.
+    """
     if processes.once((run / "backbone.json").exists):
         log.say(f"pretrain: done before ({run / 'backbone.json'})")
         return
     p, card = cfg.pretrain, architecture(cfg)
     model = build(card, cfg.compute_dtype, cfg.model.dropout)
-    train, validation = (problem.span(s, cfg.lookback, (whole_patches(cfg),)) for s in ("train", "validation"))
+    panel, train = windows(cfg, problem, also)
+    validation = problem.span("validation", cfg.lookback, (whole_patches(cfg),))
     steps = optim.plan(p.epochs, p.steps, p.batch, train.rows, "pretrain")
 
     weights_key, key = keys(cfg.seed, "pretrain")
@@ -96,7 +114,8 @@ def pretrain(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: st
     spent: float = meta.get("seconds", 0.0)
     begin = step.State(jnp.int32(history[-1][0] if history else 0), {"backbone": saved["params"]}, saved["opt_state"])
     begin = meshes.replicate(problem.mesh, begin)
-    log.say(f"pretrain: {count(params):,} parameters, {train.rows:,} rows, {steps:,} steps of {p.batch}")
+    mixed = f" of {1 + len(also)} series" if also else ""
+    log.say(f"pretrain: {count(params):,} parameters, {train.rows:,} rows{mixed}, {steps:,} steps of {p.batch}")
 
     def keep(pause: Pause) -> None:
         """Looks at validation, says so, saves: a line without its checkpoint is dropped by the next call."""
@@ -116,7 +135,7 @@ def pretrain(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: st
 
     if not steps and not history:  # the control
         keep(Pause(begin, 0, float("nan"), 0.0, 0.0))
-    data = Cached(problem.panel)
+    data = Cached(panel)
     loop = Loop("pretrain", steps, p.validations, chunk, data, train, order, (key,), log, profile)
     if steps and not stalled([v for _, v in history], p.patience):
         for pause in loop.run(begin):
@@ -134,4 +153,9 @@ def pretrain(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: st
         "train_end": series.splits["train"][1], "lookback": cfg.lookback, "seconds": round(meta["seconds"], 1),
         "architecture": card,
     }  # fmt: skip
+    if also:
+        about["also"] = [
+            {"data": s.name, "fingerprint": s.fingerprint, "train_end": s.splits["train"][1]}
+            for s in (other.series for other in also)
+        ]
     processes.once(lambda: write_atomic(run / "backbone.json", json.dumps(about, indent=2)))

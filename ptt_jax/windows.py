@@ -65,7 +65,45 @@ class Streamed:
         return self.values_JRL[..., begin:end], self.observed_JRL[..., begin:end]
 
 
-Windows = Panel | Streamed
+@flax.struct.dataclass
+class Mix:
+    """Several series in a Panel's place, each with the windows of its own span. Of rows 0, 1, 2, ... every series has
+    its turn, so that each teaches as often, however long it is; a row's number goes round and round in its series."""
+
+    panels: tuple[Panel, ...]
+    spans: tuple["Span", ...]
+
+    member_axis = None
+
+    @property
+    def span(self) -> "Span":
+        """The span of all: as many rows as let the largest series have each of its rows once."""
+        rows = max(s.rows for s in self.spans) * len(self.spans)
+        if rows >= 2**31:
+            raise UserError(f"a mix of {len(self.spans)} series has {rows} rows; accepted: less than 2^31 in all")
+        return Span(0, 0, (rows,), self.spans[0].lookback, self.spans[0].horizons, 1)
+
+    def feed(self, span: "Span", rows: "Order", dispatches: int, split: bool = True) -> Generator["Mix", None, None]:
+        yield from itertools.repeat(self, dispatches)
+
+    def fits(self, span: "Span", rows: int) -> int | None:
+        return None
+
+    def at(self, block: Array | int) -> "Mix":
+        return self
+
+    def cut(self, span: "Span", row_R: Array, begin: int, end: int) -> tuple[Array, Array]:
+        """Returns steps [begin, end) of the rows' windows. Every series is asked for every row: gathers are cheap."""
+        turn_R1, at_R = (row_R % len(self.panels))[:, None], row_R // len(self.panels)
+        parts = [p.cut(s, at_R % s.rows, begin, end) for p, s in zip(self.panels, self.spans, strict=True)]
+        values_RL, observed_RL = parts[0]
+        for i, (x_RL, seen_RL) in enumerate(parts[1:], 1):
+            values_RL = jnp.where(turn_R1 == i, x_RL, values_RL)
+            observed_RL = jnp.where(turn_R1 == i, seen_RL, observed_RL)
+        return values_RL, observed_RL
+
+
+Windows = Panel | Streamed | Mix
 Order = Callable[[int], Array | np.ndarray]  # f(dispatch) -> its row numbers, row_R or by blocks row_JR
 
 

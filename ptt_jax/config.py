@@ -49,10 +49,6 @@ def is_decays(v: Any) -> bool:
     return all(type(r) in (int, float) and 0 <= r < float("inf") for r in v) and len(v) == len(set(v))
 
 
-def is_names(v: Any) -> bool:
-    return all(type(name) is str and name for name in v) and len(v) == len(set(v))
-
-
 def is_split(v: Any) -> bool:
     return len(v) == 3 and all(type(f) in (int, float) and f > 0 for f in v) and abs(sum(v) - 1) < 1e-6
 
@@ -111,8 +107,8 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
     ("pretrain.clip", 1.0, positive, "largest norm of a step's gradient"),
     ("pretrain.horizon", -1, Rule(lambda v: v == -1 or v >= 1, "-1, or a number of at least 1"),
      "steps that a window covers past the lookback; -1 = the longest horizon"),
-    ("pretrain.also", (), Rule(is_names, "names or paths, each once, like ETTh2,ETTm1 or ETTh2,"),
-     "further series to learn from, each as often as the data's own: rows of data.TABLE, or csv files; () = none"),
+    ("pretrain.also", "", anything,
+     "further series to learn from, each as often as the first: rows of data.TABLE and csv files, comma-separated"),
     ("pretrain.mask_ratio", 0.6, open_fraction, "share of a window's patches that is hidden"),
     ("pretrain.tail_share", 0.25, within(0, 1), "share of rows whose hidden patches include the window's tail"),
     ("pretrain.norm", "window", one_of("window", "visible"), "what instance normalisation sees in pre-training"),

@@ -127,13 +127,13 @@ def load(data: Any) -> Series:
     raise UserError(f"config.data.name = {data.name!r} is no data set{nearest(data.name, names)}")
 
 
-def load_also(data: Any, names: tuple[str, ...], own: Series) -> list[Series]:
-    """The further series that a backbone learns from: rows of TABLE, or own files read without any column's name.
+def load_also(data: Any, names: str, own: Series) -> list[Series]:
+    """The further series that a backbone learns from, comma-separated: rows of TABLE, or own files, every column.
 
     UserError when one cannot be had, or is the data's own again.
     """
     found: list[Series] = []
-    for name in names:
+    for name in filter(None, names.split(",")):
         section = data.copy_and_resolve_references() if name in TABLE else config.default().data
         section.columns = ""
         section.name, section.path = (name, "") if name in TABLE else ("csv", name)

@@ -78,7 +78,7 @@ def test_a_value_of_the_wrong_kind_is_named(key):
         ("horizons", (0, 5)), ("horizons", (720, 96)), ("horizons", (2.5,)), ("data.split", (0.5, 0.5)),
         ("data.split", (0.9, 0.9, 0.2)), ("model.width", 60), ("model.heads", 3), ("model.dropout", 1.0),
         ("model.position", "absolute"),
-        ("pretrain.mask_ratio", 1.0), ("pretrain.mask_ratio", 0.0), ("pretrain.epochs", 0.0),
+        ("pretrain.mask_ratio", 1.0), ("pretrain.mask_ratio", 0.0), ("pretrain.epochs", -1.0),
         ("pretrain.epochs", float("inf")), ("pretrain.learning_rate", float("nan")), ("pretrain.horizon", -2),
         ("pretrain.tail_share", 1.5), ("pretrain.choose", "test"), ("tune.loss", "rmse"), ("tune.prompts", "channel"),
         ("tune.weight_decay", -1.0), ("compute_dtype", "float64"), ("evaluate.batch", 0),

@@ -179,6 +179,52 @@ def test_a_backbone_that_saw_the_test_rows_is_refused(run, files, tmp_path, caps
     assert not (tmp_path / "r").exists()
 
 
+@pytest.fixture(scope="module")
+def mixed(files):
+    """A run whose backbone learned from two files: 'three.csv' is its own, 'five.csv.gz' came also."""
+    patch = pytest.MonkeyPatch()
+    patch.chdir(ROOT)
+    patch.setattr(main, "set_up", lambda cfg: None)
+    also = f"--config.pretrain.also={files / 'five.csv.gz'}"
+    argv = [*TINY, f"--config.data.path={files / 'three.csv'}", also, f"--workdir={files / 'mixed'}"]
+    assert main.main(argv) == 0
+    patch.undo()
+    return files / "mixed"
+
+
+def test_a_backbone_of_several_series_names_them(mixed):
+    card = json.loads((mixed / "backbone.json").read_text())
+    assert card["data"] == "three"
+    assert [(seen["data"], seen["train_end"]) for seen in card["also"]] == [("five", 280)]
+    plain = json.loads((mixed / "data.json").read_text())
+    assert [*plain["also"]] == ["five"]
+
+
+def test_a_series_that_came_also_is_no_test_data(mixed, files, tmp_path, capsys):
+    argv = [*TINY, f"--config.data.path={files / 'five.csv.gz'}", f"--config.backbone={mixed}"]
+    assert main.main([*argv, "--config.data.split=.5,.2,.3", f"--workdir={tmp_path / 'r'}"]) == 2
+    words = "learned from the first 280 rows of the same data, past the end of the train split at 200"
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("also", "words"),
+    [
+        ("nowhere.csv", "config.pretrain.also: "),
+        ("three.csv", "which is there already"),
+        ("ETTh9", "ETTh9 does not exist"),
+    ],
+)
+def test_further_series_that_cannot_be_had_are_one_sentence(files, tmp_path, capsys, also, words):
+    name = str(files / also) if also == "three.csv" else also
+    argv = [*TINY, f"--config.data.path={files / 'three.csv'}", f"--config.pretrain.also={name}"]
+    assert main.main([*argv, f"--workdir={tmp_path / 'r'}"]) == 2
+    err = capsys.readouterr().err
+    assert words in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "r").exists()
+
+
 def test_data_that_changed_under_a_run_are_refused(run, files, capsys):
     table(400, 3, 0).to_csv(files / "changing.csv", index=False)
     argv = [*TINY, f"--config.data.path={files / 'changing.csv'}", f"--config.backbone={run}"]

@@ -67,3 +67,29 @@ def test_steps_past_the_split_count_as_missing():
 def test_a_split_without_one_window_says_so():
     with pytest.raises(UserError, match=r"test split has rows 90 to 100.*48 steps of history and 20 to forecast"):
         windows.span((90, 100), 48, (5, 20), 3, "test")
+
+
+def test_a_mix_gives_every_series_its_turn():
+    lengths, channels = (40, 90), (1, 3)
+    panels = [
+        windows.Panel(jnp.asarray(1000.0 * s + np.arange(c * n).reshape(c, n)), jnp.ones((c, n), bool))
+        for s, (n, c) in enumerate(zip(lengths, channels, strict=True))
+    ]
+    spans = [windows.span((0, n), 8, (4,), c, "train") for n, c in zip(lengths, channels, strict=True)]
+    mix = windows.Mix(tuple(panels), tuple(spans))
+    assert mix.span.rows == 2 * spans[1].rows  # the larger one's rows once, those of the other more often
+    row_R = jnp.arange(mix.span.rows)
+    x_RL, observed_RL = windows.take(mix, mix.span, row_R)
+    assert x_RL.shape == (mix.span.rows, 12)
+    assert observed_RL.all()
+    for s, (panel, of) in enumerate(zip(panels, spans, strict=True)):
+        own_RL = windows.take(panel, of, jnp.arange(mix.span.rows // 2) % of.rows)[0]
+        np.testing.assert_array_equal(x_RL[s::2], own_RL)
+    np.testing.assert_array_equal(windows.future(mix, mix.span, row_R)[0], x_RL[:, 8:])
+
+
+def test_a_mix_with_too_many_rows_is_refused():
+    panel = windows.Panel(jnp.zeros((1, 2)), jnp.ones((1, 2), bool))
+    wide = windows.Span(0, 2**20, (2**20,), 8, (4,), 2**10)
+    with pytest.raises(UserError, match="a mix of 2 series has 2147483648 rows"):
+        _ = windows.Mix((panel, panel), (wide, wide)).span

@@ -6,6 +6,7 @@
     backbone/STEP/{params,state,meta}               orbax; `params` are the chosen weights, `state` goes on from STEP
     prompts/TASK.json             which setting and which step of each seed was chosen for each horizon
     prompts/TASK/STEP/{prompt,state,meta}           orbax; `prompt`: the best tokens_SGMD of each horizon
+    finetuned/TASK.json, finetuned/TASK/STEP/{best,state,meta}   the same where more than a prompt learns
 
 backbone.json and prompts/TASK.json are written last, so each says that its stage is done.
 """

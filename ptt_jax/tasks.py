@@ -22,7 +22,7 @@ from ptt_jax import prompts
 from ptt_jax.data import Scaler, Series, fit_scaler
 from ptt_jax.model import CrossMAE, Encoded, flatten
 from ptt_jax.stream import Host
-from ptt_jax.windows import Panel, Span, Windows, future, past, span, take
+from ptt_jax.windows import Panel, Span, Windows, future, past, span, stretch, take
 
 Loss = Callable[[Any, Any, Array, Array], tuple[Array, Array]]
 
@@ -255,7 +255,7 @@ def encode_all(
     block = -(-block // problem.mesh.size) * problem.mesh.size
 
     def one(backbone: Any, panel: Panel, first: Array) -> Encoded:
-        row_R = meshes.split(problem.mesh, jnp.minimum(first + jnp.arange(block), span.rows - 1))
+        row_R = meshes.split(problem.mesh, stretch(first, block, span.rows)[0])
         encoded = encode(model, backbone, Cached(panel), span, row_R)
         memory = jax.tree.map(lambda a: a.astype(dtype), encoded.memory)
         return Encoded(memory, encoded.keep_RN, encoded.mean_R1, encoded.scale_R1)

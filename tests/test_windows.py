@@ -67,3 +67,13 @@ def test_steps_past_the_split_count_as_missing():
 def test_a_split_without_one_window_says_so():
     with pytest.raises(UserError, match=r"test split has rows 90 to 100.*48 steps of history and 20 to forecast"):
         windows.span((90, 100), 48, (5, 20), 3, "test")
+
+
+@pytest.mark.parametrize("rows", [37, 2**31 - 1])
+def test_padding_past_the_last_row_never_wraps_around(rows):
+    stretch = jax.jit(windows.stretch, static_argnums=1)
+    first = (rows - 1) // 12 * 12  # of the last batch of 12
+    row_R, real_R = (np.asarray(a) for a in stretch(jnp.int32(first), 12, rows))
+    assert row_R.tolist() == [min(first + i, rows - 1) for i in range(12)]
+    assert real_R.tolist() == [first + i < rows for i in range(12)]
+    assert 0 < real_R.sum() < 12

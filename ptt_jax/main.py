@@ -2,7 +2,8 @@
                         [--profile=DIR] [--distributed[=WHERE]]
 
 Pre-trains, tunes, evaluates and reports; a stage whose result is in the run directory is skipped.
---profile writes a trace of some warm steps of pre-training and of tuning, for TensorBoard, XProf or Perfetto.
+--profile writes a trace of some warm steps of pre-training and of tuning, for TensorBoard, XProf or Perfetto;
+of several processes, each into a folder of its own under DIR, named by its index.
 --distributed makes this process one of several on one run directory: WHERE is HOST:PORT,COUNT,INDEX, the same in each
 but for INDEX (process 0 is at HOST:PORT); without it Slurm, Open MPI, Kubernetes or Cloud TPU say who is who.
 """
@@ -192,6 +193,8 @@ def main(argv: list[str] | None = None) -> int:
         path = run(cfg, workdir, shlex.join(["python", "-m", "ptt_jax.main", *argv]), profile)
     except UserError as e:
         print(f"ptt_jax: {' '.join(str(e).split())}", file=sys.stderr)
+            if profile and jax.process_count() > 1:  # on one machine, two would write the same file
+                profile = f"{profile}/{jax.process_index()}"
         return 2
     except KeyboardInterrupt:
         print("\nptt_jax: stopped; the same command goes on from the last checkpoint", file=sys.stderr)

@@ -301,3 +301,15 @@ def test_the_main_job_on_a_slice_of_real_etth1_beats_the_seasonal_naive(tmp_path
     mse = results.pivot(index="horizon", columns="model", values="mse")
     assert (mse.prompt < mse.seasonal_naive).all(), mse
     assert set(results[results.horizon == 48].windows) == {600 - 48 + 1}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_each_of_several_processes_has_a_folder_of_its_own_for_its_trace(count, tmp_path, monkeypatch):
+    folders = []
+    monkeypatch.setattr(main.processes, "join", lambda where: None)
+    monkeypatch.setattr(jax, "process_count", lambda: count)
+    monkeypatch.setattr(jax, "process_index", lambda: count - 1)
+    monkeypatch.setattr(main, "run", lambda cfg, workdir, command, profile: folders.append(profile))
+    argv = ["--config=configs/quickstart.py", f"--profile={tmp_path}", f"--distributed=127.0.0.1:1234,{count},0"]
+    assert main.main(argv) == 0
+    assert folders == [str(tmp_path) if count == 1 else f"{tmp_path}/1"]

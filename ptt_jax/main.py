@@ -22,6 +22,7 @@ from ml_collections import ConfigDict, config_flags
 from ptt_jax import checkpoint, config, data, mesh, processes, report, score, tasks, train, tune
 from ptt_jax.config import UserError
 from ptt_jax.log import Log
+from ptt_jax.stream import Host
 
 
 def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
@@ -147,6 +148,8 @@ def run(cfg: ConfigDict, workdir: Path, command: str = "", profile: str = "") ->
     log = Log(workdir / "metrics.jsonl", quiet=not processes.is_first())
     for note in series.notes:
         log.say(f"data: {note}")
+    if isinstance(problem.panel, Host):
+        log.say(f"data: {problem.panel.size}: it is streamed from the host, and no encoding is cached")
     if card:
         if card["freq"] != series.freq:
             log.say(
@@ -190,11 +193,11 @@ def main(argv: list[str] | None = None) -> int:
         where, profile = option(argv, "distributed"), profile_folder(argv)
         if where is not None:
             processes.join(where)
+            if profile and jax.process_count() > 1:  # on one machine, two would write the same file
+                profile = f"{profile}/{jax.process_index()}"
         path = run(cfg, workdir, shlex.join(["python", "-m", "ptt_jax.main", *argv]), profile)
     except UserError as e:
         print(f"ptt_jax: {' '.join(str(e).split())}", file=sys.stderr)
-            if profile and jax.process_count() > 1:  # on one machine, two would write the same file
-                profile = f"{profile}/{jax.process_index()}"
         return 2
     except KeyboardInterrupt:
         print("\nptt_jax: stopped; the same command goes on from the last checkpoint", file=sys.stderr)

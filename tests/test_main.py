@@ -313,3 +313,16 @@ def test_each_of_several_processes_has_a_folder_of_its_own_for_its_trace(count, 
     argv = ["--config=configs/quickstart.py", f"--profile={tmp_path}", f"--distributed=127.0.0.1:1234,{count},0"]
     assert main.main(argv) == 0
     assert folders == [str(tmp_path) if count == 1 else f"{tmp_path}/1"]
+
+
+def test_a_streamed_series_is_told_in_one_line(tmp_path, monkeypatch, capsys):
+    for module, stage in ((main.train, "pretrain"), (main.tune, "tune"), (main.score, "score")):
+        monkeypatch.setattr(module, stage, lambda *_: None)
+    monkeypatch.setattr(main.report, "write", lambda *_: "")
+    run = ["--config=configs/quickstart.py", "--config.data.rows=2000", "--config.devices=1"]
+    for budget, said in ((40_000, []), (39_999, ["40,000 bytes, more than config.data.device_bytes = 39,999"])):
+        assert main.main([*run, f"--workdir={tmp_path / str(budget)}", f"--config.data.device_bytes={budget}"]) == 0
+        lines = [line for line in capsys.readouterr().out.splitlines() if "streamed" in line]
+        assert lines == [
+            f"data: the series takes {s}: it is streamed from the host, and no encoding is cached" for s in said
+        ]

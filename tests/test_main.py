@@ -326,3 +326,16 @@ def test_a_streamed_series_is_told_in_one_line(tmp_path, monkeypatch, capsys):
         assert lines == [
             f"data: the series takes {s}: it is streamed from the host, and no encoding is cached" for s in said
         ]
+
+
+def test_processes_with_other_flags_are_told_before_anything_is_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(
+        main.processes, "gather", lambda said: [said, said.replace('"config.seed": 0', '"config.seed": 1')]
+    )
+    assert main.main(["--config=configs/quickstart.py", f"--workdir={tmp_path / 'run'}"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(
+        "ptt_jax: config.seed = 0 in process 0, but 1 in process 1; accepted: one command line for all"
+    )
+    assert not (tmp_path / "run").exists()

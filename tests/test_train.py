@@ -1,5 +1,6 @@
 """The loops: what stops goes on bit for bit, what is frozen stays, what is chosen is chosen on validation."""
 
+import dataclasses
 import json
 import shutil
 
@@ -483,3 +484,21 @@ def test_a_sweep_that_was_stopped_goes_on(finished, problem, tmp_path, monkeypat
     again, card_again = tune_on(finished, problem, tmp_path / "cut", **knobs)
     assert again == whole
     assert card_again["content_hash"] == card["content_hash"]
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_split_without_one_value_to_forecast_says_so(problem, split):
+    """One value outside what the windows forecast is not enough; one inside is."""
+    begin, end = problem.series.splits[split]
+    first = max(begin, 48)  # no window forecasts the first lookback of a series
+    observed_TC = problem.series.observed_TC.copy()
+    observed_TC[first:end] = False
+    train.check(make_config(), problem)
+    with pytest.raises(UserError, match=rf"the {split} split has no .* rows {first} to {end}, .* horizon 12, 20 fore"):
+        train.check(make_config(), on_observed(problem, observed_TC))
+    observed_TC[end - 1, 0] = True
+    train.check(make_config(), on_observed(problem, observed_TC))
+
+
+def on_observed(problem, observed_TC):
+    return problem._replace(series=dataclasses.replace(problem.series, observed_TC=observed_TC))

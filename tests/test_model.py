@@ -140,6 +140,14 @@ def test_statistics_softmax_and_output_are_float32_under_bfloat16(params, histor
     assert products[-1].outvars[0].aval.dtype == jnp.float32
 
 
+def test_the_bias_of_the_head_keeps_its_digits_under_bfloat16(params):
+    half, bias = CrossMAE(12, 16, 16, 2, 1, 1, patches=6, dtype=jnp.bfloat16), jnp.float32(1 + 2**-12)
+    still = {**params, "head": {"kernel": jnp.zeros((16, 12)), "bias": jnp.full(12, bias)}}
+    y_RMP = half.apply({"params": still}, jnp.ones((2, 3, 16), jnp.bfloat16), method=lambda m, z_RMD: m.head(z_RMD))
+    assert y_RMP.dtype == jnp.float32
+    assert (y_RMP == bias).all()
+
+
 def test_every_parameter_belongs_to_a_group(params):
     paths = {"/".join(k.key for k in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)}
     assert {group(p) for p in paths} == {"embed", "encoder", "mask_token", "decoder", "head"}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ptt_jax import tasks
+from ptt_jax.layers import attend
 from ptt_jax.model import CrossMAE, group, init
 
 
@@ -146,6 +147,15 @@ def test_the_bias_of_the_head_keeps_its_digits_under_bfloat16(params):
     y_RMP = half.apply({"params": still}, jnp.ones((2, 3, 16), jnp.bfloat16), method=lambda m, z_RMD: m.head(z_RMD))
     assert y_RMP.dtype == jnp.float32
     assert (y_RMP == bias).all()
+
+
+def test_weights_and_values_are_summed_in_float32_under_bfloat16():
+    """Of the attention: a sum of many terms in bfloat16 would lose the small ones."""
+    q_RQKh, k_RSKh = (jnp.ones((2, n, 2, 4), jnp.bfloat16) for n in (3, 5))
+    for queries in (q_RQKh, q_RQKh[:1]):
+        program = jax.make_jaxpr(attend)(queries, k_RSKh, k_RSKh, jnp.ones((2, 5), bool))
+        products = [e for e in equations(program.jaxpr) if e.primitive.name == "dot_general"]
+        assert [e.params["preferred_element_type"] for e in products] == [jnp.float32] * 2
 
 
 def test_every_parameter_belongs_to_a_group(params):

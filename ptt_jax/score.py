@@ -55,7 +55,7 @@ def score(cfg: ConfigDict, run: Path, problem: Problem, task: str, log: Log) -> 
     inputs = {
         "backbone": checkpoint.load_backbone(card, train.shapes(model)),
         "prompts": checkpoint.load_prompts(run, task, card["content_hash"]),
-        "weights_TH": baselines.fit_linear(problem.panel, spans["train"], spans["validation"]),
+        "weights_TH": baselines.fit_linear(problem, spans["train"], spans["validation"]),
     }
     inputs = meshes.replicate(problem.mesh, inputs)
     seeds = tuple(checkpoint.read_json(run / "prompts" / f"{task}.json")["seeds"])

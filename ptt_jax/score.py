@@ -49,16 +49,17 @@ def score(cfg: ConfigDict, run: Path, problem: Problem, task: str, log: Log) -> 
     if processes.once((run / "results.csv").exists):
         log.say(f"evaluate: done before ({run / 'results.csv'})")
         return
-    card = checkpoint.find_backbone(run)
-    model = train.build(card["architecture"], cfg.compute_dtype)
+    with processes.together():
+        card = checkpoint.find_backbone(run)
+        model = train.build(card["architecture"], cfg.compute_dtype)
+        inputs: dict[str, Any] = {
+            "backbone": checkpoint.load_backbone(card, train.shapes(model)),
+            "prompts": checkpoint.load_prompts(run, task, card["content_hash"]),
+        }
+        seeds = tuple(checkpoint.read_json(run / "prompts" / f"{task}.json")["seeds"])
     spans = {s: problem.span(s, cfg.lookback, cfg.horizons) for s in ("train", "validation", "test")}
-    inputs = {
-        "backbone": checkpoint.load_backbone(card, train.shapes(model)),
-        "prompts": checkpoint.load_prompts(run, task, card["content_hash"]),
-        "weights_TH": baselines.fit_linear(problem, spans["train"], spans["validation"]),
-    }
+    inputs["weights_TH"] = baselines.fit_linear(problem, spans["train"], spans["validation"])
     inputs = meshes.replicate(problem.mesh, inputs)
-    seeds = tuple(checkpoint.read_json(run / "prompts" / f"{task}.json")["seeds"])
     names = {"seasonal_naive": cfg.seed, "linear": cfg.seed, "zero_shot": cfg.seed}
     names |= {f"prompt {seed}": seed for seed in seeds}
     forecast = models(model, season(problem.series.freq), seeds)

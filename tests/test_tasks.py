@@ -160,3 +160,20 @@ def test_which_rows_are_cached_decides_no_digit(problem, model, params):
     assert 5 < some < 400
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), fresh, mixed)
     assert np.abs(fresh.memory[0][0] - exact.memory[0][0]).max() > 1e-3
+
+
+def test_what_is_cheap_is_made_again_on_the_way_back_through_the_decoder(problem, model, tuning, monkeypatch):
+    """Fewer bytes wait for the backward pass than without jax.checkpoint."""
+    span, params = tuning
+    loss, data = tasks.forecasting(model, span, penalty="mse"), Cached(problem.panel)
+
+    def kept():
+        def total(prompt):
+            return loss({**params, "prompt": prompt}, data, jnp.arange(64), jax.random.key(0))[0].sum()
+
+        leaves = jax.tree.leaves(jax.eval_shape(lambda prompt: jax.vjp(total, prompt)[1], params["prompt"]))
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+    some = kept()
+    monkeypatch.setattr(jax, "checkpoint", lambda f, policy: f)
+    assert some < 0.7 * kept(), (some, kept())

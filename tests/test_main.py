@@ -339,3 +339,23 @@ def test_processes_with_other_flags_are_told_before_anything_is_written(tmp_path
         "ptt_jax: config.seed = 0 in process 0, but 1 in process 1; accepted: one command line for all"
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_two_seeds_have_rows_of_their_own_and_the_page_their_mean_and_spread(run, files, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    argv = [*TINY, f"--config.data.path={files / 'three.csv'}", f"--config.backbone={run}", "--config.tune.steps=2"]
+    more = ["--config.tune.seeds=2", "--config.tune.learning_rate=0.1", "--config.tune.validations=1"]
+    assert main.main([*argv, *more, f"--workdir={tmp_path / 'run'}"]) == 0
+    results = pd.read_csv(tmp_path / "run" / "results.csv")
+    assert results.groupby("model").seed.unique().map(list).to_dict() == {
+        "seasonal_naive": [0], "linear": [0], "zero_shot": [0], "prompt": [0, 1]
+    }  # fmt: skip
+    test = results.query("model == 'prompt' and split == 'test'")
+    assert test.groupby("horizon").mse.nunique().to_dict() == {12: 2, 20: 2}
+    page = (tmp_path / "run" / "report.md").read_text()
+    line, _ = (line for line in page.splitlines() if line.startswith("| `prompt` |"))  # of test, of validation
+    for h, cell in zip((12, 20), line.replace("*", "").split("|")[2:], strict=False):
+        mse = test[test.horizon == h].mse
+        assert cell.split("/")[0].strip() == f"{mse.mean():.3f} ±{mse.std():.3f}"
+    steps = pd.read_csv(tmp_path / "run" / "steps.csv").query("model == 'prompt' and split == 'test' and horizon == 12")
+    np.testing.assert_allclose(steps.mse.mean(), test.query("horizon == 12 and seed == 0").mse.iloc[0], rtol=1e-5)

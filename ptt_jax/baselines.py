@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ptt_jax import mesh as meshes
 from ptt_jax import tasks
 from ptt_jax.layers import instance_stats
 from ptt_jax.model import CrossMAE, flatten
-from ptt_jax.stream import Host
-from ptt_jax.windows import Panel, Span, Windows, past, shuffle, take
+from ptt_jax.windows import Span, Windows, past, shuffle, stretch, take
 
-BLOCK = 1024  # rows of one Gram update
+BLOCK = 1024  # rows of one Gram update, or a few more where they do not divide by the mesh
 MOST_ROWS = 100_000  # drawn from the training rows: far more than the map has inputs, and seconds to fit
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # times the mean diagonal of the Gram matrix; chosen on validation
 
@@ -45,16 +45,16 @@ def linear(weights_TH: Array, x_RT: Array, observed_RT: Array, horizon: int) -> 
     return x_RT @ weights_TH[:, :horizon] + mean_R1
 
 
-def fit_linear(panel: Panel | Host, train: Span, validation: Span) -> np.ndarray:
+def fit_linear(problem: tasks.Problem, train: Span, validation: Span) -> np.ndarray:
     """Returns weights_TH in closed form, ridge regression with the ridge chosen on validation (Toner and Darlow 2024
     show that least squares does what DLinear's training approaches).
 
     Missing targets are filled with the fit's own prediction, twice (EM); with none missing one solution is exact.
     """
-    weights_TH, complete = None, bool(panel.observed_CT.all())
+    weights_TH, complete = None, bool(problem.panel.observed_CT.all())
     for _ in range(1 if complete else 3):
-        gram, cross, _ = moments(panel, train, weights_TH)
-        gram_v, cross_v, power_v = moments(panel, validation, weights_TH)
+        gram, cross, _ = moments(problem, train, weights_TH)
+        gram_v, cross_v, power_v = moments(problem, validation, weights_TH)
         scale = np.trace(gram) / len(gram) or 1.0  # a series that never moves
         fits = [np.linalg.solve(gram + ridge * scale * np.eye(len(gram)), cross) for ridge in RIDGES]
         losses = [power_v - 2 * np.sum(w * cross_v) + np.sum(w * (gram_v @ w)) for w in fits]
@@ -62,33 +62,32 @@ def fit_linear(panel: Panel | Host, train: Span, validation: Span) -> np.ndarray
     return np.asarray(weights_TH)
 
 
-def moments(panel: Panel | Host, span: Span, weights_TH: Array | None) -> tuple[np.ndarray, np.ndarray, float]:
+def moments(problem: tasks.Problem, span: Span, weights_TH: Array | None) -> tuple[np.ndarray, np.ndarray, float]:
     """Returns X'X (T, T), X'Y (T, H) and the sum of squared targets, float64, over windows of the longest horizon."""
-    rows = span.counts[-1] * span.channels
-    used = min(rows, MOST_ROWS)
+    rows, mesh = span.counts[-1] * span.channels, problem.mesh
+    used, size = min(rows, MOST_ROWS), -(-BLOCK // mesh.size) * mesh.size
 
     @jax.jit
-    def order(first: Array) -> Array:
-        return shuffle(jax.random.key(0), first + jnp.arange(BLOCK), rows)
+    def order(at_R: Array) -> Array:
+        return shuffle(jax.random.key(0), at_R, rows)
 
     @jax.jit
     def block(panel: Windows, weights_TH: Array | None, first: Array) -> tuple[Array, Array, Array]:
-        index_R = first + jnp.arange(BLOCK)
-        x_RL, observed_RL = take(panel.at(0), span, order(first))
+        at_R, real_R = meshes.split(mesh, stretch(first, size, used))
+        x_RL, observed_RL = take(panel.at(0), span, order(at_R))
         history, target = slice(0, span.lookback), slice(span.lookback, None)
         x_RT, mean_R1 = centre(x_RL[:, history], observed_RL[:, history])
-        real_R1 = (index_R < used)[:, None]
-        x_RT = x_RT * real_R1
+        x_RT = x_RT * real_R[:, None]
         filled_RH = 0.0 if weights_TH is None else x_RT @ weights_TH
-        y_RH = jnp.where(observed_RL[:, target], x_RL[:, target] - mean_R1, filled_RH) * real_R1
+        y_RH = jnp.where(observed_RL[:, target], x_RL[:, target] - mean_R1, filled_RH) * real_R[:, None]
         x_TR = x_RT.T
         dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)  # a ridge of 1e-4 needs the digits
-        return dot(x_TR, x_RT), dot(x_TR, y_RH), jnp.square(y_RH).sum()
+        return meshes.whole(mesh, (dot(x_TR, x_RT), dot(x_TR, y_RH), jnp.square(y_RH).sum()))
 
     totals = [np.zeros((span.lookback, span.lookback)), np.zeros((span.lookback, span.horizons[-1])), np.zeros(())]
-    blocks = -(-used // BLOCK)
-    for i, fed in enumerate(panel.feed(span, lambda i: order(jnp.int32(i * BLOCK))[None], blocks, split=False)):
-        for total, part in zip(totals, block(fed, weights_TH, jnp.int32(i * BLOCK)), strict=True):
+    feed = problem.panel.feed(span, lambda i: order(stretch(i * size, size, used)[0])[None], -(-used // size))
+    for i, fed in enumerate(feed):
+        for total, part in zip(totals, block(fed, weights_TH, jnp.int32(i * size)), strict=True):
             total += np.asarray(part, np.float64)
     return totals[0], totals[1], float(totals[2])
 

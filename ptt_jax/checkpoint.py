@@ -11,6 +11,7 @@
 backbone.json and prompts/TASK.json are written last, so each says that its stage is done.
 """
 
+import contextlib
 import hashlib
 import json
 import platform
@@ -128,8 +129,9 @@ class Store:
         hush()
         self.path, self.items = path, items
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=managers.LatestN(1), enable_async_checkpointing=False, create=write, read_only=not write
-        )
+            preservation_policy=managers.LatestN(1), enable_async_checkpointing=False, create=write,
+            read_only=not write, multiprocessing_options=ocp.options.MultiprocessingOptions() if write else alone(),
+        )  # fmt: skip
         handlers: dict[str, Any] = {name: ocp.StandardCheckpointHandler() for name in items}
         handlers["meta"] = ocp.JsonCheckpointHandler()
         self.manager = ocp.CheckpointManager(path.absolute(), options=options, item_handlers=handlers)
@@ -152,8 +154,10 @@ class Store:
 
     def read(self, step: int, item: str, args: Any) -> Any:
         """Returns one item. Raises UserError when it cannot be read, whatever orbax says of it."""
+        handler: Any = ocp.JsonCheckpointHandler() if item == "meta" else ocp.StandardCheckpointHandler()
         try:
-            return self.manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
+            with contextlib.closing(ocp.Checkpointer(handler, multiprocessing_options=alone())) as reader:
+                return reader.restore(self.path.absolute() / str(step) / item, args=args)
         except (KeyError, ValueError, OSError, TypeError) as e:
             reason = (str(e).splitlines() or [type(e).__name__])[0][:120]
         raise UserError(f"{self.path}/{step}/{item} cannot be read ({reason}); accepted: the files as a run wrote them")
@@ -186,6 +190,13 @@ class Store:
 
     def close(self) -> None:
         self.manager.close()
+
+
+def alone() -> Any:
+    """Returns orbax's options for what each process reads by itself: by default orbax waits for all of them at the end
+    of a read, also for one that failed before."""
+    me = jax.process_index()
+    return ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
 
 
 def hush() -> None:

@@ -143,7 +143,8 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
     ("tune.cache_bytes", 2 * 1024**3, at_least(0),
      "of each device for the frozen encoder's outputs; rows past it are encoded at each step"),
     ("tune.cache_dtype", "compute", one_of("compute", "bfloat16"),
-     "the cache's numbers: as computed, or bfloat16, which holds twice as many rows of float32"),
+     "the cache's numbers: as computed, or bfloat16, which holds twice as many rows of float32 (rows past it are "
+     "rounded alike)"),
 
     ("evaluate.batch", 1024, at_least(1), "rows in a step of evaluation; changes no figure"),
     ("evaluate.samples", 6, at_least(1), "forecasts that are kept for the report's pictures"),

@@ -15,7 +15,7 @@ from ptt_jax import tasks
 from ptt_jax.model import CrossMAE
 from ptt_jax.stream import Host
 from ptt_jax.tasks import Cached, Problem
-from ptt_jax.windows import Panel, Span, Windows, shuffle, take
+from ptt_jax.windows import Panel, Span, Windows, shuffle, stretch, take
 
 Params = Any
 # f(panel, inputs, span, row_R) -> {model: a forecast in scaled space for each horizon of the span}, each y_RH or, for
@@ -63,8 +63,7 @@ def evaluator(
     batch = -(-batch // mesh.size) * mesh.size
 
     def one(panel: Windows, inputs: Any, span: Span, first: Array) -> Sums:
-        row_R = meshes.split(mesh, first + jnp.arange(batch))
-        real_R, row_R = row_R < span.rows, jnp.minimum(row_R, span.rows - 1)
+        row_R, real_R = meshes.split(mesh, stretch(first, batch, span.rows))
         x_RL, observed_RL = take(panel, span, row_R)
         out: Sums = {}
         for name, forecasts in forecast(panel, inputs, span, row_R).items():
@@ -132,13 +131,13 @@ def sampler(
 
     @jax.jit
     def losses(params: Params, panel: Windows, first: Array) -> Any:
-        at_R, data = meshes.split(problem.mesh, first + jnp.arange(block)), Cached(panel.at(0))
+        (at_R, real_R), data = meshes.split(problem.mesh, stretch(first, block, rows)), Cached(panel.at(0))
         row_R, key = order(at_R), jax.random.fold_in(mask_key, first)
         pairs = reconstruct(params, data, row_R, key), foretell(params, data, row_R, key)
-        return meshes.whole(problem.mesh, jax.tree.map(lambda a_R: (a_R * (at_R < rows)).sum(), pairs))
+        return meshes.whole(problem.mesh, jax.tree.map(lambda a_R: (a_R * real_R).sum(), pairs))
 
     def look(params: Params) -> dict[str, float]:
-        feed = problem.panel.feed(span, lambda i: order(i * block + jnp.arange(block))[None], -(-rows // block))
+        feed = problem.panel.feed(span, lambda i: order(stretch(i * block, block, rows)[0])[None], -(-rows // block))
         parts = [losses(params, fed, jnp.int32(i * block)) for i, fed in enumerate(feed)]
         (error, weight), (forecast_error, forecast_weight) = np.sum(np.asarray(jax.device_get(parts), np.float64), 0)
         return {"reconstruction": error / weight, "forecast": forecast_error / forecast_weight}

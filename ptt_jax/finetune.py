@@ -82,9 +82,10 @@ def finetune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: st
     if processes.once((run / "finetuned" / f"{task}.json").exists):
         log.say(f"tune: done before ({run / 'finetuned' / task}.json)")
         return task
-    card = checkpoint.find_backbone(run)
-    model = build(card["architecture"], cfg.compute_dtype, cfg.model.dropout)
-    backbone = checkpoint.load_backbone(card, shapes(model))
+    with processes.together():
+        card = checkpoint.find_backbone(run)
+        model = build(card["architecture"], cfg.compute_dtype, cfg.model.dropout)
+        backbone = checkpoint.load_backbone(card, shapes(model))
     train, validation = (problem.span(s, cfg.lookback, cfg.horizons) for s in ("train", "validation"))
     steps = optim.plan(t.epochs, t.steps, t.batch, train.rows, "tune")
     params, groups = start(mode, model, backbone, cfg), GROUPS[mode]

@@ -15,6 +15,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from ptt_jax import mesh as meshes
+from ptt_jax import processes
 from ptt_jax.checkpoint import FORMAT, Store
 from ptt_jax.config import UserError
 from ptt_jax.log import Log
@@ -141,18 +142,20 @@ def check_finite(stage: str, what: str, *values: float) -> None:
 def resume(store: Store, trees: dict[str, Any], log: Log, stage: str, mesh: Mesh) -> tuple[dict[str, Any], dict]:
     """Returns the trees as last saved and what was noted with them; the given trees and {} from an empty store."""
     latest = store.latest()
-    form = FORMAT if latest is None else store.meta(latest).get("format")
-    if form != FORMAT:
-        raise UserError(
-            f"{store.path}/{latest} was begun by another version of ptt_jax (format {form}, not {FORMAT}); "
-            f"accepted: a new --workdir, or the version in versions.json"
-        )
-    log.rewind(stage, -1 if latest is None else latest)
     if latest is None:
+        log.rewind(stage, -1)
         return trees, {}
+    with processes.together():
+        meta = store.meta(latest)
+        if (form := meta.get("format")) != FORMAT:
+            raise UserError(
+                f"{store.path}/{latest} was begun by another version of ptt_jax (format {form}, not {FORMAT}); "
+                f"accepted: a new --workdir, or the version in versions.json"
+            )
+        saved = {item: store.restore(latest, item, like) for item, like in trees.items()}
+    log.rewind(stage, latest)
     log.say(f"{stage}: going on from step {latest}")
-    saved = {item: meshes.replicate(mesh, store.restore(latest, item, like)) for item, like in trees.items()}
-    return saved, store.meta(latest)
+    return {item: meshes.replicate(mesh, tree) for item, tree in saved.items()}, meta
 
 
 def stalled(values: list[float], patience: int) -> bool:

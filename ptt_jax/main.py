@@ -2,7 +2,8 @@
                         [--profile=DIR] [--distributed[=WHERE]]
 
 Pre-trains, tunes, evaluates and reports; a stage whose result is in the run directory is skipped.
---profile writes a trace of some warm steps of pre-training and of tuning, for TensorBoard, XProf or Perfetto.
+--profile writes a trace of some warm steps of pre-training and of tuning, for TensorBoard, XProf or Perfetto;
+of several processes, each into a folder of its own under DIR, named by its index.
 --distributed makes this process one of several on one run directory: WHERE is HOST:PORT,COUNT,INDEX, the same in each
 but for INDEX (process 0 is at HOST:PORT); without it Slurm, Open MPI, Kubernetes or Cloud TPU say who is who.
 """
@@ -21,6 +22,7 @@ from ml_collections import ConfigDict, config_flags
 from ptt_jax import checkpoint, config, data, finetune, mesh, processes, report, score, tasks, train, tune
 from ptt_jax.config import UserError
 from ptt_jax.log import Log
+from ptt_jax.stream import Host
 
 
 def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
@@ -155,6 +157,8 @@ def run(cfg: ConfigDict, workdir: Path, command: str = "", profile: str = "") ->
     for other in also:
         for note in other.notes:
             log.say(f"data: {other.name}: {note}")
+    if isinstance(problem.panel, Host):
+        log.say(f"data: {problem.panel.size}: it is streamed from the host, and no encoding is cached")
     if card:
         if card["freq"] != series.freq:
             log.say(
@@ -199,6 +203,8 @@ def main(argv: list[str] | None = None) -> int:
         where, profile = option(argv, "distributed"), profile_folder(argv)
         if where is not None:
             processes.join(where)
+            if profile and jax.process_count() > 1:  # on one machine, two would write the same file
+                profile = f"{profile}/{jax.process_index()}"
         path = run(cfg, workdir, shlex.join(["python", "-m", "ptt_jax.main", *argv]), profile)
     except UserError as e:
         print(f"ptt_jax: {' '.join(str(e).split())}", file=sys.stderr)

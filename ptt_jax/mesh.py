@@ -42,9 +42,9 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(put, tree)
 
 
-def split(mesh: Mesh, x_R: Array) -> Array:
-    """Inside jit: the first axis is split over the mesh; what is computed from it follows."""
-    return jax.lax.with_sharding_constraint(x_R, NamedSharding(mesh, PartitionSpec("data")))
+def split(mesh: Mesh, tree: Any) -> Any:
+    """Inside jit: the first axis of every leaf is split over the mesh; what is computed from it follows."""
+    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec("data")))
 
 
 def whole(mesh: Mesh, tree: Any) -> Any:

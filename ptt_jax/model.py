@@ -59,7 +59,9 @@ class CrossMAE(nn.Module):
         self.decoder_norm = nn.LayerNorm(dtype=self.dtype, name="decoder_norm")
         # The sums of a forecast stay float32: rounded to bfloat16, a value has three digits.
         to_float32 = functools.partial(product, out=jnp.float32)
-        self.head = nn.Dense(self.patch, dtype=self.dtype, dot_general=to_float32, name="head")
+        self.head = nn.Dense(
+            self.patch, dtype=self.dtype, dot_general=to_float32, promote_dtype=promote_all_but_bias, name="head"
+        )
         if self.position == "learned":
             self.table = self.param("embed_position", nn.initializers.normal(0.02), (self.patches, self.width))
 
@@ -172,6 +174,12 @@ class Encoded:
     keep_RN: Array
     mean_R1: Array
     scale_R1: Array
+
+
+def promote_all_but_bias(*arrays: Array | None, dtype: Any = None, inexact: bool = True) -> list[Array | None]:
+    """Returns inputs, kernel and bias as a linen layer computes with them; what is added to float32 sums stays so."""
+    *factors, bias = arrays
+    return [*nn.dtypes.promote_dtype(*factors, dtype=dtype, inexact=inexact), bias]
 
 
 def normalise(x_RNP: Array, mean_R1: Array, scale_R1: Array) -> Array:

@@ -37,6 +37,9 @@ HOW = """\
 MSE and MAE in scaled space (each channel standardised by its training rows), averaged over every window, channel and
 observed step of the split; no window is dropped. Bold: the lowest MSE of a column. The mean weighs horizons alike."""
 
+SEVERAL = """ Where a cell has ±, it is the mean and spread of the MSE over {seeds} seeds.
+Forecasts and errors by step, here and in `samples.npz` and `steps.csv`, are of the first seed, {first}, alone."""
+
 
 def write(run: Path, command: str = "") -> Path:
     """Writes `run/report.md` and `run/figures/*.png` from the run's own files; returns the path of the page."""
@@ -54,7 +57,7 @@ def write(run: Path, command: str = "") -> Path:
         _summary(config, backbone, results),
         command and f"```\n{command}\n```",
         _section("Test", _scores(results, "test")),
-        HOW + (f" Where a cell has ±, it is the mean and spread of the MSE over {seeds} seeds." if seeds > 1 else ""),
+        HOW + (SEVERAL.format(seeds=seeds, first=results["seed"].min()) if seeds > 1 else ""),
         _section("The same on validation", _scores(results, "validation"), folded=True),
         *_figures(run, _ordered(results["model"].unique())),
         _section("What was trained", _pairs(backbone)),

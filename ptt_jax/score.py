@@ -55,20 +55,19 @@ def score(cfg: ConfigDict, run: Path, problem: Problem, task: str, log: Log) -> 
     if processes.once((run / "results.csv").exists):
         log.say(f"evaluate: done before ({run / 'results.csv'})")
         return
-    card = checkpoint.find_backbone(run)
-    model = train.build(card["architecture"], cfg.compute_dtype)
+    mode = cfg.tune.mode
+    with processes.together():
+        card = checkpoint.find_backbone(run)
+        model = train.build(card["architecture"], cfg.compute_dtype)
+        inputs: dict[str, Any] = {"backbone": checkpoint.load_backbone(card, train.shapes(model))}
+        if mode == "prompt":
+            inputs["tuned"] = checkpoint.load_prompts(run, task, card["content_hash"])
+            seeds = tuple(checkpoint.read_json(run / "prompts" / f"{task}.json")["seeds"])
+        else:
+            inputs["tuned"] = finetune.load(cfg, run, task, card, inputs["backbone"])
+            seeds = (cfg.seed,)
     spans = {s: problem.span(s, cfg.lookback, cfg.horizons) for s in ("train", "validation", "test")}
-    backbone, mode = checkpoint.load_backbone(card, train.shapes(model)), cfg.tune.mode
-    if mode == "prompt":
-        tuned: Any = checkpoint.load_prompts(run, task, card["content_hash"])
-        seeds = tuple(checkpoint.read_json(run / "prompts" / f"{task}.json")["seeds"])
-    else:
-        tuned, seeds = finetune.load(cfg, run, task, card, backbone), (cfg.seed,)
-    inputs = {
-        "backbone": backbone,
-        "tuned": tuned,
-        "weights_TH": baselines.fit_linear(problem.panel, spans["train"], spans["validation"]),
-    }
+    inputs["weights_TH"] = baselines.fit_linear(problem, spans["train"], spans["validation"])
     inputs = meshes.replicate(problem.mesh, inputs)
     names = {"seasonal_naive": cfg.seed, "linear": cfg.seed, "zero_shot": cfg.seed}
     names |= {f"{mode} {seed}": seed for seed in seeds}

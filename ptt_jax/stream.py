@@ -34,12 +34,19 @@ class Host:
         try:
             import grain  # noqa: F401  (it takes a second)
         except ImportError:
-            size = self.values_CT.nbytes + self.observed_CT.nbytes
             raise UserError(
-                f"the series takes {size:,} bytes, more than config.data.device_bytes = {self.budget:,}, and grain, "
-                f"which streams it from the host, is not installed; accepted: pip install ptt_jax[stream], or a "
-                f"config.data.device_bytes of at least {size}"
+                f"{self.size}, and grain, which streams it from the host, is not installed; accepted: pip install "
+                f"ptt_jax[stream], or a config.data.device_bytes of at least {self.nbytes}"
             ) from None
+
+    @property
+    def nbytes(self) -> int:
+        return self.values_CT.nbytes + self.observed_CT.nbytes
+
+    @property
+    def size(self) -> str:
+        """Returns the words for why it is not on the device."""
+        return f"the series takes {self.nbytes:,} bytes, more than config.data.device_bytes = {self.budget:,}"
 
     def fits(self, span: Span, rows: int) -> int:
         """Returns how many blocks of so many rows fit in a dispatch: at least one, whatever the budget."""

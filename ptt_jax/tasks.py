@@ -23,7 +23,7 @@ from ptt_jax.config import UserError
 from ptt_jax.data import Scaler, Series, fit_scaler
 from ptt_jax.model import CrossMAE, Encoded, flatten
 from ptt_jax.stream import Host
-from ptt_jax.windows import Mix, Panel, Span, Windows, future, past, span, take
+from ptt_jax.windows import Mix, Panel, Span, Windows, future, past, span, stretch, take
 
 Loss = Callable[[Any, Any, Array, Array], tuple[Array, Array]]
 
@@ -37,6 +37,7 @@ class Cached:
     encoded: Encoded | None = None
     complete: bool = flax.struct.field(pytree_node=False, default=False)
     mesh: Mesh | None = flax.struct.field(pytree_node=False, default=None)
+    dtype: DTypeLike | None = flax.struct.field(pytree_node=False, default=None)  # what memory is rounded to, if cached
 
     @property
     def member_axes(self) -> "Cached":
@@ -107,7 +108,8 @@ def encode(model: CrossMAE, backbone: Any, data: Cached, span: Span, row_R: Arra
 
     def fresh(row_R: Array) -> Encoded:
         history = past(data.panel, span, row_R)
-        return cast(Encoded, model.apply({"params": backbone}, *history, method=model.observe))
+        encoded = cast(Encoded, model.apply({"params": backbone}, *history, method=model.observe))
+        return encoded.replace(memory=rounded(encoded.memory, data.dtype))  # type: ignore[attr-defined]
 
     if data.encoded is None:
         return fresh(row_R)
@@ -116,6 +118,15 @@ def encode(model: CrossMAE, backbone: Any, data: Cached, span: Span, row_R: Arra
     # A cache may be stored in half the bytes; what is computed from it is not.
     found = jax.tree.map(lambda a, like: a.astype(like.dtype), found, jax.eval_shape(fresh, row_R))
     return found if data.complete else fill(found, row_R >= data.stored, row_R, fresh, data.mesh)
+
+
+def rounded(memory: Any, dtype: DTypeLike | None) -> Any:
+    """Returns the memory with the digits that a cache of `dtype` keeps, so that it does not matter which rows are
+    cached. A cast there and back would not do: XLA drops it."""
+    if dtype is None:
+        return memory
+    bits = jnp.finfo(dtype)
+    return jax.tree.map(lambda a: jax.lax.reduce_precision(a, bits.nexp, bits.nmant), memory)
 
 
 PARTS = 8  # a batch's missing rows are encoded in eighths of a batch
@@ -260,16 +271,16 @@ def encode_all(
     """Returns the series with the encoder's output of every row of the span, or of as many blocks of rows as `budget`
     bytes hold.
 
-    dtype: what the cache is stored in; bfloat16 holds twice as many rows. A streamed series has no cache: it would
-    take more room than the series itself.
+    dtype: what the cache is stored in, and what every other row is rounded to; bfloat16 holds twice as many rows. A
+    streamed series has no cache: it would take more room than the series itself.
     """
     if isinstance(problem.panel, Host):
-        return Cached(problem.panel)
+        return Cached(problem.panel, dtype=dtype)
     block = -(-span.rows // -(-span.rows // block))  # equal ones, so that hardly a row is padding
     block = -(-block // problem.mesh.size) * problem.mesh.size
 
     def one(backbone: Any, panel: Panel, first: Array) -> Encoded:
-        row_R = meshes.split(problem.mesh, jnp.minimum(first + jnp.arange(block), span.rows - 1))
+        row_R = meshes.split(problem.mesh, stretch(first, block, span.rows)[0])
         encoded = encode(model, backbone, Cached(panel), span, row_R)
         memory = jax.tree.map(lambda a: a.astype(dtype), encoded.memory)
         return Encoded(memory, encoded.keep_RN, encoded.mean_R1, encoded.scale_R1)
@@ -284,4 +295,4 @@ def encode_all(
     need = sum(leaf.size * leaf.dtype.itemsize for leaf in shapes)
     blocks = min(-(-span.rows // block), budget // need)
     encoded = run(backbone, problem.panel, blocks) if blocks else None
-    return Cached(problem.panel, encoded, blocks * block >= span.rows, problem.mesh)
+    return Cached(problem.panel, encoded, blocks * block >= span.rows, problem.mesh, dtype)

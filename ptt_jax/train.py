@@ -52,11 +52,15 @@ def chain(section: ConfigDict, steps: int, **instead: Any) -> Any:
 
 
 def check(cfg: ConfigDict, problem: Problem, also: Sequence[Problem] = ()) -> None:
-    """Raises UserError when a split holds no window or a batch does not divide by the mesh."""
+    """Raises UserError when a split holds no window or nothing to forecast, or a batch does not divide by the mesh."""
     spans = {split: problem.span(split, cfg.lookback, cfg.horizons) for split in ("train", "validation", "test")}
-    for split, (begin, end) in problem.series.splits.items():
-        if not problem.series.observed_TC[begin:end].any():
-            raise UserError(f"the {split} split, rows {begin} to {end}, has no value at all; accepted: at least one")
+    for split, span in spans.items():
+        begin = span.first + span.lookback  # a series begins with a lookback that no window forecasts
+        if not problem.series.observed_TC[begin : span.end].any():  # the same rows for every horizon
+            raise UserError(
+                f"the {split} split has no value at all in rows {begin} to {span.end}, which its windows of horizon "
+                f"{', '.join(map(str, span.horizons))} forecast; accepted: at least one value there"
+            )
     if not cfg.backbone:
         problem.span("validation", cfg.lookback, (whole_patches(cfg),))
         _, train = windows(cfg, problem, also)

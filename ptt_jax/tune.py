@@ -118,9 +118,12 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = 
     if processes.once((run / "prompts" / f"{task}.json").exists):
         log.say(f"tune: done before ({run / 'prompts' / task}.json)")
         return task
-    t, card = cfg.tune, checkpoint.find_backbone(run)
-    model = build(card["architecture"], cfg.compute_dtype)
-    backbone = meshes.replicate(problem.mesh, checkpoint.load_backbone(card, shapes(model)))
+    t = cfg.tune
+    with processes.together():
+        card = checkpoint.find_backbone(run)
+        model = build(card["architecture"], cfg.compute_dtype)
+        backbone = checkpoint.load_backbone(card, shapes(model))
+    backbone = meshes.replicate(problem.mesh, backbone)
     train, validation = (problem.span(s, cfg.lookback, cfg.horizons) for s in ("train", "validation"))
     steps = optim.plan(t.epochs, t.steps, t.batch, train.rows, "tune")
     seeds, sweep = range(cfg.seed, cfg.seed + t.seeds), Sweep(t)

@@ -172,6 +172,15 @@ def future(panel: Windows, span: Span, row_R: Array) -> tuple[Array, Array]:
     return panel.cut(span, row_R, span.lookback, span.length)
 
 
+def stretch(first: Array | int, size: int, rows: Array | int) -> tuple[Array, Array]:
+    """Returns row_R, `size` rows from `first` on, and real_R: padding past the last row is that row again, not real.
+
+    It never counts past `rows`, which may be as many as an int32 holds.
+    """
+    at_R, left = jnp.arange(size), rows - first
+    return first + jnp.minimum(at_R, left - 1), at_R < left
+
+
 def shuffle(key: Array, at_R: Array, rows: int, rounds: int = 48) -> Array:
     """Returns row_R: where position `at` of an endless walk over range(rows) leads, each row once in `rows` positions.
 

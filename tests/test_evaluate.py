@@ -1,8 +1,9 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ptt_jax import baselines, evaluate, mesh
+from ptt_jax import baselines, evaluate, mesh, stream
 from ptt_jax.windows import future, past, take
 
 
@@ -98,7 +99,7 @@ def test_the_linear_model_finds_a_linear_law(problem):
     sine = np.stack([np.sin(2 * np.pi * t / p) for p in (17, 23, 31)]).astype(np.float32)
     panel = problem.panel.replace(values_CT=jnp.asarray(sine), observed_CT=jnp.ones((3, 500), bool))
     spans = [problem.span(s, 48, (12,)) for s in ("train", "validation")]
-    weights_TH = baselines.fit_linear(panel, *spans)
+    weights_TH = baselines.fit_linear(problem._replace(panel=panel), *spans)
     x_RL, observed_RL = take(panel, problem.span("test", 48, (12,)), jnp.arange(60))
     y_RH = baselines.linear(jnp.asarray(weights_TH), x_RL[:, :48], observed_RL[:, :48], 12)
     assert np.abs(y_RH - x_RL[:, 48:]).max() < 0.1
@@ -113,9 +114,8 @@ def test_the_linear_model_is_ridge_regression_in_closed_form(problem, monkeypatc
     x, y = x_RL[:, :48] - mean, x_RL[:, 48:] - mean
     gram = x.T @ x
     by_hand = np.linalg.solve(gram + 1e-2 * np.trace(gram) / 48 * np.eye(48), x.T @ y)
-    np.testing.assert_allclose(
-        baselines.fit_linear(panel, span, problem.span("validation", 48, (12,))), by_hand, atol=1e-3
-    )
+    ours = baselines.fit_linear(problem._replace(panel=panel), span, problem.span("validation", 48, (12,)))
+    np.testing.assert_allclose(ours, by_hand, atol=1e-3)
 
 
 def test_missing_targets_pull_the_linear_model_nowhere(problem):
@@ -127,8 +127,53 @@ def test_missing_targets_pull_the_linear_model_nowhere(problem):
         values_CT=jnp.asarray(np.where(observed, clean, 1000)), observed_CT=jnp.asarray(observed)
     )
     spans = [problem.span(s, 48, (12,)) for s in ("train", "validation")]
-    weights_TH = baselines.fit_linear(panel, *spans)
+    weights_TH = baselines.fit_linear(problem._replace(panel=panel), *spans)
     x_RT = jnp.asarray(clean[:1, :48])
     y_RH = baselines.linear(jnp.asarray(weights_TH), x_RT, jnp.ones_like(x_RT, bool), 12)
     # Filled with the mean once, the fit would shrink by a fifth, too.
     assert np.abs(y_RH - clean[:1, 48:60]).max() < 0.4
+
+
+def split_over(on, problem):
+    """The problem on another mesh."""
+    return problem._replace(mesh=on, panel=mesh.replicate(on, jax.device_get(problem.panel)))
+
+
+def shares(seen, x_R):
+    """Notes how many rows each device has of what a program computes with."""
+    jax.debug.callback(lambda x_R: seen.append(len(x_R)), x_R, partitioned=True)
+
+
+def test_each_device_evaluates_its_share_of_a_batch(problem):
+    on, seen = mesh.make(8), []
+
+    def spied(panel, _, span, row_R):
+        out = naive(panel, _, span, row_R)
+        shares(seen, out["naive"][0])
+        return out
+
+    span = problem.span("test", 48, (12, 20))
+    evaluate.evaluator(spied, on, 64)(split_over(on, problem).panel, None, span)
+    jax.effects_barrier()
+    assert set(seen) == {64 // 8}
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_each_device_sums_its_share_for_the_linear_model(problem, streamed, monkeypatch):
+    seen, span, centre = [], problem.span("train", 48, (12, 20)), baselines.centre
+
+    def spied(x_RT, observed_RT):
+        shares(seen, x_RT)
+        return centre(x_RT, observed_RT)
+
+    weights_TH = jnp.full((48, 20), 0.01)  # what fills in missing targets
+    alone = baselines.moments(problem, span, weights_TH)
+    other = split_over(mesh.make(8), problem)
+    if streamed:
+        arrays = map(np.asarray, (problem.panel.values_CT, problem.panel.observed_CT))
+        other = other._replace(panel=stream.Host(*arrays, other.mesh, 1000))
+    monkeypatch.setattr(baselines, "centre", spied)
+    for ours, theirs in zip(baselines.moments(other, span, weights_TH), alone, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * np.abs(theirs).max())
+    jax.effects_barrier()
+    assert set(seen) == {1024 // 8}

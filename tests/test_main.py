@@ -347,3 +347,61 @@ def test_the_main_job_on_a_slice_of_real_etth1_beats_the_seasonal_naive(tmp_path
     mse = results.pivot(index="horizon", columns="model", values="mse")
     assert (mse.prompt < mse.seasonal_naive).all(), mse
     assert set(results[results.horizon == 48].windows) == {600 - 48 + 1}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_each_of_several_processes_has_a_folder_of_its_own_for_its_trace(count, tmp_path, monkeypatch):
+    folders = []
+    monkeypatch.setattr(main.processes, "join", lambda where: None)
+    monkeypatch.setattr(jax, "process_count", lambda: count)
+    monkeypatch.setattr(jax, "process_index", lambda: count - 1)
+    monkeypatch.setattr(main, "run", lambda cfg, workdir, command, profile: folders.append(profile))
+    argv = ["--config=configs/quickstart.py", f"--profile={tmp_path}", f"--distributed=127.0.0.1:1234,{count},0"]
+    assert main.main(argv) == 0
+    assert folders == [str(tmp_path) if count == 1 else f"{tmp_path}/1"]
+
+
+def test_a_streamed_series_is_told_in_one_line(tmp_path, monkeypatch, capsys):
+    for module, stage in ((main.train, "pretrain"), (main.tune, "tune"), (main.score, "score")):
+        monkeypatch.setattr(module, stage, lambda *_: None)
+    monkeypatch.setattr(main.report, "write", lambda *_: "")
+    run = ["--config=configs/quickstart.py", "--config.data.rows=2000", "--config.devices=1"]
+    for budget, said in ((40_000, []), (39_999, ["40,000 bytes, more than config.data.device_bytes = 39,999"])):
+        assert main.main([*run, f"--workdir={tmp_path / str(budget)}", f"--config.data.device_bytes={budget}"]) == 0
+        lines = [line for line in capsys.readouterr().out.splitlines() if "streamed" in line]
+        assert lines == [
+            f"data: the series takes {s}: it is streamed from the host, and no encoding is cached" for s in said
+        ]
+
+
+def test_processes_with_other_flags_are_told_before_anything_is_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(
+        main.processes, "gather", lambda said: [said, said.replace('"config.seed": 0', '"config.seed": 1')]
+    )
+    assert main.main(["--config=configs/quickstart.py", f"--workdir={tmp_path / 'run'}"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(
+        "ptt_jax: config.seed = 0 in process 0, but 1 in process 1; accepted: one command line for all"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_seeds_have_rows_of_their_own_and_the_page_their_mean_and_spread(run, files, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    argv = [*TINY, f"--config.data.path={files / 'three.csv'}", f"--config.backbone={run}", "--config.tune.steps=2"]
+    more = ["--config.tune.seeds=2", "--config.tune.learning_rate=0.1", "--config.tune.validations=1"]
+    assert main.main([*argv, *more, f"--workdir={tmp_path / 'run'}"]) == 0
+    results = pd.read_csv(tmp_path / "run" / "results.csv")
+    assert results.groupby("model").seed.unique().map(list).to_dict() == {
+        "seasonal_naive": [0], "linear": [0], "zero_shot": [0], "prompt": [0, 1]
+    }  # fmt: skip
+    test = results.query("model == 'prompt' and split == 'test'")
+    assert test.groupby("horizon").mse.nunique().to_dict() == {12: 2, 20: 2}
+    page = (tmp_path / "run" / "report.md").read_text()
+    line, _ = (line for line in page.splitlines() if line.startswith("| `prompt` |"))  # of test, of validation
+    for h, cell in zip((12, 20), line.replace("*", "").split("|")[2:], strict=False):
+        mse = test[test.horizon == h].mse
+        assert cell.split("/")[0].strip() == f"{mse.mean():.3f} ±{mse.std():.3f}"
+    steps = pd.read_csv(tmp_path / "run" / "steps.csv").query("model == 'prompt' and split == 'test' and horizon == 12")
+    np.testing.assert_allclose(steps.mse.mean(), test.query("horizon == 12 and seed == 0").mse.iloc[0], rtol=1e-5)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ptt_jax import tasks
+from ptt_jax.layers import attend
 from ptt_jax.model import CrossMAE, group, init
 
 
@@ -138,6 +139,23 @@ def test_statistics_softmax_and_output_are_float32_under_bfloat16(params, histor
     assert {v.aval.dtype for e in products for v in e.invars} == {jnp.dtype("bfloat16")}
     assert products[-1].outvars[0].aval.shape[-1] == 12  # the head
     assert products[-1].outvars[0].aval.dtype == jnp.float32
+
+
+def test_the_bias_of_the_head_keeps_its_digits_under_bfloat16(params):
+    half, bias = CrossMAE(12, 16, 16, 2, 1, 1, patches=6, dtype=jnp.bfloat16), jnp.float32(1 + 2**-12)
+    still = {**params, "head": {"kernel": jnp.zeros((16, 12)), "bias": jnp.full(12, bias)}}
+    y_RMP = half.apply({"params": still}, jnp.ones((2, 3, 16), jnp.bfloat16), method=lambda m, z_RMD: m.head(z_RMD))
+    assert y_RMP.dtype == jnp.float32
+    assert (y_RMP == bias).all()
+
+
+def test_weights_and_values_are_summed_in_float32_under_bfloat16():
+    """Of the attention: a sum of many terms in bfloat16 would lose the small ones."""
+    q_RQKh, k_RSKh = (jnp.ones((2, n, 2, 4), jnp.bfloat16) for n in (3, 5))
+    for queries in (q_RQKh, q_RQKh[:1]):
+        program = jax.make_jaxpr(attend)(queries, k_RSKh, k_RSKh, jnp.ones((2, 5), bool))
+        products = [e for e in equations(program.jaxpr) if e.primitive.name == "dot_general"]
+        assert [e.params["preferred_element_type"] for e in products] == [jnp.float32] * 2
 
 
 def test_every_parameter_belongs_to_a_group(params):

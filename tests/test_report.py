@@ -205,3 +205,11 @@ def test_a_run_without_results_is_told_in_one_sentence(run):
     with pytest.raises(UserError, match=r"^There is no .*results\.csv: a report needs [^.]*\.$"):
         report.write(run)
     assert not (run / "report.md").exists()
+
+
+def test_what_is_of_the_first_seed_alone_says_so_where_there_are_several(plain):
+    alone = "Forecasts and errors by step, here and in `samples.npz` and `steps.csv`, are of the first seed, 1, alone."
+    assert alone not in " ".join(report.write(plain).read_text(encoding="utf-8").split())
+    results = pd.read_csv(plain / "results.csv")
+    pd.concat([results, results[results.model == "prompt"].assign(seed=2)]).to_csv(plain / "results.csv", index=False)
+    assert alone in " ".join(report.write(plain).read_text(encoding="utf-8").split())

@@ -74,15 +74,18 @@ def test_rows_are_split_over_the_mesh(problem, model, params):
     assert "all-reduce" in text  # gradients of rows on other devices
 
 
-def test_a_pmap_of_the_step_agrees_with_jit(problem, model, params):
-    state, data, one, (loss, tx, span) = setup(problem, model, params, meshes.make(4), optim.PROMPT)
+@pytest.mark.parametrize("groups", [optim.ALL, optim.PROMPT], ids=["pretrain", "tune"])
+def test_a_pmap_of_the_step_agrees_with_jit(problem, model, params, groups):
+    state, data, one, (loss, tx, span) = setup(problem, model, params, meshes.make(4), groups)
     key = jax.random.key(5)
 
-    def per_device(state, data, row_R, key):
-        tuned, frozen = optim.PROMPT.part(state.params)
+    def per_device(state, data, row_R, key, mine):
+        tuned, frozen = groups.part(state.params)
 
         def mean(tuned):
-            total_R, count_R = loss(optim.join(tuned, frozen), data, row_R, key)
+            # Masks of a batch follow from its key: each device makes those of all rows, and counts its own.
+            sums = loss(optim.join(tuned, frozen), data, row_R, key)
+            total_R, count_R = (jax.lax.dynamic_slice_in_dim(a_R, mine * (BATCH // 4), BATCH // 4) for a_R in sums)
             return total_R.sum(), count_R.sum()
 
         (total, count), grads = jax.value_and_grad(mean, has_aux=True)(tuned)
@@ -94,11 +97,11 @@ def test_a_pmap_of_the_step_agrees_with_jit(problem, model, params):
         ) / everywhere
 
     order_key, step_key = jax.random.split(key)
-    mapped = jax.pmap(per_device, axis_name="data", in_axes=(None, None, 0, None), out_axes=None)
+    mapped = jax.pmap(per_device, axis_name="data", in_axes=(None, None, None, None, 0), out_axes=None)
     theirs, summed = jax.device_get(state), 0.0
     for s in range(3):
         row_R = windows.batch(order_key, jnp.int32(s), BATCH, span.rows)
-        theirs, value = mapped(theirs, data, row_R.reshape(4, -1), jax.random.fold_in(step_key, s))
+        theirs, value = mapped(theirs, data, row_R, jax.random.fold_in(step_key, s), jnp.arange(4))
         theirs, summed = jax.device_get(theirs), summed + float(value)
     ours, total = step.many(one)(state, jnp.int32(3), data, key)
     close(jax.device_get(ours.params), theirs.params)

@@ -145,3 +145,35 @@ def test_the_frozen_backward_pass_is_absent(problem, model, tuning):
     temporary = [c.memory_analysis().temp_size_in_bytes for c in (whole, tuned, stored)]
     assert temporary[1] < 0.6 * temporary[0]
     assert temporary[2] < 0.4 * temporary[0]
+
+
+def test_which_rows_are_cached_decides_no_digit(problem, model, params):
+    """Even where the cache holds fewer digits than are computed."""
+    span, row_R = problem.span("train", 48, (12, 20)), jnp.array([0, 5, 400, 872])
+
+    def read(budget, dtype):
+        data = tasks.encode_all(model, params, problem, span, 64, budget, jnp.dtype(dtype))
+        return data.stored, jax.jit(lambda data: tasks.encode(model, params, data, span, row_R))(data)
+
+    (none, fresh), (some, mixed), (_, exact) = read(0, "bfloat16"), read(100_000, "bfloat16"), read(0, "float32")
+    assert none == 0
+    assert 5 < some < 400
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), fresh, mixed)
+    assert np.abs(fresh.memory[0][0] - exact.memory[0][0]).max() > 1e-3
+
+
+def test_what_is_cheap_is_made_again_on_the_way_back_through_the_decoder(problem, model, tuning, monkeypatch):
+    """Fewer bytes wait for the backward pass than without jax.checkpoint."""
+    span, params = tuning
+    loss, data = tasks.forecasting(model, span, penalty="mse"), Cached(problem.panel)
+
+    def kept():
+        def total(prompt):
+            return loss({**params, "prompt": prompt}, data, jnp.arange(64), jax.random.key(0))[0].sum()
+
+        leaves = jax.tree.leaves(jax.eval_shape(lambda prompt: jax.vjp(total, prompt)[1], params["prompt"]))
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+    some = kept()
+    monkeypatch.setattr(jax, "checkpoint", lambda f, policy: f)
+    assert some < 0.7 * kept(), (some, kept())

@@ -1,5 +1,6 @@
 """The loops: what stops goes on bit for bit, what is frozen stays, what is chosen is chosen on validation."""
 
+import dataclasses
 import json
 import shutil
 
@@ -7,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from ptt_jax import checkpoint, config, evaluate, loop, tasks, train, tune, windows
+from ptt_jax import checkpoint, config, evaluate, loop, processes, score, tasks, train, tune, windows
 from ptt_jax.checkpoint import Store, content_hash
 from ptt_jax.config import UserError
 from ptt_jax.log import Log
@@ -483,3 +484,53 @@ def test_a_sweep_that_was_stopped_goes_on(finished, problem, tmp_path, monkeypat
     again, card_again = tune_on(finished, problem, tmp_path / "cut", **knobs)
     assert again == whole
     assert card_again["content_hash"] == card["content_hash"]
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_split_without_one_value_to_forecast_says_so(problem, split):
+    """One value outside what the windows forecast is not enough; one inside is."""
+    begin, end = problem.series.splits[split]
+    first = max(begin, 48)  # no window forecasts the first lookback of a series
+    observed_TC = problem.series.observed_TC.copy()
+    observed_TC[first:end] = False
+    train.check(make_config(), problem)
+    with pytest.raises(UserError, match=rf"the {split} split has no .* rows {first} to {end}, .* horizon 12, 20 fore"):
+        train.check(make_config(), on_observed(problem, observed_TC))
+    observed_TC[end - 1, 0] = True
+    train.check(make_config(), on_observed(problem, observed_TC))
+
+
+def on_observed(problem, observed_TC):
+    return problem._replace(series=dataclasses.replace(problem.series, observed_TC=observed_TC))
+
+
+@pytest.mark.parametrize("stage", ["resume", "tune", "score"])
+@pytest.mark.parametrize("who", ["this one", "the other"])
+def test_what_one_process_cannot_read_ends_all_at_once(copy, problem, monkeypatch, stage, who):
+    """As in one of two processes. orbax's own barriers would fail here, since there is no other to meet."""
+    said, torn = [], "params cannot be read"
+    store = Store(copy / "backbone", ("params", "state"))
+    like = train.shapes(train.build(checkpoint.find_backbone(copy)["architecture"], "float32"))
+    if stage == "tune":
+        (copy / "prompts" / f"{TASK}.json").unlink()
+
+    def gather(text):
+        said.append(text)
+        return [text, torn if who == "the other" and not text.startswith("[") else ""]
+
+    def tear(self, step, item, like):
+        raise UserError(torn)
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(processes, "gather", gather)
+    if who == "this one":
+        monkeypatch.setattr(Store, "restore", tear)
+    log, calls = Log(copy / "metrics.jsonl"), {
+        "resume": lambda: loop.resume(store, {"params": like}, log, "pretrain", problem.mesh),
+        "tune": lambda: tune.tune(make_config(), copy, problem, log),
+        "score": lambda: score.score(make_config(), copy, problem, TASK, log),
+    }  # fmt: skip
+    with pytest.raises(UserError, match=f"^{torn}$" if who == "this one" else f"^process 1 cannot go on: {torn}$"):
+        calls[stage]()
+    assert said[-1] == (torn if who == "this one" else "")
+    store.close()

@@ -93,3 +93,13 @@ def test_a_mix_with_too_many_rows_is_refused():
     wide = windows.Span(0, 2**20, (2**20,), 8, (4,), 2**10)
     with pytest.raises(UserError, match="a mix of 2 series has 2147483648 rows"):
         _ = windows.Mix((panel, panel), (wide, wide)).span
+
+
+@pytest.mark.parametrize("rows", [37, 2**31 - 1])
+def test_padding_past_the_last_row_never_wraps_around(rows):
+    stretch = jax.jit(windows.stretch, static_argnums=1)
+    first = (rows - 1) // 12 * 12  # of the last batch of 12
+    row_R, real_R = (np.asarray(a) for a in stretch(jnp.int32(first), 12, rows))
+    assert row_R.tolist() == [min(first + i, rows - 1) for i in range(12)]
+    assert real_R.tolist() == [first + i < rows for i in range(12)]
+    assert 0 < real_R.sum() < 12

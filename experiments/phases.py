@@ -105,7 +105,7 @@ class Subject:
     def pretraining(self) -> Phase:
         p, ahead = self.cfg.pretrain, train.whole_patches(self.cfg)
         model, span = train.build(self.card, self.cfg.compute_dtype, self.cfg.model.dropout), self.span((ahead,))
-        hiding = {"ratio": p.mask_ratio, "tail_share": p.tail_share, "norm": p.norm}
+        hiding = {"ratio": p.mask_ratio, "tail_share": p.tail_share, "norm": p.norm, "penalty": p.loss}
         loss = tasks.reconstruction(model, span, **hiding, train=True)
         return self.learning("pretrain", (ahead,), loss, optim.ALL, p, {}, span.rows)
 
@@ -162,7 +162,7 @@ class Subject:
         def forecast(state: State, data: Cached) -> tuple[State, Array]:
             row_R = (state.step * self.batch + jnp.arange(self.batch)) % span.rows
             encoded = tasks.encode(self.model, state.params["backbone"], data, span, meshes.split(self.mesh, row_R))
-            y_RH = tasks.forecast(self.model, state.params, encoded, horizons[-1])
+            y_RH = tasks.forecast(self.model, state.params, encoded, horizons[-1], row_R % self.channels)
             return State(state.step + 1, state.params, None), jnp.abs(y_RH).mean()
 
         def make(m: Material) -> tuple[State, tuple]:
@@ -172,7 +172,8 @@ class Subject:
         return Phase("forecast", horizons, self, forecast, make)
 
     def prompt(self, horizons: tuple[int, ...]) -> prompts.Prompt:
-        return prompts.make(self.cfg.tune.prompts, prompts.patches(horizons[-1], self.model.patch), self.model.width)
+        count = prompts.patches(horizons[-1], self.model.patch)
+        return prompts.make(self.cfg.tune.prompts, count, self.model.width, self.channels)
 
 
 def fresh(m: Material) -> Cached:

@@ -29,7 +29,7 @@ from flax import serialization
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers as managers
 
-from ptt_jax import config, processes
+from ptt_jax import config, processes, prompts
 from ptt_jax.config import UserError, write_atomic
 
 FORMAT = 2  # of a stage's state and of prompts; the parameters of a backbone are those of format 1
@@ -263,7 +263,7 @@ def load_prompts(run: Path, task: str, backbone_hash: str) -> dict[int, list[Tre
             f"the prompt {run / 'prompts' / task} belongs to backbone {card['backbone'][:12]}, "
             f"not to {backbone_hash[:12]}; accepted: the backbone it was tuned on ({card['backbone_run']})"
         )
-    like = {h: {"tokens_MD": np.zeros(shape, np.float32)} for h, shape in card["shapes"].items()}
+    like = {h: {prompts.leaf(shape): np.zeros(shape, np.float32)} for h, shape in card["shapes"].items()}
     store = Store(run / "prompts" / task, ("prompt", "state"), write=False)
     saved = store.restore(card["step"], "prompt", like)
     store.close()
@@ -272,5 +272,9 @@ def load_prompts(run: Path, task: str, backbone_hash: str) -> dict[int, list[Tre
             f"{run}/prompts/{task}/{card['step']} is not the prompt that {task}.json names "
             f"(content hash differs); accepted: the files as the run wrote them"
         )
-    chosen = {h: saved[h]["tokens_MD"][:, card["setting"][h]["index"]] for h in saved}
-    return {int(h): [{"tokens_MD": tokens_MD} for tokens_MD in tokens_SMD] for h, tokens_SMD in chosen.items()}
+    out = {}
+    for h, prompt in saved.items():
+        chosen = jax.tree.map(lambda tokens_SGMD, g=card["setting"][h]["index"]: tokens_SGMD[:, g], prompt)
+        seeds = range(len(card["seeds"]))
+        out[int(h)] = [jax.tree.map(lambda tokens_SMD, s=s: tokens_SMD[s], chosen) for s in seeds]
+    return out

@@ -162,7 +162,8 @@ def watcher(
         encoded = tasks.encode(model, params["backbone"], data.on(panel), span, row_R)
 
         def member(prompt: Params) -> Array:
-            return tasks.forecast(model, {**params, "prompt": prompt}, encoded, span.horizons[-1])
+            prompted = {**params, "prompt": prompt}
+            return tasks.forecast(model, prompted, encoded, span.horizons[-1], row_R % span.channels)
 
         y_SGRH = jax.vmap(jax.vmap(member))(params["prompt"])
         return {"prompt": tuple(y_SGRH[..., :h] for h in span.horizons)}

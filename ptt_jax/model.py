@@ -96,11 +96,13 @@ class CrossMAE(nn.Module):
         """Returns y_RMP, normalised patches at the queried positions.
 
         A query is mask token + prompt (element-wise, PT-Tuning) + position. Queries never see each other. Where all
-        rows ask for the same positions (at_1M), nothing depends on the row until the first cross-attention.
+        rows ask for the same positions (at_1M), nothing depends on the row until the first cross-attention, unless rows
+        have prompts of their own (prompt_RMD).
         """
         query_RMD = jnp.broadcast_to(self.mask_token, (*at_RM.shape, self.width))
         if prompt_MD is not None:
-            query_RMD = query_RMD + prompt_MD[None]  # in float32: a small prompt would be rounded away in bfloat16
+            prompt_RMD = prompt_MD if prompt_MD.ndim == 3 else prompt_MD[None]
+            query_RMD = query_RMD + prompt_RMD  # in float32: a small prompt would be rounded away in bfloat16
         query_RMD = self.place(query_RMD.astype(self.dtype), at_RM)
         for block, read in zip(self.decoder, memory, strict=True):
             query_RMD = block(query_RMD, at_RM, read, keep_RV, train=train)

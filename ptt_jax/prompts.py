@@ -1,10 +1,13 @@
 """Prompt tokens: all that a task learns.
 
-A prompt is a tree {'tokens_MD': float32}, M = one token for each future patch, or 1 shared by all of them.
+A prompt is a tree of one float32 leaf: {'tokens_MD'}, M = one token for each future patch, or 1 shared by all of them;
+or {'tokens_CMD'}, one for each channel and future patch.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -16,28 +19,38 @@ def patches(horizon: int, patch: int) -> int:
     return -(-horizon // patch)
 
 
-def make(kind: str, count: int, width: int) -> Prompt:
+def make(kind: str, count: int, width: int, channels: int = 1) -> Prompt:
     """Returns a prompt of zeros, so that step 0 of tuning is exactly the zero-shot forecast.
 
-    kind: 'position' for `count` tokens, 'shared' for one.
+    kind: 'position' for `count` tokens, 'shared' for one, 'channel' for `count` of each channel.
     """
+    if kind == "channel":
+        return {"tokens_CMD": jnp.zeros((channels, count, width), jnp.float32)}
     return {"tokens_MD": jnp.zeros((count if kind == "position" else 1, width), jnp.float32)}
 
 
-def tokens(prompt: Prompt, count: int) -> Array:
-    """Returns prompt_MD for the first `count` future patches: a slice, since queries never see each other."""
+def tokens(prompt: Prompt, count: int, channel_R: Array) -> Array:
+    """Returns prompt_MD for the first `count` future patches: a slice, since queries never see each other; of a prompt
+    for each channel prompt_RMD, the rows' own."""
+    if "tokens_CMD" in prompt:
+        return prompt["tokens_CMD"][channel_R, :count]
     tokens_MD = prompt["tokens_MD"]
     return jnp.broadcast_to(tokens_MD, (count, tokens_MD.shape[1])) if len(tokens_MD) == 1 else tokens_MD[:count]
 
 
 def cut(prompt: Prompt, count: int) -> Prompt:
-    """Returns the prompt of a shorter horizon."""
-    return {"tokens_MD": prompt["tokens_MD"][:count]}
+    """Returns the prompt of a shorter horizon; axes in front of its own, of seeds and settings, stay."""
+    return jax.tree.map(lambda tokens_MD: tokens_MD[..., :count, :], prompt)
 
 
 def size(prompt: Prompt) -> int:
     """Returns how many numbers were tuned."""
-    return int(prompt["tokens_MD"].size)
+    return sum(int(tokens.size) for tokens in jax.tree.leaves(prompt))
+
+
+def leaf(shape_SGMD: Sequence[int]) -> str:
+    """Returns the name of a prompt's leaf by its shape with axes for seeds and settings."""
+    return "tokens_CMD" if len(shape_SGMD) == 5 else "tokens_MD"
 
 
 def name(data: str, horizons: tuple[int, ...]) -> str:

@@ -35,7 +35,9 @@ def models(model: CrossMAE, steps_a_season: int, seeds: tuple[int, ...], mode: s
         longest = span.horizons[-1]
         several = range(len(seeds)) if mode == "prompt" else ()
         prompted = [(inputs["tuned"][h][s], h) for s in several for h in span.horizons]
-        zero_RH, *rest = tasks.forecasts(model, inputs["backbone"], encoded, [(None, longest), *prompted])
+        zero_RH, *rest = tasks.forecasts(
+            model, inputs["backbone"], encoded, [(None, longest), *prompted], row_R % span.channels
+        )
         naive_RH = baselines.seasonal_naive(x_RT, steps_a_season, longest)
         linear_RH = baselines.linear(inputs["weights_TH"], x_RT, observed_RT, longest)
         wholes = {"seasonal_naive": naive_RH, "linear": linear_RH, "zero_shot": zero_RH}

@@ -82,8 +82,10 @@ def hidden_patches(patches: int, ratio: float) -> int:
     return min(max(round(ratio * patches), 1), patches - 1)
 
 
-def reconstruction(model: CrossMAE, span: Span, *, ratio: float, tail_share: float, norm: str, train: bool) -> Loss:
-    """Returns the pre-training loss: squared error of hidden patches only, in normalised units.
+def reconstruction(
+    model: CrossMAE, span: Span, *, ratio: float, tail_share: float, norm: str, train: bool, penalty: str = "mse"
+) -> Loss:
+    """Returns the pre-training loss: error of hidden patches only, in normalised units.
 
     params {'backbone'}, data Cached. The masks of a batch follow from its key alone.
     """
@@ -98,7 +100,7 @@ def reconstruction(model: CrossMAE, span: Span, *, ratio: float, tail_share: flo
         window = x_RL, observed_RL, visible_RV, hidden_RM
         outputs = model.apply(variables, *window, norm=norm, train=train, rngs=rngs, method=model.reconstruct)
         y_RMP, target_RMP, weight_RMP = cast(tuple[Array, Array, Array], outputs)
-        return (jnp.square(y_RMP - target_RMP) * weight_RMP).sum((1, 2)), weight_RMP.sum((1, 2))
+        return (PENALTY[penalty](y_RMP - target_RMP) * weight_RMP).sum((1, 2)), weight_RMP.sum((1, 2))
 
     return loss
 
@@ -162,28 +164,37 @@ def fill(
     return jax.lax.fori_loop(0, turns, body, jax.lax.stop_gradient(found))
 
 
-def forecast(model: CrossMAE, params: Any, encoded: Encoded, horizon: int) -> Array:
-    """Returns y_RH in scaled space; params {'backbone', 'prompt'}, without 'prompt' the zero-shot forecast."""
-    return forecasts(model, params["backbone"], encoded, [(params.get("prompt"), horizon)])[0]
+def forecast(model: CrossMAE, params: Any, encoded: Encoded, horizon: int, channel_R: Array) -> Array:
+    """Returns y_RH in scaled space; params {'backbone', 'prompt'}, without 'prompt' the zero-shot forecast.
+
+    channel_R: the rows' channels, of which each may have a prompt of its own.
+    """
+    return forecasts(model, params["backbone"], encoded, [(params.get("prompt"), horizon)], channel_R)[0]
 
 
 QUERIES = 256  # most queries of a row in one decoder, unless a single horizon has more
 
 
 def forecasts(
-    model: CrossMAE, backbone: Any, encoded: Encoded, wanted: Sequence[tuple[prompts.Prompt | None, int]]
+    model: CrossMAE,
+    backbone: Any,
+    encoded: Encoded,
+    wanted: Sequence[tuple[prompts.Prompt | None, int]],
+    channel_R: Array,
 ) -> list[Array]:
     """Returns y_RH for each (prompt or None, horizon), several from one decoder: its queries never see each other."""
     counts = [prompts.patches(horizon, model.patch) for _, horizon in wanted]
     if len(wanted) > 1 and sum(counts) > QUERIES:
         half = len(wanted) // 2
         parts = wanted[:half], wanted[half:]
-        return [y_RH for part in parts for y_RH in forecasts(model, backbone, encoded, part)]
+        return [y_RH for part in parts for y_RH in forecasts(model, backbone, encoded, part, channel_R)]
     tokens = [
-        jnp.zeros((count, model.width)) if prompt is None else prompts.tokens(prompt, count)
+        jnp.zeros((count, model.width)) if prompt is None else prompts.tokens(prompt, count, channel_R)
         for (prompt, _), count in zip(wanted, counts, strict=True)
     ]
-    question = encoded, jnp.concatenate([jnp.arange(count) for count in counts]), jnp.concatenate(tokens)
+    if any(prompt_MD.ndim == 3 for prompt_MD in tokens):  # of a channel each: then every row asks for itself
+        tokens = [jnp.broadcast_to(prompt_MD, (len(channel_R), *prompt_MD.shape[-2:])) for prompt_MD in tokens]
+    question = encoded, jnp.concatenate([jnp.arange(count) for count in counts]), jnp.concatenate(tokens, axis=-2)
     y_RMP = cast(Array, model.apply({"params": backbone}, *question, method=model.foretell))
     pieces = jnp.split(y_RMP, np.cumsum(counts)[:-1], axis=1)
     return [flatten(y)[:, :horizon] for y, (_, horizon) in zip(pieces, wanted, strict=True)]
@@ -211,7 +222,7 @@ def forecasting(model: CrossMAE, span: Span, *, penalty: str) -> Loss:
 
         @functools.partial(jax.checkpoint, policy=saved)
         def decode(params: Any, encoded: Encoded) -> Array:
-            return forecast(model, params, encoded, span.horizons[-1])
+            return forecast(model, params, encoded, span.horizons[-1], row_R % span.channels)
 
         return errors(decode(params, encoded), data.panel, span, row_R, penalty)
 

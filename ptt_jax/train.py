@@ -104,7 +104,7 @@ def pretrain(
     params = meshes.replicate(problem.mesh, {"backbone": init(model, weights_key)})
     tx = optim.ALL.transform(chain(p, steps), params)
     state = step.start(params, tx)
-    hiding = {"ratio": p.mask_ratio, "tail_share": p.tail_share, "norm": p.norm}
+    hiding = {"ratio": p.mask_ratio, "tail_share": p.tail_share, "norm": p.norm, "penalty": p.loss}
     loss = tasks.reconstruction(model, train, **hiding, train=True)
     chunk = step.many(step.one(loss, tx, optim.ALL, problem.mesh, p.batch, train.rows))
     order = jax.jit(jax.vmap(lambda at: step.order(key, at, p.batch, train.rows)))

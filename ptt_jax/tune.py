@@ -129,7 +129,8 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = 
     seeds, sweep = range(cfg.seed, cfg.seed + t.seeds), Sweep(t)
     members = f", {t.seeds} seeds x {len(sweep)} settings" if t.seeds * len(sweep) > 1 else ""
 
-    one = prompts.make(t.prompts, prompts.patches(cfg.horizons[-1], model.patch), model.width)
+    longest = prompts.patches(cfg.horizons[-1], model.patch)
+    one = prompts.make(t.prompts, longest, model.width, len(problem.series.names_C))
     many = jax.tree.map(lambda a: np.zeros((t.seeds, len(sweep), *a.shape), a.dtype), one)
     params = {"backbone": backbone, "prompt": meshes.replicate(problem.mesh, many)}
     loss = tasks.forecasting(model, train, penalty=t.loss)
@@ -149,8 +150,7 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = 
     spare = t.cache_bytes - data.encoded_bytes
     look = evaluate.watcher(model, problem, validation, cfg.evaluate.batch, backbone, spare, dtype)
 
-    best = {str(h): jax.tree.map(np.array, many) for h in cfg.horizons}
-    best = {h: {"tokens_MD": p["tokens_MD"][:, :, : prompts.patches(int(h), model.patch)]} for h, p in best.items()}
+    best = {str(h): jax.tree.map(np.array, prompts.cut(many, prompts.patches(h, model.patch))) for h in cfg.horizons}
     store = Store(run / "prompts" / task, ("prompt", "state"))
     trees = {"prompt": best, "state": {"prompt": params["prompt"], "opt_state": opt_state}}
     trees, meta = resume(store, trees, log, "tune", problem.mesh)
@@ -171,10 +171,13 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = 
         values = {h: np.array(v) for h, v in said.items()}
         for v in values.values():
             check_finite("tune", f"validation after step {pause.step}", *finite(v).min(1))
-        tokens = jax.device_get(pause.state.params["prompt"])["tokens_MD"]
+        now = jax.device_get(pause.state.params["prompt"])
         for h, better_SG in history.better(values).items():
-            kept = best[h]["tokens_MD"]
-            best[h] = {"tokens_MD": np.where(better_SG[:, :, None, None], tokens[:, :, : kept.shape[2]], kept)}
+
+            def choose(new: np.ndarray, old: np.ndarray, better_SG: np.ndarray = better_SG) -> np.ndarray:
+                return np.where(better_SG.reshape(*better_SG.shape, *[1] * (old.ndim - 2)), new, old)
+
+            best[h] = jax.tree.map(choose, prompts.cut(now, prompts.patches(int(h), model.patch)), best[h])
         history.looks.append((pause.step, values))
         meta.update(history=history.save(), seconds=spent + pause.seconds)
         state = {"prompt": pause.state.params["prompt"], "opt_state": pause.state.opt_state}
@@ -204,7 +207,7 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = 
         "format": checkpoint.FORMAT, "task": task, "step": history.looks[-1][0], "seeds": list(seeds),
         "chosen": {h: history.steps(h, g) for h, g in setting.items()},
         "setting": {h: {"index": g, **sweep.settings[g]} for h, g in setting.items()},
-        "shapes": {h: list(p["tokens_MD"].shape) for h, p in best.items()},
+        "shapes": {h: list(jax.tree.leaves(p)[0].shape) for h, p in best.items()},
         "content_hash": checkpoint.content_hash(best),
         "backbone": card["content_hash"], "backbone_run": card["run"], "tuned_parameters": prompts.size(one),
         "seconds": round(meta["seconds"], 1), "groups": optim.table(alone, optim.PROMPT),

@@ -117,9 +117,9 @@ def test_a_budget_that_is_too_small_caches_nothing(problem, model, params):
 
 def test_prompts_are_sliced_shared_counted_and_named():
     prompt = {"tokens_MD": jnp.arange(12.0).reshape(4, 3)}
-    np.testing.assert_array_equal(prompts.tokens(prompt, 2), prompt["tokens_MD"][:2])
+    np.testing.assert_array_equal(prompts.tokens(prompt, 2, jnp.zeros(1, int)), prompt["tokens_MD"][:2])
     np.testing.assert_array_equal(prompts.cut(prompt, 3)["tokens_MD"], prompt["tokens_MD"][:3])
-    assert prompts.tokens(prompts.make("shared", 4, 3), 4).shape == (4, 3)
+    assert prompts.tokens(prompts.make("shared", 4, 3), 4, jnp.zeros(1, int)).shape == (4, 3)
     assert (prompts.size(prompts.make("shared", 4, 3)), prompts.size(prompts.make("position", 4, 3))) == (3, 12)
     assert [prompts.patches(h, 24) for h in (1, 24, 25, 96, 720)] == [1, 1, 2, 4, 30]
     assert prompts.name("ETTh1", (96, 720)) == "ETTh1-96-720"

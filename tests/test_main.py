@@ -45,7 +45,7 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("csv")
     table(400, 3, 0).to_csv(folder / "three.csv", index=False)
     table(400, 5, 1).to_csv(folder / "five.csv.gz", index=False)
-    table(400, 2, 2, "15min").to_csv(folder / "quarters.csv", index=False)
+    table(400, 3, 2, "15min").to_csv(folder / "quarters.csv", index=False)
     return folder
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import jax
 import jaxlib
 
-# XLA's newer way to emit fused loops on CPUs takes several times as long to compile and is no other arithmetic. Its
-# flag is for experiments, and XLA ends a process that names one it does not know: jaxlib is asked whether it does.
+# Most of what compiling takes here is XLA's newer way to emit fused loops on CPUs. Its switch may go, and XLA ends a
+# process that names a flag it does not know: jaxlib is asked first. Programs that tests start inherit it.
 FLAG = "xla_cpu_use_fusion_emitters"
 for library in Path(jaxlib.__file__).parent.glob("libjax_common.*"):
     with library.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as content:

@@ -106,7 +106,7 @@ def finished(resident, tmp_path_factory):
 def test_a_streamed_run_is_the_resident_run(finished):
     ours, theirs = outcome(finished[1]), outcome(finished[0])
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)  # of two programs, which round as they are fused
     assert (finished[1] / "results.csv").read_text() == (finished[0] / "results.csv").read_text()
 
 

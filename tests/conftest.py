@@ -1,8 +1,19 @@
 """A strict session on eight virtual devices, and the smallest problem that has everything in it."""
 
+import mmap
 import os
+from pathlib import Path
 
 import jax
+import jaxlib
+
+# Most of what compiling takes here is XLA's newer way to emit fused loops on CPUs. Its switch may go, and XLA ends a
+# process that names a flag it does not know: jaxlib is asked first. Programs that tests start inherit it.
+FLAG = "xla_cpu_use_fusion_emitters"
+for library in Path(jaxlib.__file__).parent.glob("libjax_common.*"):
+    with library.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content.find(FLAG.encode()) >= 0:
+            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --{FLAG}=false".strip()
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")

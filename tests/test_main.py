@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +46,7 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("csv")
     table(400, 3, 0).to_csv(folder / "three.csv", index=False)
     table(400, 5, 1).to_csv(folder / "five.csv.gz", index=False)
-    table(400, 2, 2, "15min").to_csv(folder / "quarters.csv", index=False)
+    table(400, 3, 2, "15min").to_csv(folder / "quarters.csv", index=False)
     return folder
 
 
@@ -150,18 +151,24 @@ def test_another_config_in_the_same_workdir_is_refused_and_nothing_is_lost(run, 
 
 
 def test_a_backbone_is_reused_on_data_of_more_channels_with_its_own_architecture(run, files, tmp_path, capsys):
-    before = snapshot(run)
-    argv = [*TINY, f"--config.data.path={files / 'five.csv.gz'}", f"--workdir={tmp_path / 'five'}"]
-    assert main.main([*argv, "--config.model.width=32", f"--config.backbone={run}"]) == 0
+    before, five = snapshot(run), files / "changing.csv.gz"
+    shutil.copy(files / "five.csv.gz", five)
+    argv = [*TINY, f"--config.data.path={five}", f"--workdir={tmp_path / 'five'}", "--config.model.width=32"]
+    assert main.main([*argv, f"--config.backbone={run}"]) == 0
     assert "warning" not in capsys.readouterr().out
     assert snapshot(run) == before
     card = json.loads((tmp_path / "five" / "backbone.json").read_text())
     assert card["content_hash"] == json.loads((run / "backbone.json").read_text())["content_hash"]
     assert json.loads((tmp_path / "five" / "config.json").read_text())["model"]["width"] == 16
     assert not (tmp_path / "five" / "backbone").exists()
-    # and through the second run, which has no weights of its own
-    again = [*TINY, f"--config.data.path={files / 'three.csv'}", f"--workdir={tmp_path / 'three'}"]
+    # data that changed under a run are refused
+    table(401, 5, 1).to_csv(five, index=False)
+    assert main.main([*argv, f"--config.backbone={run}"]) == 2
+    assert "holds a run on other data than changing holds now" in capsys.readouterr().err
+    # and through the second run, which has no weights of its own; data of another step are a warning
+    again = [*TINY, f"--config.data.path={files / 'quarters.csv'}", f"--workdir={tmp_path / 'quarters'}"]
     assert main.main([*again, f"--config.backbone={tmp_path / 'five'}"]) == 0
+    assert "warning: the backbone learned from steps of 'h' (three), not '15min'" in capsys.readouterr().out
 
 
 def test_a_backbone_that_saw_the_test_rows_is_refused(run, files, tmp_path, capsys):
@@ -223,21 +230,6 @@ def test_further_series_that_cannot_be_had_are_one_sentence(files, tmp_path, cap
     assert words in err
     assert err.count("\n") == 1
     assert not (tmp_path / "r").exists()
-
-
-def test_data_that_changed_under_a_run_are_refused(run, files, capsys):
-    table(400, 3, 0).to_csv(files / "changing.csv", index=False)
-    argv = [*TINY, f"--config.data.path={files / 'changing.csv'}", f"--config.backbone={run}"]
-    assert main.main([*argv, f"--workdir={files / 'changing'}"]) == 0
-    table(401, 3, 0).to_csv(files / "changing.csv", index=False)
-    assert main.main([*argv, f"--workdir={files / 'changing'}"]) == 2
-    assert "holds a run on other data than changing holds now" in capsys.readouterr().err
-
-
-def test_data_of_another_step_is_a_warning(run, files, tmp_path, capsys):
-    argv = [*TINY, f"--config.data.path={files / 'quarters.csv'}", f"--workdir={tmp_path / 'run'}"]
-    assert main.main([*argv, f"--config.backbone={run}"]) == 0
-    assert "warning: the backbone learned from steps of 'h' (three), not '15min'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

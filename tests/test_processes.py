@@ -48,12 +48,10 @@ def start(*argv: str, program: tuple[str, ...] = ("-m", "ptt_jax.main")) -> subp
     return subprocess.Popen([sys.executable, *program, *argv], cwd=ROOT, env=env, stdout=pipe, stderr=pipe, text=True)
 
 
-def start_two(folder: Path, *argv: str, second: tuple[str, ...] = ()) -> list[subprocess.Popen]:
-    """Starts both processes of a run; `second` are arguments of process 1 alone."""
-    where = f"127.0.0.1:{free_port()},2"
+def flags(folder: Path) -> list[str]:
+    """Returns the command line of both processes of the run, without where they meet."""
     common = [f"--config={folder / 'tiny.py'}", f"--config.cache_dir={jax.config.jax_compilation_cache_dir}"]
-    common += [f"--workdir={folder / 'two'}", *argv]
-    return [start(*common, f"--distributed={where},0"), start(*common, *second, f"--distributed={where},1")]
+    return [*common, f"--workdir={folder / 'two'}"]
 
 
 def ends(pair: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
@@ -98,7 +96,45 @@ def one(folder):
 @pytest.fixture(scope="module")
 def two(one, folder):
     """What two processes say that go on from that checkpoint to the end."""
-    return ends(start_two(folder))
+    where = f"--distributed=127.0.0.1:{free_port()},2"
+    return ends([start(*flags(folder), f"{where},{index}") for index in (0, 1)])
+
+
+CALLS = """
+import json, sys
+from ptt_jax import main, processes
+with processes.company():
+    for argv in json.loads(sys.argv[1]):
+        code = main.main(argv)
+        for stream in (sys.stdout, sys.stderr):
+            print(f"-- {code}", file=stream, flush=True)
+    sys.exit(code)
+"""
+
+
+@pytest.fixture(scope="module")
+def calls(two, folder):
+    """What two processes that have met say in three more calls: (code, output, errors) of each process in each call.
+
+    The same again, another config, and data that process 1 alone does not find.
+    """
+    where, common = f"--distributed=127.0.0.1:{free_port()},2", flags(folder)
+    missing = ["--config.data.name=csv", "--config.data.path=none.csv"]
+    before, pair = snapshot(folder / "two"), []
+    for index in (0, 1):
+        each = [*common, f"{where},{index}"], [*common, "--config.tune.steps=5"], [*common, *(missing * index)]
+        pair.append(start(json.dumps(each), program=("-c", CALLS)))
+    said = []
+    for code, *streams in ends(pair):
+        (*out, rest_out), (*err, rest_err) = (
+            re.split(r"^-- (\d+)\n", stream, flags=re.MULTILINE) for stream in streams
+        )
+        assert out[1::2] == err[1::2], streams
+        assert (code, rest_out) == (int(out[-1]), ""), streams
+        assert "Traceback" not in rest_err
+        said.append(list(zip(map(int, out[1::2]), out[::2], err[::2], strict=True)))
+    assert snapshot(folder / "two") == before  # none of them changed a byte
+    return list(zip(*said, strict=True))
 
 
 def test_process_0_speaks_and_process_1_is_silent(two):
@@ -135,27 +171,22 @@ def test_two_processes_go_on_from_a_checkpoint_of_one_to_its_metrics_and_weights
     assert sorted(p.name for p in one.iterdir()) == sorted(p.name for p in (folder / "two").iterdir())
 
 
-def test_a_second_call_of_both_changes_nothing(two, folder):
-    before = snapshot(folder / "two")
-    (code_0, out_0, _), (code_1, out_1, _) = ends(start_two(folder))
+def test_a_second_call_of_both_does_nothing(calls):
+    (code_0, out_0, _), (code_1, out_1, _) = calls[0]
     assert (code_0, code_1) == (0, 0)
     assert all(f"{stage}: done before" in out_0 for stage in ("pretrain", "tune", "evaluate", "report"))
     assert out_1 == ""
-    assert snapshot(folder / "two") == before
 
 
-def test_a_run_of_another_config_is_refused_by_both(two, folder):
-    before = snapshot(folder / "two")
-    for code, _, err in ends(start_two(folder, "--config.tune.steps=5")):
+def test_a_run_of_another_config_is_refused_by_both(calls):
+    for code, _, err in calls[1]:
         assert code == 2
         assert re.search(r"^ptt_jax: .*holds a run with config.tune.steps = 4, not 5", err, re.MULTILINE)
         assert "Traceback" not in err
-    assert snapshot(folder / "two") == before
 
 
-def test_what_one_process_cannot_do_ends_both(folder):
-    missing = ("--config.data.name=csv", "--config.data.path=none.csv")
-    (code_0, _, err_0), (code_1, _, err_1) = ends(start_two(folder, second=missing))
+def test_what_one_process_cannot_do_ends_both(calls):
+    (code_0, _, err_0), (code_1, _, err_1) = calls[2]
     assert (code_0, code_1) == (2, 2)
     assert re.search(r"^ptt_jax: process 1 cannot go on: .*none.csv", err_0, re.MULTILINE)
     assert re.search(r"^ptt_jax: .*none.csv", err_1, re.MULTILINE)

@@ -106,7 +106,7 @@ def finished(resident, tmp_path_factory):
 def test_a_streamed_run_is_the_resident_run(finished):
     ours, theirs = outcome(finished[1]), outcome(finished[0])
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)  # of two programs, which round as they are fused
     assert (finished[1] / "results.csv").read_text() == (finished[0] / "results.csv").read_text()
 
 
@@ -115,19 +115,21 @@ def test_the_series_is_never_on_the_device(finished):
     assert not threads()
 
 
-@pytest.mark.parametrize("saves", [1, 4])
-def test_a_streamed_run_that_was_stopped_ends_as_if_it_had_not(finished, resident, tmp_path, monkeypatch, saves):
-    save, left = Store.save, itertools.count(1)
+def test_a_streamed_run_that_was_stopped_ends_as_if_it_had_not(finished, resident, tmp_path, monkeypatch):
+    """Stopped in pre-training, after its first save, and again in tuning, after the second."""
+    save = Store.save
+    for saves in (1, 3):
+        left = itertools.count(1)
 
-    def cut(self, *args):
-        save(self, *args)
-        if next(left) == saves:
-            raise InterruptedError
+        def cut(self, *args, saves=saves, left=left):
+            save(self, *args)
+            if next(left) == saves:
+                raise InterruptedError
 
-    monkeypatch.setattr(Store, "save", cut)
-    with pytest.raises(InterruptedError):
-        stages(tmp_path / "run", streamed(resident))
-    assert not threads()
+        monkeypatch.setattr(Store, "save", cut)
+        with pytest.raises(InterruptedError):
+            stages(tmp_path / "run", streamed(resident))
+        assert not threads()
     monkeypatch.setattr(Store, "save", save)
     stages(tmp_path / "run", streamed(resident))
     jax.tree.map(np.testing.assert_array_equal, outcome(tmp_path / "run"), outcome(finished[1]))

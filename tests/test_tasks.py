@@ -46,9 +46,8 @@ def test_the_tuning_loss_is_the_error_of_the_forecast_in_scaled_space(problem, m
         params, Cached(problem.panel), row_R, jax.random.key(0)
     )
     x_RL, observed_RL = tasks.take(problem.panel, span, row_R)
-    y_RH = model.apply(
-        {"params": params["backbone"]}, x_RL[:, :48], observed_RL[:, :48], None, 20, method=model.forecast
-    )
+    forecast = jax.jit(lambda *history: model.apply(*history, None, 20, method=model.forecast))
+    y_RH = forecast({"params": params["backbone"]}, x_RL[:, :48], observed_RL[:, :48])
     e = np.asarray(y_RH - x_RL[:, 48:], np.float64)[np.asarray(observed_RL[:, 48:])]
     by_hand = {"mse": e**2, "mae": np.abs(e), "huber": np.where(np.abs(e) <= 1, e**2 / 2, np.abs(e) - 0.5)}[penalty]
     np.testing.assert_allclose(total.sum(), by_hand.sum(), rtol=1e-5)
@@ -95,14 +94,16 @@ def test_rows_past_the_budget_are_encoded_on_the_fly_and_no_others(problem, mode
 
     # What is stored is made wrong, so that one sees which rows came from where.
     spoilt = some.replace(encoded=some.encoded.replace(mean_R1=some.encoded.mean_R1 + 100))
+
+    @jax.jit
+    def encode(data, row_R):
+        return tasks.encode(model, backbone, data, span, mesh.split(on, row_R))
+
     for seed in range(3):
         row_R = jax.random.randint(jax.random.key(seed), (48,), 0, span.rows if seed else some.stored)
         edge = [some.stored - 1, some.stored, some.stored + 1] if seed else [0, some.stored - 1, some.stored - 1]
         row_R = row_R.at[:3].set(jnp.array(edge))
-        ours, theirs = (
-            jax.jit(lambda data, row_R: tasks.encode(model, backbone, data, span, mesh.split(on, row_R)))(data, row_R)
-            for data in (spoilt, whole)
-        )
+        ours, theirs = encode(spoilt, row_R), encode(whole, row_R)
         shift_R, stored_R = np.round(ours.mean_R1[:, 0] - theirs.mean_R1[:, 0]), np.asarray(row_R < some.stored)
         assert (shift_R[~stored_R] == 0).all()
         new = np.sum(shift_R[stored_R] == 0)  # the last turn's part is filled up, on each device

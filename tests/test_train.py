@@ -1,6 +1,8 @@
 """The loops: what stops goes on bit for bit, what is frozen stays, what is chosen is chosen on validation."""
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import shutil
 
@@ -64,24 +66,34 @@ def outcome(run):
     return backbone, prompt, lines, meta
 
 
-@pytest.mark.parametrize("saves", [1, 2, 4, 5], ids=lambda n: f"after save {n}")
-def test_a_run_that_was_stopped_ends_as_if_it_had_not(finished, problem, tmp_path, monkeypatch, saves):
-    cfg, run, left = make_config(), tmp_path / "run", [saves]
-    open_run(run, cfg)
-    save = Store.save
+@contextlib.contextmanager
+def stopped(after):
+    """A run in it is stopped by its save of that number."""
+    save, left = Store.save, itertools.count(1)
 
     def cut(self, *args):
         save(self, *args)
-        left[0] -= 1
-        if not left[0]:
+        if next(left) == after:
             raise Stop
 
-    monkeypatch.setattr(Store, "save", cut)
-    with pytest.raises(Stop):
-        both(cfg, run, problem)
-    monkeypatch.setattr(Store, "save", save)
-    with (run / "metrics.jsonl").open("a") as f:
-        f.write('{"stage": "tune", "st')  # and a torn line
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "save", cut)
+        try:
+            yield
+        except Stop:
+            return
+    pytest.fail("nothing stopped the run")
+
+
+def test_a_run_that_was_stopped_ends_as_if_it_had_not(finished, problem, tmp_path):
+    """Stopped after saves 1, 2, 4 and 5: twice in either stage, once after the first step of tuning."""
+    cfg, run = make_config(), tmp_path / "run"
+    open_run(run, cfg)
+    for after in (1, 1, 2, 1):
+        with stopped(after):
+            both(cfg, run, problem)
+        with (run / "metrics.jsonl").open("a") as f:
+            f.write('{"stage": "tune", "st')  # and a torn line
     both(cfg, run, problem)
     assert outcome(run) == outcome(finished)
 
@@ -139,7 +151,7 @@ def test_another_seed_gives_other_weights(finished, problem, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(problem, tmp_path):
     cfg = make_config()
-    cfg.pretrain.update(steps=200, learning_rate=1e30, warmup=0.0, validations=4)
+    cfg.pretrain.update(steps=16, learning_rate=1e30, warmup=0.0, validations=4)
     run = open_run(tmp_path / "run", cfg)
     with pytest.raises(UserError, match=r"pretrain lost its footing: .* is not finite"):
         train.pretrain(cfg, run, problem, Log(run / "metrics.jsonl"))
@@ -159,7 +171,8 @@ def test_pretraining_learns_and_its_validation_masks_are_fixed(problem, tmp_path
     hiding = {"ratio": cfg.pretrain.mask_ratio, "tail_share": cfg.pretrain.tail_share, "norm": "window"}
     span = problem.span("validation", 48, (24,))
     keys = loop.keys(0, "validation")
-    looks = [evaluate.sampler(model, problem, span, 32, hiding, keys)(params) for _ in range(2)]
+    look = evaluate.sampler(model, problem, span, 32, hiding, keys)
+    looks = [look(params) for _ in range(2)]
     assert looks[0] == looks[1]
     chosen = next(line for line in lines if line["step"] == card["chosen"])
     np.testing.assert_allclose(looks[0]["reconstruction"], chosen["validation_loss"], rtol=1e-5)
@@ -289,9 +302,10 @@ def test_the_hash_sees_names_shapes_dtypes_and_every_byte():
     assert content_hash(a) == content_hash({"y": a["y"], "x": a["x"]})
 
 
-def tune_on(backbone, problem, run, **knobs):
+def tune_on(backbone, problem, run, seed=0, **knobs):
     """Tunes on a finished run's backbone with some knobs of its own; returns validation by step and the card."""
     cfg = make_config()
+    cfg.seed = seed
     cfg.backbone = str(backbone)
     cfg.tune.update(knobs)
     open_run(run, cfg)
@@ -326,40 +340,34 @@ def test_a_cache_of_half_the_bytes_gives_nearly_the_same_result(finished, proble
     assert 0 < np.abs(last / theirs - 1).max() < 5e-3
 
 
-def test_a_sweep_in_one_run_gives_what_each_member_gives_alone(finished, problem, tmp_path):
-    """Two seeds, two learning rates and two weight decays side by side, against four of the runs one by one."""
-    sweep, card = tune_on(
-        finished, problem, tmp_path / "sweep", seeds=2, learning_rates=(3e-2, 1e-2), weight_decays=(0.0, 1.0)
-    )
-    assert np.shape(sweep[-1][1]["20"]) == (2, 4)
-    alone = [
-        tune_on(finished, problem, tmp_path / f"{rate}-{decay}", learning_rate=rate, weight_decay=decay)
-        for rate in (3e-2, 1e-2)
-        for decay in (0.0, 1.0)
-    ]
-    for g, (history, _) in enumerate(alone):
-        for (_, ours), (_, theirs) in zip(history, sweep, strict=True):
-            np.testing.assert_allclose(ours["20"][0][0], theirs["20"][0][g], rtol=1e-5)
-    assert len({round(sweep[-1][1]["20"][s][g], 7) for s in (0, 1) for g in range(4)}) == 8  # and all differ
+SWEEP = {"seeds": 2, "learning_rates": (3e-2, 1e-2), "weight_decays": (0.0, 1.0)}
+
+
+@pytest.fixture(scope="module")
+def sweep(finished, problem, tmp_path_factory):
+    return tune_on(finished, problem, tmp_path_factory.mktemp("sweep") / "run", **SWEEP)
+
+
+def test_a_sweep_in_one_run_gives_what_each_member_gives_alone(finished, sweep, problem, tmp_path):
+    """Two seeds, two learning rates and two weight decays side by side, against runs one by one: of each setting one,
+    of each seed two. The second seed of a run is the run of the next seed."""
+    looks, card = sweep
+    assert np.shape(looks[-1][1]["20"]) == (2, 4)
+    alone = {(0, 0): outcome(finished)[3]}
+    for s, g, rate, decay in ((1, 1, 3e-2, 1.0), (0, 2, 1e-2, 0.0), (1, 3, 1e-2, 1.0)):
+        knobs = {"learning_rate": rate, "weight_decay": decay}
+        alone[s, g], _ = tune_on(finished, problem, tmp_path / f"{g}", s, **knobs)
+    for (s, g), history in alone.items():
+        for (_, ours), (_, theirs) in zip(history, looks, strict=True):
+            np.testing.assert_allclose(ours["20"][0][0], theirs["20"][s][g], rtol=1e-5)
+    assert len({round(looks[-1][1]["20"][s][g], 7) for s in (0, 1) for g in range(4)}) == 8  # and all differ
     for h in ("12", "20"):
-        best_SG = np.array([values[h] for _, values in sweep]).min(0)
+        best_SG = np.array([values[h] for _, values in looks]).min(0)
         g = best_SG.mean(0).argmin()
         assert card["setting"][h]["index"] == g
         for s, at in enumerate(card["chosen"][h]):
-            np.testing.assert_allclose(dict(map(tuple, sweep))[at][h][s][g], best_SG[s, g])
+            np.testing.assert_allclose(dict(map(tuple, looks))[at][h][s][g], best_SG[s, g])
     assert card["seeds"] == [0, 1]
-
-
-def test_the_second_seed_of_a_run_is_the_run_of_the_next_seed(finished, problem, tmp_path):
-    both_seeds, _ = tune_on(finished, problem, tmp_path / "two", seeds=2)
-    cfg, run = make_config(), tmp_path / "one"
-    cfg.seed, cfg.backbone = 1, str(finished)
-    open_run(run, cfg)
-    checkpoint.refer(run, checkpoint.find_backbone(finished))
-    tune.tune(cfg, run, problem, Log(run / "metrics.jsonl"))
-    alone = outcome(run)[3]
-    np.testing.assert_allclose(both_seeds[-1][1]["20"][1], alone[-1][1]["20"][0], rtol=1e-5)
-    assert both_seeds[-1][1]["20"][0] != both_seeds[-1][1]["20"][1]
 
 
 def test_a_setting_that_diverges_is_never_chosen_and_stops_no_one(finished, problem, tmp_path, monkeypatch):
@@ -466,24 +474,12 @@ def test_a_loss_that_is_not_finite_counts_only_when_a_seed_has_no_other(tmp_path
         fetch(0, 2, np.float32(np.nan))
 
 
-def test_a_sweep_that_was_stopped_goes_on(finished, problem, tmp_path, monkeypatch):
-    knobs = {"seeds": 2, "learning_rates": (3e-2, 1e-2)}
-    whole, card = tune_on(finished, problem, tmp_path / "whole", **knobs)
-    save, left = Store.save, [2]
-
-    def cut(self, *args):
-        save(self, *args)
-        left[0] -= 1
-        if not left[0]:
-            raise Stop
-
-    monkeypatch.setattr(Store, "save", cut)
-    with pytest.raises(Stop):
-        tune_on(finished, problem, tmp_path / "cut", **knobs)
-    monkeypatch.setattr(Store, "save", save)
-    again, card_again = tune_on(finished, problem, tmp_path / "cut", **knobs)
-    assert again == whole
-    assert card_again["content_hash"] == card["content_hash"]
+def test_a_sweep_that_was_stopped_goes_on(finished, sweep, problem, tmp_path):
+    with stopped(2):
+        tune_on(finished, problem, tmp_path / "cut", **SWEEP)
+    again, card = tune_on(finished, problem, tmp_path / "cut", **SWEEP)
+    assert again == sweep[0]
+    assert card["content_hash"] == sweep[1]["content_hash"]
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])

@@ -202,3 +202,43 @@ def test_a_bench_that_cannot_be_is_one_sentence(argv, capsys):
     err = capsys.readouterr().err
     assert err.startswith("bench: ")
     assert err.count("\n") == 1
+
+
+def test_convergence_compares_a_whole_stage_with_steps_times_their_number(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT.parent)
+    made = {}
+
+    def pretend(cfg, problem, folder):
+        made["cfg"], made["train_end"] = cfg, problem.series.splits["train"][1]
+        return 2.0, {"12": 0.5}
+
+    cfg = config.default()
+    cfg.lookback, cfg.horizons, cfg.data.rows, cfg.data.channels = 48, (12,), 500, 3
+    cfg.model.update(patch=12, width=16, mlp=16, heads=2, encoder_layers=1)
+    (tmp_path / "config.json").write_text(config.to_json(cfg))
+    card = {"run": "", "step": 1, "content_hash": "0" * 64, "architecture": {"patch": 12, "patches": 6}}
+    (tmp_path / "backbone.json").write_text(json.dumps(card))
+    module = script("convergence")
+    monkeypatch.setattr(module, "prompts", pretend)
+    monkeypatch.setattr(module.main, "set_up", lambda cfg: None)
+    monkeypatch.setattr(module, "PACE", script("bench").Pace(0.0, 1, 2, 3, 1))
+    file = tmp_path / "c.json"
+    assert module.run([f"--config={tmp_path / 'config.json'}", f"--backbone={tmp_path}", f"--json={file}"]) == 0
+    found = json.loads(file.read_text())
+    (model,) = found["models"]
+    rows = 3 * (made["train_end"] - 48 - 12 + 1)
+    assert model["steps_an_epoch"] == -(-rows // cfg.tune.batch)
+    epochs = 10 * model["head"] + 20 * model["everything"]
+    assert found["full_seconds"] == pytest.approx(model["steps_an_epoch"] * epochs)
+    assert found["ratio"] == pytest.approx(found["full_seconds"] / 2)
+    assert "prompts of all horizons 2 s, 1 models fully fine-tuned" in capsys.readouterr().out
+
+
+def test_convergence_without_a_backbone_is_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT.parent)
+    module = script("convergence")
+    monkeypatch.setattr(module.main, "set_up", lambda cfg: None)
+    assert module.run([f"--backbone={tmp_path}"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("convergence: ")
+    assert err.count("\n") == 1

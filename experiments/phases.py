@@ -105,8 +105,7 @@ class Subject:
     def pretraining(self) -> Phase:
         p, ahead = self.cfg.pretrain, train.whole_patches(self.cfg)
         model, span = train.build(self.card, self.cfg.compute_dtype, self.cfg.model.dropout), self.span((ahead,))
-        hiding = {"ratio": p.mask_ratio, "tail_share": p.tail_share, "norm": p.norm, "penalty": p.loss}
-        loss = tasks.reconstruction(model, span, **hiding, train=True)
+        loss = tasks.reconstruction(model, span, **train.hiding(p), train=True)
         return self.learning("pretrain", (ahead,), loss, optim.ALL, p, {}, span.rows)
 
     def tuning(self, name: str, horizons: tuple[int, ...], data: Callable[[Material], Cached]) -> Phase:

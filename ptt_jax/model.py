@@ -109,12 +109,21 @@ class CrossMAE(nn.Module):
         return self.head(self.decoder_norm(query_RMD))
 
     def reconstruct(
-        self, x_RL: Array, observed_RL: Array, visible_RV: Array, hidden_RM: Array, *, norm: str, train: bool = False
+        self,
+        x_RL: Array,
+        observed_RL: Array,
+        visible_RV: Array,
+        hidden_RM: Array,
+        *,
+        norm: str,
+        units: str = "normalised",
+        train: bool = False,
     ) -> tuple[Array, Array, Array]:
-        """Returns prediction, target and weight of the hidden patches (R, M, P), normalised; weight 0 = missing.
+        """Returns prediction, target and weight of the hidden patches (R, M, P); weight 0 = missing.
 
         norm: 'window' normalises by the statistics of the whole window (as PatchTST's pre-training does: hidden values
-        leak into mean and scale), 'visible' by those of the visible patches.
+        leak into mean and scale), 'visible' by those of the visible patches. units: 'normalised', in which every window
+        weighs alike, or 'scaled', around the window's mean, in which a window weighs as in a forecast's error.
         """
         x_RNP, seen_RNP = patchify(x_RL, self.patch), patchify(observed_RL.astype(jnp.float32), self.patch)
         shown_RVP, shown_seen_RVP = pick(x_RNP, visible_RV), pick(seen_RNP, visible_RV)
@@ -128,7 +137,10 @@ class CrossMAE(nn.Module):
         normal_RVP = normalise(shown_RVP, mean_R1, scale_R1) * shown_seen_RVP
         z_RVD = self.encode(normal_RVP, visible_RV, keep_RV, train=train)
         y_RMP = self.decode(self.remember(z_RVD, visible_RV), hidden_RM, None, keep_RV, train=train)
-        return y_RMP, normalise(pick(x_RNP, hidden_RM), mean_R1, scale_R1), pick(seen_RNP, hidden_RM)
+        target_RMP, unit_R11 = normalise(pick(x_RNP, hidden_RM), mean_R1, scale_R1), scale_R1[..., None]
+        if units == "scaled":
+            y_RMP, target_RMP = y_RMP * unit_R11, target_RMP * unit_R11
+        return y_RMP, target_RMP, pick(seen_RNP, hidden_RM)
 
     def read(self, x_RT: Array, observed_RT: Array, *, train: bool = False) -> tuple[Array, Array, Array, Array]:
         """Returns z_RND of a history's patches, which of them hold anything (keep_RN), and its mean_R1 and scale_R1."""

@@ -83,9 +83,17 @@ def hidden_patches(patches: int, ratio: float) -> int:
 
 
 def reconstruction(
-    model: CrossMAE, span: Span, *, ratio: float, tail_share: float, norm: str, train: bool, penalty: str = "mse"
+    model: CrossMAE,
+    span: Span,
+    *,
+    ratio: float,
+    tail_share: float,
+    norm: str,
+    train: bool,
+    penalty: str = "mse",
+    units: str = "normalised",
 ) -> Loss:
-    """Returns the pre-training loss: error of hidden patches only, in normalised units.
+    """Returns the pre-training loss: error of hidden patches only.
 
     params {'backbone'}, data Cached. The masks of a batch follow from its key alone.
     """
@@ -98,7 +106,9 @@ def reconstruction(
         visible_RV, hidden_RM = hide(mask_key, len(row_R), patches, hidden, tail, tail_share)
         variables, rngs = {"params": params["backbone"]}, {"dropout": dropout_key} if train else {}
         window = x_RL, observed_RL, visible_RV, hidden_RM
-        outputs = model.apply(variables, *window, norm=norm, train=train, rngs=rngs, method=model.reconstruct)
+        outputs = model.apply(
+            variables, *window, norm=norm, units=units, train=train, rngs=rngs, method=model.reconstruct
+        )
         y_RMP, target_RMP, weight_RMP = cast(tuple[Array, Array, Array], outputs)
         return (PENALTY[penalty](y_RMP - target_RMP) * weight_RMP).sum((1, 2)), weight_RMP.sum((1, 2))
 

@@ -84,6 +84,12 @@ def windows(cfg: ConfigDict, problem: Problem, also: Sequence[Problem]) -> tuple
     return mix, mix.span
 
 
+def hiding(section: ConfigDict) -> dict[str, Any]:
+    """Returns what `tasks.reconstruction` takes of a config's section."""
+    names = {"ratio": "mask_ratio", "tail_share": "tail_share", "norm": "norm", "penalty": "loss", "units": "units"}
+    return {name: section[key] for name, key in names.items()}
+
+
 def pretrain(
     cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = "", also: Sequence[Problem] = ()
 ) -> None:
@@ -104,11 +110,11 @@ def pretrain(
     params = meshes.replicate(problem.mesh, {"backbone": init(model, weights_key)})
     tx = optim.ALL.transform(chain(p, steps), params)
     state = step.start(params, tx)
-    hiding = {"ratio": p.mask_ratio, "tail_share": p.tail_share, "norm": p.norm, "penalty": p.loss}
-    loss = tasks.reconstruction(model, train, **hiding, train=True)
+    asked = hiding(p)
+    loss = tasks.reconstruction(model, train, **asked, train=True)
     chunk = step.many(step.one(loss, tx, optim.ALL, problem.mesh, p.batch, train.rows))
     order = jax.jit(jax.vmap(lambda at: step.order(key, at, p.batch, train.rows)))
-    look = evaluate.sampler(model, problem, validation, p.validation_rows, hiding, keys(0, "validation"))
+    look = evaluate.sampler(model, problem, validation, p.validation_rows, asked, keys(0, "validation"))
 
     store = Store(run / "backbone", ("params", "state"))
     trees = {"params": params["backbone"], "state": {"params": params["backbone"], "opt_state": state.opt_state}}

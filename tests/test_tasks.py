@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from ptt_jax import mesh, optim, prompts, step, tasks
+from ptt_jax.layers import instance_stats
 from ptt_jax.tasks import Cached
+from ptt_jax.windows import take
 
 
 @pytest.fixture
@@ -178,3 +180,50 @@ def test_what_is_cheap_is_made_again_on_the_way_back_through_the_decoder(problem
     some = kept()
     monkeypatch.setattr(jax, "checkpoint", lambda f, policy: f)
     assert some < 0.7 * kept(), (some, kept())
+
+
+@pytest.mark.parametrize("penalty", ["mse", "mae", "huber"])
+@pytest.mark.parametrize("units", ["normalised", "scaled"])
+def test_reconstruction_has_its_units_and_its_penalty(problem, model, params, penalty, units):
+    """Against the model's own outputs, by numpy."""
+    span = problem.span("train", 48, (24,))
+    row_R, key = jnp.arange(6), jax.random.key(1)
+    ask = {"ratio": 0.5, "tail_share": 0.0, "norm": "window", "train": False}
+    loss = jax.jit(tasks.reconstruction(model, span, **ask, penalty=penalty, units=units))
+    sum_R, count_R = loss({"backbone": params}, tasks.Cached(problem.panel), row_R, key)
+    x_RL, observed_RL = take(problem.panel, span, row_R)
+    visible_RV, hidden_RM = tasks.hide(jax.random.split(key)[0], 6, 6, 3, 2, 0.0)
+    window = x_RL, observed_RL, visible_RV, hidden_RM
+    y, target, weight = model.apply({"params": params}, *window, norm="window", method=model.reconstruct)
+    error = np.asarray(y - target)
+    if units == "scaled":
+        scale_R1 = instance_stats(x_RL, observed_RL.astype(jnp.float32))[1]
+        assert np.ptp(np.asarray(scale_R1)) > 0.01
+        error = error * np.asarray(scale_R1)[:, :, None]
+    size = np.abs(error)
+    wanted = {"mse": error**2, "mae": size, "huber": np.where(size <= 1, error**2 / 2, size - 0.5)}[penalty]
+    np.testing.assert_allclose(sum_R, (wanted * weight).sum((1, 2)), rtol=2e-4)
+    np.testing.assert_array_equal(count_R, weight.sum((1, 2)))
+
+
+def test_each_channel_asks_with_a_prompt_of_its_own(problem, model, params):
+    span = problem.span("train", 48, (24,))
+    row_R = jnp.arange(6)
+    encoded = tasks.encode(model, params, tasks.Cached(problem.panel), span, row_R)
+    own = {"tokens_CMD": jax.random.normal(jax.random.key(0), (3, 2, 16))}
+    y_RH = tasks.forecast(model, {"backbone": params, "prompt": own}, encoded, 24, row_R % 3)
+    for channel in range(3):
+        one = {"tokens_MD": own["tokens_CMD"][channel]}
+        alone_RH = tasks.forecast(model, {"backbone": params, "prompt": one}, encoded, 24, row_R % 3)
+        np.testing.assert_allclose(y_RH[channel::3], alone_RH[channel::3], rtol=2e-5, atol=2e-5)
+        others = np.arange(6) % 3 != channel
+        assert np.abs(y_RH - alone_RH)[others].max() > 1e-3
+    assert prompts.make("channel", 2, 16, 3)["tokens_CMD"].shape == (3, 2, 16)
+    assert prompts.cut(own, 1)["tokens_CMD"].shape == (3, 1, 16)
+    # beside others in one decoder
+    wanted = [(None, 24), (own, 24), (own, 12)]
+    zero_RH, again_RH, short_RH = tasks.forecasts(model, params, encoded, wanted, row_R % 3)
+    np.testing.assert_allclose(again_RH, y_RH, rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(short_RH, y_RH[:, :12], rtol=2e-5, atol=2e-5)
+    plain_RH = tasks.forecast(model, {"backbone": params}, encoded, 24, row_R % 3)
+    np.testing.assert_allclose(zero_RH, plain_RH, rtol=2e-5, atol=2e-5)

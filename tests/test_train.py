@@ -8,6 +8,7 @@ import shutil
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 
 from ptt_jax import checkpoint, config, evaluate, loop, processes, score, tasks, train, tune, windows
@@ -530,3 +531,21 @@ def test_what_one_process_cannot_read_ends_all_at_once(copy, problem, monkeypatc
         calls[stage]()
     assert said[-1] == (torn if who == "this one" else "")
     store.close()
+
+
+def test_prompts_of_channels_are_kept_and_read_like_others(finished, problem, tmp_path):
+    """The best of each horizon, for each seed: what is saved is what the task's json says, and scores as it did."""
+    _, card = tune_on(finished, problem, tmp_path / "run", prompts="channel", seeds=2, learning_rate=3e-2)
+    assert card["shapes"] == {"12": [2, 1, 3, 1, 16], "20": [2, 1, 3, 2, 16]}
+    assert card["tuned_parameters"] == 3 * 2 * 16
+    found = checkpoint.load_prompts(tmp_path / "run", TASK, card["backbone"])
+    assert [p["tokens_CMD"].shape for p in found[20]] == [(3, 2, 16)] * 2
+    tokens_CMD = found[20][0]["tokens_CMD"]
+    assert np.abs(tokens_CMD - tokens_CMD[:1]).max() > 1e-4  # channels went ways of their own
+    cfg = make_config()
+    cfg.tune.update(prompts="channel", seeds=2, learning_rate=3e-2)
+    score.score(cfg, tmp_path / "run", problem, TASK, Log(tmp_path / "metrics.jsonl"))
+    looks = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    best = min(look["validation_mse"]["20"] for look in looks if look["stage"] == "tune")
+    results = pd.read_csv(tmp_path / "run/results.csv").query("split == 'validation' and model == 'prompt'")
+    assert results.query("horizon == 20").mse.mean() <= best + 1e-5

@@ -80,7 +80,7 @@ def test_a_value_of_the_wrong_kind_is_named(key):
         ("model.position", "absolute"),
         ("pretrain.mask_ratio", 1.0), ("pretrain.mask_ratio", 0.0), ("pretrain.epochs", -1.0),
         ("pretrain.epochs", float("inf")), ("pretrain.learning_rate", float("nan")), ("pretrain.horizon", -2),
-        ("pretrain.tail_share", 1.5), ("pretrain.choose", "test"), ("tune.loss", "rmse"), ("tune.prompts", "channel"),
+        ("pretrain.tail_share", 1.5), ("pretrain.choose", "test"), ("tune.loss", "rmse"), ("tune.prompts", "deep"),
         ("tune.weight_decay", -1.0), ("compute_dtype", "float64"), ("evaluate.batch", 0),
     ],
 )  # fmt: skip

@@ -57,7 +57,10 @@ class Plan:
 
     def argv(self, part: str, cell: Cell) -> list[str]:
         """Returns the arguments of ptt_jax.main for a cell."""
-        backbone = [f"--config.backbone={self.folder(part) / cell.backbone}"] if cell.backbone else []
+        backbone = []
+        if cell.backbone:
+            home, _, name = cell.backbone.rpartition("/")
+            backbone = [f"--config.backbone={self.folder(home or part) / name}"]
         own = [f"--config.{text}" for text in cell.overrides]
         where = f"--workdir={self.folder(part) / cell.name}"
         return [f"--config={cell.config}", where, *own, *backbone, *self.overrides]
@@ -200,21 +203,33 @@ def make_plan(args: argparse.Namespace, overrides: list[str]) -> Plan:
     parts = {part: PARTS[part](sets, range(args.seeds)) for part in (args.only.split(",") if args.only else PARTS)}
     if args.rows:
         names = {row for cells in parts.values() for cell in cells for row in cell.rows.values()}
-        wrong = [row for row in args.rows.split(",") if row not in names]
+        wrong = [row for row in args.rows.split(";") if row not in names]
         if wrong:
             raise UserError(f"--rows={wrong[0]} does not exist; accepted: {', '.join(sorted(names))}")
         for part, cells in parts.items():
-            wanted = {c.name for c in cells if {*c.rows.values()} & {*args.rows.split(",")}}
+            wanted = {c.name for c in cells if {*c.rows.values()} & {*args.rows.split(";")}}
             wanted |= {c.backbone for c in cells if c.name in wanted and c.backbone}
             parts[part] = [c for c in cells if c.name in wanted]
-    return Plan(parts, args.runs, overrides)
+    return Plan(with_backbones(parts, sets, args.seeds), args.runs, overrides)
+
+
+def with_backbones(parts: dict[str, list[Cell]], sets: list[str], seeds: int) -> dict[str, list[Cell]]:
+    """Returns the parts, and before them the cells of other parts whose backbones they take."""
+    needed = {cell.backbone for cells in parts.values() for cell in cells if "/" in cell.backbone}
+    before: dict[str, list[Cell]] = {}
+    for home in dict.fromkeys(name.split("/")[0] for name in sorted(needed)):
+        known = {cell.name for cell in parts.get(home, [])}
+        wanted = {name.split("/")[1] for name in needed if name.startswith(f"{home}/")} - known
+        cells = [cell for cell in PARTS[home](sets, range(seeds)) if cell.name in wanted]
+        before[home] = [*parts.get(home, []), *cells]
+    return before | {part: cells for part, cells in parts.items() if part not in before}
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help=f"parts, comma-separated: {', '.join(PARTS)}; default: all")
     parser.add_argument("--data", default="", help="data sets, comma-separated; default: those whose file is at hand")
-    parser.add_argument("--rows", default="", help="rows of the table, comma-separated; default: all")
+    parser.add_argument("--rows", default="", help="rows of the table, separated by semicolons; default: all")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"), help="where run directories lie")
     parser.add_argument("--tables", action="store_true", help="write the tables of what is finished, run nothing")

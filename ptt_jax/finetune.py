@@ -86,7 +86,7 @@ def finetune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: st
         card = checkpoint.find_backbone(run)
         model = build(card["architecture"], cfg.compute_dtype, cfg.model.dropout)
         backbone = checkpoint.load_backbone(card, shapes(model))
-    train, validation = (problem.span(s, cfg.lookback, cfg.horizons) for s in ("train", "validation"))
+    train, validation = problem.learning(cfg), problem.span("validation", cfg.lookback, cfg.horizons)
     steps = optim.plan(t.epochs, t.steps, t.batch, train.rows, "tune")
     params, groups = start(mode, model, backbone, cfg), GROUPS[mode]
     tx = groups.transform(chain(t, steps), params)

@@ -68,8 +68,8 @@ def score(cfg: ConfigDict, run: Path, problem: Problem, task: str, log: Log) -> 
         else:
             inputs["tuned"] = finetune.load(cfg, run, task, card, inputs["backbone"])
             seeds = (cfg.seed,)
-    spans = {s: problem.span(s, cfg.lookback, cfg.horizons) for s in ("train", "validation", "test")}
-    inputs["weights_TH"] = baselines.fit_linear(problem, spans["train"], spans["validation"])
+    spans = {s: problem.span(s, cfg.lookback, cfg.horizons) for s in ("validation", "test")}
+    inputs["weights_TH"] = baselines.fit_linear(problem, problem.learning(cfg), spans["validation"])
     inputs = meshes.replicate(problem.mesh, inputs)
     names = {"seasonal_naive": cfg.seed, "linear": cfg.seed, "zero_shot": cfg.seed}
     names |= {f"{mode} {seed}": seed for seed in seeds}

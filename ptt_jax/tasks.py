@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
+from ml_collections import ConfigDict
 
 from ptt_jax import mesh as meshes
 from ptt_jax import prompts
@@ -23,7 +24,7 @@ from ptt_jax.config import UserError
 from ptt_jax.data import Scaler, Series, fit_scaler
 from ptt_jax.model import CrossMAE, Encoded, flatten
 from ptt_jax.stream import Host
-from ptt_jax.windows import Mix, Panel, Span, Windows, future, past, span, stretch, take
+from ptt_jax.windows import Mix, Panel, Span, Windows, few, future, past, span, stretch, take
 
 Loss = Callable[[Any, Any, Array, Array], tuple[Array, Array]]
 
@@ -257,6 +258,10 @@ class Problem(NamedTuple):
     def span(self, split: str, lookback: int, horizons: tuple[int, ...]) -> Span:
         """Returns a split's windows. Raises UserError when one of the horizons fits none."""
         return span(self.series.splits[split], lookback, horizons, len(self.series.names_C), split)
+
+    def learning(self, cfg: ConfigDict) -> Span:
+        """Returns the windows that a task learns from: the training split's, or `tune.share` of them."""
+        return few(self.span("train", cfg.lookback, cfg.horizons), cfg.tune.share)
 
 
 def prepare(series: Series, mesh: Mesh, budget: float = math.inf) -> Problem:

@@ -66,7 +66,7 @@ def check(cfg: ConfigDict, problem: Problem, also: Sequence[Problem] = ()) -> No
         _, train = windows(cfg, problem, also)
         optim.plan(cfg.pretrain.epochs, cfg.pretrain.steps, cfg.pretrain.batch, train.rows, "pretrain")
         meshes.check_divides(problem.mesh, "pretrain.batch", cfg.pretrain.batch)
-    optim.plan(cfg.tune.epochs, cfg.tune.steps, cfg.tune.batch, spans["train"].rows, "tune")
+    optim.plan(cfg.tune.epochs, cfg.tune.steps, cfg.tune.batch, problem.learning(cfg).rows, "tune")
     meshes.check_divides(problem.mesh, "tune.batch", cfg.tune.batch)
 
 

@@ -4,6 +4,7 @@ A row is one channel of one window. Rows are numbered window by window: row = wi
 """
 
 import itertools
+import math
 from collections.abc import Callable, Generator
 
 import flax.struct
@@ -155,6 +156,16 @@ def span(border: tuple[int, int], lookback: int, horizons: tuple[int, ...], chan
             f"the {split} split has {counts[0]} windows of {channels} channels; accepted: less than 2^31 rows in all"
         )
     return Span(first, end, counts, lookback, horizons, channels)
+
+
+def few(whole: Span, share: float) -> Span:
+    """Returns the first `share` of a span's windows of the longest horizon, at least one, for every horizon: what
+    few-shot learning may see. All of the span for 1."""
+    if share == 1:
+        return whole
+    count = max(math.ceil(share * whole.counts[-1]), 1)
+    end = whole.first + whole.length + count - 1
+    return whole.replace(end=end, counts=(count,) * len(whole.counts))  # type: ignore[attr-defined]
 
 
 def take(panel: Windows, span: Span, row_R: Array) -> tuple[Array, Array]:

@@ -119,6 +119,23 @@ def test_a_row_brings_the_backbones_that_it_needs(reproduce, tmp_path):
     assert reproduce.ran == ["Weather-s0-random", "Weather-s0-scratch"]
 
 
+def test_another_part_brings_the_backbones_of_the_main_table_first(reproduce, tmp_path):
+    argv = [f"--runs={tmp_path / 'runs'}", "--only=few", "--data=ETTh1", "--seeds=1"]
+    assert reproduce.main([*argv, "--rows=prompts, 5%"]) == 2  # rows are separated by semicolons
+    assert reproduce.main([*argv, "--rows=prompts, 5%;from scratch, 1%"]) == 0
+    assert reproduce.ran == ["ETTh1-s0", "ETTh1-s0-random", "ETTh1-s0-0.01-scratch", "ETTh1-s0-0.05"]
+    table = pd.read_csv(tmp_path / "results/few.csv")
+    assert {*table.model} == {"prompts, 5%", "linear, 5%", "from scratch, 1%"}
+
+
+def test_one_backbone_of_all_sets_comes_before_its_prompts(reproduce, tmp_path):
+    argv = [f"--runs={tmp_path / 'runs'}", "--only=transfer", "--data=ETTh1,Weather", "--seeds=1"]
+    assert reproduce.main([*argv, "--rows=prompts on one backbone of all"]) == 0
+    assert reproduce.ran == ["all-s0", "all-to-Weather-s0"]
+    (all_of,) = [c for c in reproduce.PARTS["transfer"](["ETTh1", "Weather"], [0]) if c.name == "all-s0"]
+    assert "pretrain.also=Weather" in all_of.overrides
+
+
 def test_every_cell_is_a_command_that_parses(reproduce, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT.parent)
     for part, make in reproduce.PARTS.items():
@@ -130,7 +147,10 @@ def test_every_cell_is_a_command_that_parses(reproduce, monkeypatch, tmp_path):
             cfg, _ = program.parse(plan.argv(part, cell))
             assert cfg.data.name == cell.data
             assert {*cell.rows} <= {"seasonal_naive", "linear", "zero_shot", cfg.tune.mode}
-            assert not cell.backbone or cell.backbone in names[:i]
+            home, _, backbone = cell.backbone.rpartition("/")
+            there = [c.name for c in reproduce.PARTS[home](reproduce.SETS, range(2))] if home else names[:i]
+            assert not cell.backbone or backbone in there
+            assert not backbone or cfg.backbone == str(tmp_path / (home or part) / backbone)
 
 
 @pytest.mark.parametrize(

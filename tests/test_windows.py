@@ -103,3 +103,17 @@ def test_padding_past_the_last_row_never_wraps_around(rows):
     assert row_R.tolist() == [min(first + i, rows - 1) for i in range(12)]
     assert real_R.tolist() == [first + i < rows for i in range(12)]
     assert 0 < real_R.sum() < 12
+
+
+@pytest.mark.parametrize(("share", "count"), [(1.0, 72), (0.5, 36), (0.1, 8), (1e-9, 1)])
+def test_few_windows_are_the_first_ones_with_all_of_their_targets(share, count):
+    whole = windows.span((0, 100), 8, (4, 21), 3, "train")
+    some = windows.few(whole, share)
+    assert some.counts == (whole.counts if share == 1 else (count, count))
+    assert whole.counts[-1] == 72
+    panel = windows.Panel(jnp.arange(300.0).reshape(3, 100), jnp.ones((3, 100), bool))
+    x_RL, observed_RL = windows.take(panel, some, jnp.arange(count * 3))
+    np.testing.assert_array_equal(x_RL, windows.take(panel, whole, jnp.arange(count * 3))[0])
+    assert observed_RL.all()
+    assert float(x_RL[-1, -1]) == 200 + some.first + some.length + count - 2  # the last target is the span's last step
+    assert some.end == whole.end if share == 1 else some.end == 8 + 21 + count - 1

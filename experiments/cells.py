@@ -118,8 +118,8 @@ ABLATIONS: dict[str, tuple[tuple[str, ...], bool]] = {
     "hidden tail": (("pretrain.tail_share=1.0",), False),
     "windows of the lookback alone": (("pretrain.horizon=1",), False),
     "visible patches normalise": (("pretrain.norm=visible",), False),
-    **{f"patch {p}": ((f"model.patch={p}",), False) for p in (12, 24, 48, 72, 144)},
-    **{f"lookback {t}": ((f"lookback={t}",), False) for t in (144, 288, 432, 1008, 1440)},
+    **{f"patch {p}": ((f"model.patch={p}",), False) for p in (6, 12, 42, 84)},
+    **{f"lookback {t}": ((f"lookback={t}",), False) for t in (96, 192, 336, 720, 1008, 1440)},
     **{f"decoder of {n} blocks": ((f"model.decoder_layers={n}",), False) for n in (2, 3)},
     **{f"{p} positions": ((f"model.position={p}",), False) for p in ("sincos", "learned")},
 }

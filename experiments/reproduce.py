@@ -35,6 +35,7 @@ from ptt_jax.config import UserError, write_atomic
 from ptt_jax.main import main as run_main
 
 HERE = Path(__file__).parent
+MOST_SEEDS = 10
 PUBLISHED = ("DUET", "PatchTST self-supervised, fine-tuned, mean of 5", "PatchTST/64 supervised", "SimMTM, GPHT re-run")
 
 
@@ -105,7 +106,8 @@ def run(plan: Plan, part: str, cell: Cell) -> tuple[int, float]:
 
 
 def finished(plan: Plan, part: str) -> Iterator[tuple[Cell, Path]]:
-    for cell in plan.parts[part]:
+    """Yields what is finished of a part, whatever is asked for now."""
+    for cell in PARTS[part](SETS, range(MOST_SEEDS)):
         folder = plan.folder(part) / cell.name
         if (folder / "cell.json").exists():
             yield cell, folder
@@ -197,8 +199,8 @@ def make_plan(args: argparse.Namespace, overrides: list[str]) -> Plan:
         wrong = [g for g in given.split(",") if given and g not in known]
         if wrong:
             raise UserError(f"--{name}={wrong[0]} does not exist; accepted: {', '.join(known)}")
-    if args.seeds < 1:
-        raise UserError(f"--seeds={args.seeds} is out of range; accepted: at least 1")
+    if not 1 <= args.seeds <= MOST_SEEDS:
+        raise UserError(f"--seeds={args.seeds} is out of range; accepted: 1 to {MOST_SEEDS}")
     sets = [s for s in (args.data.split(",") if args.data else at_hand(list(SETS)))]
     parts = {part: PARTS[part](sets, range(args.seeds)) for part in (args.only.split(",") if args.only else PARTS)}
     if args.rows:

@@ -127,7 +127,7 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
     ("tune.epochs", 1.0, positive, "passes over all training rows"),
     ("tune.steps", 0, at_least(0), "optimisation steps; above 0 it replaces epochs"),
     ("tune.share", 1.0, Rule(lambda v: 0 < v <= 1, "a number above 0 and at most 1"),
-     "few-shot: share of the training windows that the task learns from, the first ones; a backbone saw all of its own"),
+     "few-shot: share of the training windows that the task learns from, the first ones; a backbone saw all of its"),
     ("tune.batch", 448, at_least(1), "R, rows in a step"),
     ("tune.learning_rate", 1e-3, positive, "peak of a warm-up and cosine schedule"),
     ("tune.warmup", 0.1, within(0, 1), "share of the steps that the learning rate rises"),

@@ -94,6 +94,16 @@ def test_finished_cells_are_not_run_again_and_a_stopped_one_goes_on(reproduce, t
     assert reproduce.ran == []
 
 
+def test_a_table_holds_all_that_is_finished_whatever_was_asked_for(reproduce, tmp_path):
+    assert run(reproduce, tmp_path, "--data=ETTh1,ETTh2", "--rows=prompts", "--seeds=2") == 0
+    assert run(reproduce, tmp_path, "--data=ETTh2", "--rows=new head: probe", "--seeds=1") == 0
+    table = pd.read_csv(tmp_path / "results/main.csv")
+    prompts = table[table.model == "prompts"]
+    assert [*prompts.data] == ["ETTh1"] * 2 + ["ETTh2"] * 2
+    assert (prompts.seeds == 2).all()
+    assert [*table[table.model == "new head: probe"].data] == ["ETTh2"] * 2
+
+
 def test_a_cell_that_fails_holds_up_no_other(reproduce, tmp_path, capsys):
     reproduce.broken = ("ETTh1-s0",)
     assert run(reproduce, tmp_path, "--data=ETTh1", "--rows=prompts", "--seeds=2") == 1
@@ -121,7 +131,6 @@ def test_a_row_brings_the_backbones_that_it_needs(reproduce, tmp_path):
 
 def test_another_part_brings_the_backbones_of_the_main_table_first(reproduce, tmp_path):
     argv = [f"--runs={tmp_path / 'runs'}", "--only=few", "--data=ETTh1", "--seeds=1"]
-    assert reproduce.main([*argv, "--rows=prompts, 5%"]) == 2  # rows are separated by semicolons
     assert reproduce.main([*argv, "--rows=prompts, 5%;from scratch, 1%"]) == 0
     assert reproduce.ran == ["ETTh1-s0", "ETTh1-s0-random", "ETTh1-s0-0.01-scratch", "ETTh1-s0-0.05"]
     table = pd.read_csv(tmp_path / "results/few.csv")
@@ -156,7 +165,7 @@ def test_every_cell_is_a_command_that_parses(reproduce, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "words"),
     [(["--only=mian"], "accepted: main"), (["--data=ETTh9"], "accepted: ETTh1"), (["--rows=prompt"], "prompts"),
-     (["--seeds=0"], "at least 1"), (["--nope"], "argument --nope is unknown")],
+     (["--seeds=0"], "accepted: 1 to 10"), (["--nope"], "argument --nope is unknown")],
 )  # fmt: skip
 def test_what_does_not_exist_is_one_sentence(reproduce, capsys, argv, words):
     assert reproduce.main(argv) == 2

@@ -152,6 +152,8 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
      "rounded alike)"),
 
     ("evaluate.batch", 1024, at_least(1), "rows in a step of evaluation; changes no figure"),
+    ("evaluate.test", True, anything,
+     "whether the test split is scored; off while something is chosen: no test value is then read by anything"),
     ("evaluate.samples", 6, at_least(1), "forecasts that are kept for the report's pictures"),
 )
 # fmt: on

@@ -52,13 +52,15 @@ def write(run: Path, command: str = "") -> Path:
     files_of = {title: sorted((run / folder).glob("*.json")) for title, folder in kinds.items()}
     tuned = [(title, json.loads(file.read_text("utf-8"))) for title, of in files_of.items() for file in of]
     backbone |= {"tuned_parameters": tuned[0][1]["tuned_parameters"]} if tuned else {}
+    tested = "test" in {*results["split"]}
     parts = [
         f"# Forecasts of {config.get('data', {}).get('name') or results['data'][0]}",
         _summary(config, backbone, results),
         command and f"```\n{command}\n```",
         _section("Test", _scores(results, "test")),
         HOW + (SEVERAL.format(seeds=seeds, first=results["seed"].min()) if seeds > 1 else ""),
-        _section("The same on validation", _scores(results, "validation"), folded=True),
+        _section("The same on validation" if tested else "Validation", _scores(results, "validation"), folded=tested),
+        "" if tested else "The test split is not scored (`evaluate.test`).",
         *_figures(run, _ordered(results["model"].unique())),
         _section("What was trained", _pairs(backbone)),
         *(_section(title, _pairs({k: card[k] for k in TUNED if k in card})) for title, card in tuned),
@@ -216,10 +218,10 @@ def _window(ax: Any, colours: dict[str, str], sample: dict[str, np.ndarray]) -> 
 
 
 def _steps(run: Path, colours: dict[str, str]) -> Any | None:
-    """Test error at each step of the longest horizon."""
+    """Error at each step of the longest horizon, on test, or on validation where test is not scored."""
     if not (run / "steps.csv").exists():
         return None
-    rows = pd.read_csv(run / "steps.csv").query("split == 'test'").query("horizon == horizon.max()")
+    rows = pd.read_csv(run / "steps.csv").query("split == split.iloc[-1]").query("horizon == horizon.max()")
     figure, axes = _panels(1, 2, 2.9)
     for ax, metric in zip(axes[0], ("mse", "mae"), strict=True):
         errors = rows.groupby(["step", "model"])[metric].mean().unstack()
@@ -258,7 +260,7 @@ def _learning(run: Path, _: dict[str, str]) -> Any | None:
 
 
 FIGURES = {
-    "Forecasts": (_forecasts, f"Test windows in the data's own units, {SHOWN} steps at most; gaps are missing values."),
-    "Error by step": (_steps, "Test error at each step of the longest horizon, in scaled space."),
+    "Forecasts": (_forecasts, f"Windows in the data's own units, {SHOWN} steps at most; gaps are missing values."),
+    "Error by step": (_steps, "Error at each step of the longest horizon, in scaled space."),
     "Learning curves": (_learning, "Dots: where a curve is lowest. Step 0 of tuning is the zero-shot forecast."),
 }

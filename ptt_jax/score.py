@@ -53,7 +53,7 @@ def models(model: CrossMAE, steps_a_season: int, seeds: tuple[int, ...], mode: s
 
 
 def score(cfg: ConfigDict, run: Path, problem: Problem, task: str, log: Log) -> None:
-    """Writes results.csv last, unless it is there already."""
+    """Writes results.csv last, unless it is there already. Without `evaluate.test` no test window is ever cut."""
     if processes.once((run / "results.csv").exists):
         log.say(f"evaluate: done before ({run / 'results.csv'})")
         return
@@ -68,16 +68,17 @@ def score(cfg: ConfigDict, run: Path, problem: Problem, task: str, log: Log) -> 
         else:
             inputs["tuned"] = finetune.load(cfg, run, task, card, inputs["backbone"])
             seeds = (cfg.seed,)
-    spans = {s: problem.span(s, cfg.lookback, cfg.horizons) for s in ("validation", "test")}
+    splits = ("validation", "test") if cfg.evaluate.test else ("validation",)
+    spans = {s: problem.span(s, cfg.lookback, cfg.horizons) for s in splits}
     inputs["weights_TH"] = baselines.fit_linear(problem, problem.learning(cfg), spans["validation"])
     inputs = meshes.replicate(problem.mesh, inputs)
     names = {"seasonal_naive": cfg.seed, "linear": cfg.seed, "zero_shot": cfg.seed}
     names |= {f"{mode} {seed}": seed for seed in seeds}
     forecast = models(model, season(problem.series.freq), seeds, mode)
-    batch = min(cfg.evaluate.batch, max(spans[s].rows for s in ("validation", "test")))
+    batch = min(cfg.evaluate.batch, max(of.rows for of in spans.values()))
     measure = evaluate.evaluator(forecast, problem.mesh, batch)
     rows, steps = [], []
-    for split in ("validation", "test"):
+    for split in splits:
         found = measure(problem.panel, inputs, spans[split])
         for key, seed in names.items():
             name = key.split()[0]
@@ -90,7 +91,7 @@ def score(cfg: ConfigDict, run: Path, problem: Problem, task: str, log: Log) -> 
                 + "  ".join(f"{h}: {e.mse:.4f} / {e.mae:.4f}" for h, e in zip(cfg.horizons, found[key], strict=True))
             )
     shown = {key.split()[0]: key for key in reversed(names)}  # of several seeds the first
-    samples(cfg.evaluate.samples, run, problem, spans["test"], forecast, inputs, shown)
+    samples(cfg.evaluate.samples, run, problem, spans[splits[-1]], forecast, inputs, shown)
     write_csv(run / "steps.csv", "data,horizon,model,split,step,mse,mae", steps)
     write_csv(run / "results.csv", "data,lookback,horizon,model,split,seed,mse,mae,windows", rows)
 

@@ -397,3 +397,28 @@ def test_two_seeds_have_rows_of_their_own_and_the_page_their_mean_and_spread(run
         assert cell.split("/")[0].strip() == f"{mse.mean():.3f} ±{mse.std():.3f}"
     steps = pd.read_csv(tmp_path / "run" / "steps.csv").query("model == 'prompt' and split == 'test' and horizon == 12")
     np.testing.assert_allclose(steps.mse.mean(), test.query("horizon == 12 and seed == 0").mse.iloc[0], rtol=1e-5)
+
+
+def test_no_test_value_is_seen_while_something_is_chosen(files, tmp_path):
+    """A run that chooses, on a series and on one whose test rows are another's: nothing that it writes differs."""
+    clean = table(400, 3, 0)
+    poisoned = clean.copy()
+    poisoned.iloc[-80:, 1:] = table(400, 3, 9).iloc[-80:, 1:] * 1e3  # the test split: a fifth of the rows
+    outcomes = []
+    for name, frame in (("clean", clean), ("poisoned", poisoned)):
+        (tmp_path / name).mkdir()
+        frame.to_csv(tmp_path / name / "data.csv", index=False)
+        argv = [*TINY, f"--config.data.path={tmp_path / name / 'data.csv'}", f"--workdir={tmp_path / name / 'run'}"]
+        assert main.main([*argv, "--config.evaluate.test=False"]) == 0
+        run = tmp_path / name / "run"
+        cards = [json.loads(path.read_text()) for path in (run / "backbone.json", *(run / "prompts").glob("*.json"))]
+        with np.load(run / "samples.npz") as samples:
+            kept = {key: samples[key].tolist() for key in samples}
+        results = (run / "results.csv").read_text()
+        outcomes.append((results, (run / "steps.csv").read_text(), [c["content_hash"] for c in cards], kept))
+    assert outcomes[0] == outcomes[1]
+    assert {*pd.read_csv(tmp_path / "clean/run/results.csv").split} == {"validation"}
+    page = (tmp_path / "clean/run/report.md").read_text()
+    assert "## Validation" in page
+    assert "The test split is not scored" in page
+    assert "## Test" not in page

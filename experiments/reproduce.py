@@ -30,9 +30,10 @@ import pandas as pd
 from cells import PARTS, SETS, Cell
 from collect import read
 
-from ptt_jax import checkpoint, data
+from ptt_jax import checkpoint, config, data
 from ptt_jax.config import UserError, write_atomic
 from ptt_jax.main import main as run_main
+from ptt_jax.main import parse
 
 HERE = Path(__file__).parent
 MOST_SEEDS = 10
@@ -91,10 +92,11 @@ def run(plan: Plan, part: str, cell: Cell) -> tuple[int, float]:
         except Exception:  # hours of other cells wait
             traceback.print_exc()
             code = 1
-    seconds = time.monotonic() - begun
+    seconds, spent = time.monotonic() - begun, Path(f"{folder}.seconds")
+    before = float(spent.read_text(encoding="utf-8")) if spent.exists() else 0.0  # of stopped calls
+    write_atomic(spent, f"{before + seconds:.1f}")
     if not code:
         note = folder / "cell.json"
-        before = json.loads(note.read_text(encoding="utf-8"))["seconds"] if note.exists() else 0.0
         about = {
             "seconds": round(before + seconds, 1), "date": datetime.date.today().isoformat(),
             "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
@@ -106,25 +108,32 @@ def run(plan: Plan, part: str, cell: Cell) -> tuple[int, float]:
 
 
 def finished(plan: Plan, part: str) -> Iterator[tuple[Cell, Path]]:
-    """Yields what is finished of a part, whatever is asked for now."""
+    """Yields what is finished of a part, whatever is asked for now, under the recipe of now: a run of another config
+    is left out, and running its cell says so."""
     for cell in PARTS[part](SETS, range(MOST_SEEDS)):
         folder = plan.folder(part) / cell.name
         if (folder / "cell.json").exists():
-            yield cell, folder
+            saved = config.from_json((folder / "config.json").read_text(encoding="utf-8"))
+            now, _ = parse(plan.argv(part, cell))
+            if cell.backbone:
+                now.model = saved.model  # the backbone's
+            if not config.differences(saved, now):
+                yield cell, folder
 
 
 def gather(plan: Plan, part: str) -> pd.DataFrame:
     """Returns one row for each data set, row of the table and horizon: mean and spread over seeds, and where from."""
     frames = []
     for cell, folder in finished(plan, part):
-        frame, about = read(folder, []).query("split == 'test'"), checkpoint.read_json(folder / "cell.json")
+        frame, about = read(folder, []), checkpoint.read_json(folder / "cell.json")
+        frame = frame[frame["split"] == frame["split"].iloc[-1]]  # validation where test is hidden
         frame = frame[frame["model"].isin(cell.rows)].assign(**about)
         frames.append(frame.assign(model=frame["model"].map(cell.rows)))
     if not frames:
         return pd.DataFrame()
     rows = pd.concat(frames)
     # What no seed changes is there once.
-    still = rows["model"].isin(("seasonal naive", "linear"))
+    still = rows["model"].str.startswith(("seasonal naive", "linear"))
     rows = rows[~still | ~rows.duplicated(["data", "model", "horizon"])]
     table = rows.groupby(["data", "model", "lookback", "horizon"], sort=False).agg(
         mse=("mse", "mean"), mse_spread=("mse", "std"), mae=("mae", "mean"), mae_spread=("mae", "std"),

@@ -5,10 +5,10 @@
     backbone.json                 which backbone this run uses: its hash, architecture, data, and where it lies
     backbone/STEP/{params,state,meta}               orbax; `params` are the chosen weights, `state` goes on from STEP
     prompts/TASK.json             which setting and which step of each seed was chosen for each horizon
-    prompts/TASK/STEP/{prompt,state,meta}           orbax; `prompt`: the best tokens_SGMD of each horizon
+    prompts/TASK/STEP/{prompt,state,meta}           orbax; `prompt`: the best tokens_SG(C)MD of each horizon
     finetuned/TASK.json, finetuned/TASK/STEP/{best,state,meta}   the same where more than a prompt learns
 
-backbone.json and prompts/TASK.json are written last, so each says that its stage is done.
+backbone.json, prompts/TASK.json and finetuned/TASK.json are written last, so each says that its stage is done.
 """
 
 import contextlib

@@ -94,7 +94,7 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
     ("model.decoder_layers", 1, at_least(1),
      "cross-attention blocks: queries are mask tokens, keys are visible patches"),
     ("model.dropout", 0.1, Rule(lambda v: 0 <= v < 1, "a number from 0 to below 1"),
-     "on each block's outputs, pre-training"),
+     "on each block's outputs, wherever the encoder learns"),
     ("model.position", "rotary", one_of("rotary", "sincos", "learned"), "how tokens and queries know where they are"),
 
     ("pretrain.epochs", 6.0, at_least(0),
@@ -132,14 +132,14 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
     ("tune.learning_rate", 1e-3, positive, "peak of a warm-up and cosine schedule"),
     ("tune.warmup", 0.1, within(0, 1), "share of the steps that the learning rate rises"),
     ("tune.weight_decay", 0.0, at_least(0),
-     "AdamW's pull of the prompts towards zero, that is, towards the zero-shot forecast"),
+     "AdamW's pull of prompts towards zero, that is, towards the zero-shot forecast; of kernels under other modes"),
     ("tune.seeds", 1, at_least(1),
      "prompts of so many seeds, from `seed` on, in one run: results have their mean and spread"),
     ("tune.learning_rates", (), Rule(is_positives, "numbers above 0 like 3e-4,1e-3 or 1e-3,"),
      "sweep in one run; each horizon takes what is best on validation; () = tune.learning_rate"),
     ("tune.weight_decays", (), Rule(is_decays, "numbers of at least 0 like 0.0,0.1 or 0.1,"),
      "sweep in one run, with each learning rate; () = tune.weight_decay"),
-    ("tune.clip", 1.0, positive, "largest norm of a step's gradient, over the prompts alone"),
+    ("tune.clip", 1.0, positive, "largest norm of a step's gradient, over what learns"),
     ("tune.prompts", "position", one_of("position", "shared", "channel"),
      "one prompt token for each future patch, one for all, or one for each channel and future patch"),
     ("tune.loss", "mse", one_of("mse", "mae", "huber"), "of the forecast in scaled space"),
@@ -153,7 +153,7 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
 
     ("evaluate.batch", 1024, at_least(1), "rows in a step of evaluation; changes no figure"),
     ("evaluate.test", True, anything,
-     "whether the test split is scored; off while something is chosen: no test value is then read by anything"),
+     "whether the test split is scored; off while something is chosen: no test value then enters anything"),
     ("evaluate.samples", 6, at_least(1), "forecasts that are kept for the report's pictures"),
 )
 # fmt: on
@@ -229,6 +229,11 @@ def check(cfg: ConfigDict) -> None:
                     f"config.tune.{key} = {cfg.tune[key]} is for prompts, which learn side by side; "
                     f"accepted with config.tune.mode = {cfg.tune.mode}: the default, and a run for each"
                 )
+    if cfg.backbone and cfg.pretrain.also:
+        raise UserError(
+            f"config.pretrain.also = {cfg.pretrain.also} is for pre-training, and config.backbone = {cfg.backbone} has "
+            f"learned already; accepted: one of the two"
+        )
     if not cfg.backbone:  # else the patch is the backbone's
         check_lookback(cfg.lookback, cfg.model.patch)
 

@@ -135,7 +135,7 @@ def load_also(data: Any, names: str, own: Series) -> list[Series]:
     found: list[Series] = []
     for name in filter(None, names.split(",")):
         section = data.copy_and_resolve_references() if name in TABLE else config.default().data
-        section.columns = ""
+        section.columns, section.split = "", data.split
         section.name, section.path = (name, "") if name in TABLE else ("csv", name)
         try:
             series = load(section)

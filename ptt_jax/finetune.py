@@ -1,8 +1,8 @@
 """What prompts are compared with: a new head on the frozen encoder, on one that learns, or all of the Cross-MAE.
 
 One model learns all horizons, from the longest one's forecast; each horizon keeps the weights of the step that was best
-for it on validation, as it keeps its prompt. Full fine-tuning has no less care than tuning: dropout, the same optimiser
-and schedule, the same looks.
+for it on validation, as it keeps its prompt. Optimiser, schedule and looks are those of tuning; what learns besides a
+head has dropout. Rates and lengths are the config's, and want choosing for each mode.
 """
 
 import json
@@ -151,6 +151,11 @@ def load(cfg: ConfigDict, run: Path, task: str, card: dict[str, Any], backbone: 
     Raises UserError when they are not what the task's json names or belong to another backbone.
     """
     about = checkpoint.read_json(run / "finetuned" / f"{task}.json")
+    if about.get("format") != checkpoint.FORMAT:
+        raise UserError(
+            f"{run / 'finetuned' / task} is of another version of ptt_jax (format {about.get('format')}, not "
+            f"{checkpoint.FORMAT}); accepted: what this version trained"
+        )
     if about["backbone"] != card["content_hash"]:
         raise UserError(
             f"{run / 'finetuned' / task} belongs to backbone {about['backbone'][:12]}, not to "

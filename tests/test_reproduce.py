@@ -104,6 +104,17 @@ def test_a_table_holds_all_that_is_finished_whatever_was_asked_for(reproduce, tm
     assert [*table[table.model == "new head: probe"].data] == ["ETTh2"] * 2
 
 
+def test_a_run_of_another_recipe_is_no_row(reproduce, tmp_path):
+    assert run(reproduce, tmp_path, "--data=ETTh1", "--rows=prompts", "--seeds=2") == 0
+    old = tmp_path / "runs/main/ETTh1-s0/config.json"
+    cfg = config.from_json(old.read_text())
+    cfg.pretrain.mask_ratio = 0.3
+    old.write_text(config.to_json(cfg))
+    assert run(reproduce, tmp_path, "--data=ETTh1", "--tables") == 0
+    table = pd.read_csv(tmp_path / "results/main.csv")
+    assert (table[table.model == "prompts"].seeds == 1).all()
+
+
 def test_a_cell_that_fails_holds_up_no_other(reproduce, tmp_path, capsys):
     reproduce.broken = ("ETTh1-s0",)
     assert run(reproduce, tmp_path, "--data=ETTh1", "--rows=prompts", "--seeds=2") == 1
@@ -131,18 +142,18 @@ def test_a_row_brings_the_backbones_that_it_needs(reproduce, tmp_path):
 
 def test_another_part_brings_the_backbones_of_the_main_table_first(reproduce, tmp_path):
     argv = [f"--runs={tmp_path / 'runs'}", "--only=few", "--data=ETTh1", "--seeds=1"]
-    assert reproduce.main([*argv, "--rows=prompts, 5%;from scratch, 1%"]) == 0
+    assert reproduce.main([*argv, "--rows=prompts, 5%;from scratch: everything, 1%"]) == 0
     assert reproduce.ran == ["ETTh1-s0", "ETTh1-s0-random", "ETTh1-s0-0.01-scratch", "ETTh1-s0-0.05"]
     table = pd.read_csv(tmp_path / "results/few.csv")
-    assert {*table.model} == {"prompts, 5%", "linear, 5%", "from scratch, 1%"}
+    assert {*table.model} == {"prompts, 5%", "linear, 5%", "from scratch: everything, 1%"}
 
 
 def test_one_backbone_of_all_sets_comes_before_its_prompts(reproduce, tmp_path):
     argv = [f"--runs={tmp_path / 'runs'}", "--only=transfer", "--data=ETTh1,Weather", "--seeds=1"]
-    assert reproduce.main([*argv, "--rows=prompts on one backbone of all"]) == 0
-    assert reproduce.ran == ["all-s0", "all-to-Weather-s0"]
-    (all_of,) = [c for c in reproduce.PARTS["transfer"](["ETTh1", "Weather"], [0]) if c.name == "all-s0"]
-    assert "pretrain.also=Weather" in all_of.overrides
+    assert reproduce.main([*argv, "--rows=prompts on one backbone of five"]) == 0
+    assert reproduce.ran == ["five-s0", "five-to-Weather-s0"]
+    made = [c for c in reproduce.PARTS["transfer"](["ETTh1", "Weather"], [0]) if c.name == "five-s0"]
+    assert "pretrain.also=ETTh2,ETTm1,ETTm2,Weather" in made[0].overrides
 
 
 def test_every_cell_is_a_command_that_parses(reproduce, monkeypatch, tmp_path):
@@ -156,6 +167,17 @@ def test_every_cell_is_a_command_that_parses(reproduce, monkeypatch, tmp_path):
             cfg, _ = program.parse(plan.argv(part, cell))
             assert cfg.data.name == cell.data
             assert {*cell.rows} <= {"seasonal_naive", "linear", "zero_shot", cfg.tune.mode}
+            if cfg.tune.mode != "prompt":  # what prompts are compared with never gets fewer steps
+                prompted, _ = program.parse([f"--config={cell.config}"])
+                epoch = {"ETTh1": 126, "ETTh2": 126}.get(cell.data, 0)
+                assert cfg.tune.steps >= 2 * epoch
+                assert cfg.tune.steps > prompted.tune.steps
+            if cell.backbone:  # whose patch must divide this lookback
+                source = [c for c in cells if c.name == cell.backbone] or [
+                    c for c in reproduce.PARTS["main"](reproduce.SETS, range(2)) if f"main/{c.name}" == cell.backbone
+                ]
+                patch = program.parse(plan.argv(part, source[0]))[0].model.patch
+                config.check_lookback(cfg.lookback, patch)
             home, _, backbone = cell.backbone.rpartition("/")
             there = [c.name for c in reproduce.PARTS[home](reproduce.SETS, range(2))] if home else names[:i]
             assert not cell.backbone or backbone in there

@@ -549,3 +549,18 @@ def test_prompts_of_channels_are_kept_and_read_like_others(finished, problem, tm
     best = min(look["validation_mse"]["20"] for look in looks if look["stage"] == "tune")
     results = pd.read_csv(tmp_path / "run/results.csv").query("split == 'validation' and model == 'prompt'")
     assert results.query("horizon == 20").mse.mean() <= best + 1e-5
+
+
+def test_few_shot_learns_from_its_share_alone(finished, problem, tmp_path):
+    """Training values past the share may be anything, as long as no validation window looks back at them."""
+    cfg = make_config()
+    cfg.tune.share = 0.3
+    end, border = problem.learning(cfg).end, problem.series.splits["train"][1] - cfg.lookback
+    assert end < border
+    other = problem._replace(
+        panel=problem.panel.replace(values_CT=problem.panel.values_CT.at[:, end:border].multiply(-7.0))
+    )
+    cards = [tune_on(finished, p, tmp_path / n, share=0.3)[1] for n, p in (("one", problem), ("other", other))]
+    assert cards[0]["content_hash"] == cards[1]["content_hash"]
+    whole = [tune_on(finished, p, tmp_path / n)[1] for n, p in (("three", problem), ("four", other))]
+    assert whole[0]["content_hash"] != whole[1]["content_hash"]

@@ -21,7 +21,6 @@ from ptt_jax.windows import Panel, Span
 
 STEPS = 100_000  # of the schedules: a bench never sees their end
 WHOLE = Groups((*optim.ALL.tuned, "prompt"))
-WHOLE_PROBE = Groups(("embed", "encoder", "probe"))
 
 
 class Material(NamedTuple):
@@ -199,7 +198,7 @@ def every(s: Subject, quick: bool = False) -> list[Phase]:
         out += [s.tuning("tune, uncached", horizons, fresh), s.full(horizons)]
         out += [s.probing("linear probe, new head", horizons, optim.PROBE)]
         out += [s.forecasting(horizons)]
-        out += [] if quick else [s.probing("full fine-tuning, new head", horizons, WHOLE_PROBE)]
+        out += [] if quick else [s.probing("full fine-tuning, new head", horizons, optim.HEAD)]
     if quick:
         return out
     out += [s.tuning("tune, half of the rows cached", s.horizons, half)._replace(counted=False)]

@@ -117,7 +117,7 @@ def probe(model: CrossMAE, params: Any, x_RT: Array, observed_RT: Array, dropout
 def probing(model: CrossMAE, span: Span, *, penalty: str, train: bool = False) -> tasks.Loss:
     """Returns the loss of `probe`: on the rows, targets and units of `tasks.forecasting`; train: with dropout.
 
-    `optim.PROBE` freezes the backbone; Groups(('embed', 'encoder', 'probe')) is full fine-tuning.
+    `optim.PROBE` freezes the backbone; `optim.HEAD` is full fine-tuning.
     """
 
     def loss(params: Any, data: tasks.Cached, row_R: Array, key: Array) -> tuple[Array, Array]:

@@ -6,6 +6,7 @@ A row is one channel of one window. Rows are numbered window by window: row = wi
 import itertools
 import math
 from collections.abc import Callable, Generator
+from typing import Self
 
 import flax.struct
 import jax
@@ -17,16 +18,12 @@ from ptt_jax.bits import mix
 from ptt_jax.config import UserError
 
 
-@flax.struct.dataclass
-class Panel:
-    """A scaled series on the device: values_CT float32, finite everywhere; observed_CT bool, False = missing."""
-
-    values_CT: Array
-    observed_CT: Array
+class Resident:
+    """What lies whole on the device, so that every dispatch reads the same."""
 
     member_axis = None  # seeds of a sweep share it
 
-    def feed(self, span: "Span", rows: "Order", dispatches: int, split: bool = True) -> Generator["Panel", None, None]:
+    def feed(self, span: "Span", rows: "Order", dispatches: int, split: bool = True) -> Generator[Self, None, None]:
         """Yields what each dispatch reads; `stream.Host` yields the rows themselves."""
         yield from itertools.repeat(self, dispatches)
 
@@ -34,9 +31,17 @@ class Panel:
         """Returns how many blocks of so many rows fit in a dispatch; None = any number."""
         return None
 
-    def at(self, block: Array | int) -> "Panel":
+    def at(self, block: Array | int) -> Self:
         """Returns what a block of a dispatch reads."""
         return self
+
+
+@flax.struct.dataclass
+class Panel(Resident):
+    """A scaled series on the device: values_CT float32, finite everywhere; observed_CT bool, False = missing."""
+
+    values_CT: Array
+    observed_CT: Array
 
     def cut(self, span: "Span", row_R: Array, begin: int, end: int) -> tuple[Array, Array]:
         """Returns steps [begin, end) of the rows' windows."""
@@ -67,14 +72,12 @@ class Streamed:
 
 
 @flax.struct.dataclass
-class Mix:
+class Mix(Resident):
     """Several series in a Panel's place, each with the windows of its own span. Of rows 0, 1, 2, ... every series has
     its turn, so that each teaches as often, however long it is; a row's number goes round and round in its series."""
 
     panels: tuple[Panel, ...]
     spans: tuple["Span", ...]
-
-    member_axis = None
 
     @property
     def span(self) -> "Span":
@@ -83,15 +86,6 @@ class Mix:
         if rows >= 2**31:
             raise UserError(f"a mix of {len(self.spans)} series has {rows} rows; accepted: less than 2^31 in all")
         return Span(0, 0, (rows,), self.spans[0].lookback, self.spans[0].horizons, 1)
-
-    def feed(self, span: "Span", rows: "Order", dispatches: int, split: bool = True) -> Generator["Mix", None, None]:
-        yield from itertools.repeat(self, dispatches)
-
-    def fits(self, span: "Span", rows: int) -> int | None:
-        return None
-
-    def at(self, block: Array | int) -> "Mix":
-        return self
 
     def cut(self, span: "Span", row_R: Array, begin: int, end: int) -> tuple[Array, Array]:
         """Returns steps [begin, end) of the rows' windows. Every series is asked for every row: gathers are cheap."""

@@ -22,16 +22,48 @@ def plan(epochs: float, steps: int, batch: int, rows: int, stage: str) -> int:
 
 
 def chain(
-    *, peak: float | Array, warmup: float, steps: int, weight_decay: float | Array, clip: float
+    *, peak: float | Array, warmup: float, steps: int, weight_decay: float | Array, clip: float, average: float = 0.0
 ) -> optax.GradientTransformation:
     """Returns clip and AdamW under `schedule`. Decay touches matrices and prompts alone.
 
-    peak and weight_decay may be traced: a sweep maps over them.
+    peak and weight_decay may be traced: a sweep maps over them. average: of `averaging`, 0 = none.
 
     Clip and decay are in here, and not around multi_transform, where they would mix in or move frozen weights.
     """
     rate = schedule(peak, warmup, steps)
-    return optax.chain(optax.clip_by_global_norm(clip), optax.adamw(rate, weight_decay=weight_decay, mask=decayed))
+    adamw = optax.adamw(rate, weight_decay=weight_decay, mask=decayed)
+    return optax.chain(optax.clip_by_global_norm(clip), adamw, *([averaging(average)] if average else []))
+
+
+class Average(NamedTuple):
+    """Steps so far, and the moving average of the parameters."""
+
+    count: Array
+    average: Tree
+
+
+def averaging(decay: float) -> optax.GradientTransformation:
+    """Returns a transformation that changes no update and keeps the parameters' moving average (Polyak) in its state.
+
+    Over the first steps t it is a plain mean rather, by a decay of at most (1 + t) / (10 + t): the random weights at
+    the start are soon forgotten.
+    """
+
+    def init(params: Tree) -> Average:
+        return Average(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params))  # a step donates both
+
+    def update(updates: Tree, state: Average, params: Tree | None = None) -> tuple[Tree, Average]:
+        keep = jnp.minimum(decay, (1 + state.count) / (10 + state.count))
+        after = optax.apply_updates(params, updates)
+        average = jax.tree.map(lambda a, b: keep * a + (1 - keep) * b, state.average, after)
+        return updates, Average(state.count + 1, average)
+
+    return optax.GradientTransformation(init, update)
+
+
+def averaged(opt_state: Tree) -> Tree:
+    """Returns the moving average of the parameters in the state of a `chain` with one."""
+    return optax.tree.get(opt_state, "average")
 
 
 def schedule(peak: float | Array, warmup: float, steps: int) -> optax.Schedule:

@@ -22,6 +22,7 @@ from ptt_jax import mesh as meshes
 from ptt_jax import prompts
 from ptt_jax.config import UserError
 from ptt_jax.data import Scaler, Series, fit_scaler
+from ptt_jax.layers import instance_stats
 from ptt_jax.model import CrossMAE, Encoded, flatten
 from ptt_jax.stream import Host
 from ptt_jax.windows import Mix, Panel, Span, Windows, few, future, past, span, stretch, take
@@ -78,6 +79,26 @@ def hide(key: Array, rows: int, patches: int, hidden: int, tail: int, tail_share
     return jnp.sort(order_RN[:, hidden:], axis=-1), jnp.sort(order_RN[:, :hidden], axis=-1)
 
 
+def augment(key: Array, x_RL: Array, observed_RL: Array, flip: float, blend: float) -> tuple[Array, Array]:
+    """Returns windows that might have been: some turned upside down, some blended with another of the batch.
+
+    What a linear forecaster says of such windows follows from what it says of those that were; a Transformer is taught.
+    A blend keeps mean and scale of its row: x + (share to 0 .. 1) of the way to the other window, both normalised
+    (TSMixup, Ansari et al. 2024, with two series). What is missing in either is missing in it.
+    """
+    sign_key, chosen_key, share_key = jax.random.split(key, 3)
+    rows = (len(x_RL), 1)
+    x_RL = jnp.where(jax.random.bernoulli(sign_key, flip, rows), -x_RL, x_RL)
+    if not blend:
+        return x_RL, observed_RL
+    mean_R1, scale_R1 = instance_stats(x_RL, observed_RL.astype(jnp.float32))
+    z_RL = (x_RL - mean_R1) / scale_R1
+    share_R1 = jax.random.uniform(share_key, rows) * jax.random.bernoulli(chosen_key, blend, rows)
+    mixed_RL = (z_RL + share_R1 * (jnp.roll(z_RL, 1, axis=0) - z_RL)) * scale_R1 + mean_R1
+    both_RL = observed_RL & (jnp.roll(observed_RL, 1, axis=0) | (share_R1 == 0))
+    return jnp.where(share_R1 > 0, mixed_RL, x_RL), both_RL
+
+
 def hidden_patches(patches: int, ratio: float) -> int:
     """Returns M of a window: at least one patch is hidden and one visible."""
     return min(max(round(ratio * patches), 1), patches - 1)
@@ -93,10 +114,12 @@ def reconstruction(
     train: bool,
     penalty: str = "mse",
     units: str = "normalised",
+    flip: float = 0.0,
+    blend: float = 0.0,
 ) -> Loss:
     """Returns the pre-training loss: error of hidden patches only.
 
-    params {'backbone'}, data Cached. The masks of a batch follow from its key alone.
+    params {'backbone'}, data Cached. The masks of a batch follow from its key alone. flip, blend: of `augment`.
     """
     patches = span.length // model.patch
     hidden, tail = hidden_patches(patches, ratio), span.horizons[-1] // model.patch
@@ -104,6 +127,8 @@ def reconstruction(
     def loss(params: Any, data: Cached, row_R: Array, key: Array) -> tuple[Array, Array]:
         mask_key, dropout_key = jax.random.split(key)
         x_RL, observed_RL = take(data.panel, span, row_R)
+        if flip or blend:
+            x_RL, observed_RL = augment(jax.random.fold_in(mask_key, 1), x_RL, observed_RL, flip, blend)
         visible_RV, hidden_RM = hide(mask_key, len(row_R), patches, hidden, tail, tail_share)
         variables, rngs = {"params": params["backbone"]}, {"dropout": dropout_key} if train else {}
         window = x_RL, observed_RL, visible_RV, hidden_RM

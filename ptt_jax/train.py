@@ -48,7 +48,8 @@ def count(tree: Params) -> int:
 def chain(section: ConfigDict, steps: int, **instead: Any) -> Any:
     """Returns the optimiser of a stage's config section, with some of its knobs, maybe traced ones, in their stead."""
     names = {"peak": "learning_rate", "warmup": "warmup", "weight_decay": "weight_decay", "clip": "clip"}
-    return optim.chain(steps=steps, **{name: instead.get(key, section[key]) for name, key in names.items()})
+    knobs = {name: instead.pop(key, section[key]) for name, key in names.items()}
+    return optim.chain(steps=steps, **knobs, **instead)
 
 
 def check(cfg: ConfigDict, problem: Problem, also: Sequence[Problem] = ()) -> None:
@@ -90,6 +91,11 @@ def hiding(section: ConfigDict) -> dict[str, Any]:
     return {name: section[key] for name, key in names.items()}
 
 
+def augmentation(section: ConfigDict) -> dict[str, float]:
+    """Returns what `tasks.augment` takes of a config's section; validation has none."""
+    return {"flip": section.flip, "blend": section.blend}
+
+
 def pretrain(
     cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = "", also: Sequence[Problem] = ()
 ) -> None:
@@ -108,10 +114,10 @@ def pretrain(
 
     weights_key, key = keys(cfg.seed, "pretrain")
     params = meshes.replicate(problem.mesh, {"backbone": init(model, weights_key)})
-    tx = optim.ALL.transform(chain(p, steps), params)
+    tx = optim.ALL.transform(chain(p, steps, average=p.average), params)
     state = step.start(params, tx)
     asked = hiding(p)
-    loss = tasks.reconstruction(model, train, **asked, train=True)
+    loss = tasks.reconstruction(model, train, **asked, **augmentation(p), train=True)
     chunk = step.many(step.one(loss, tx, optim.ALL, problem.mesh, p.batch, train.rows))
     order = jax.jit(jax.vmap(lambda at: step.order(key, at, p.batch, train.rows)))
     look = evaluate.sampler(model, problem, validation, p.validation_rows, asked, keys(0, "validation"))
@@ -130,11 +136,12 @@ def pretrain(
     def keep(pause: Pause) -> None:
         """Looks at validation, says so, saves: a line without its checkpoint is dropped by the next call."""
         nonlocal chosen
-        losses = processes.agree(look(pause.state.params))
+        params = optim.averaged(pause.state.opt_state) if p.average else pause.state.params
+        losses = processes.agree(look(params))
         check_finite("pretrain", f"validation after step {pause.step}", *losses.values())
         value = {**losses, "last": -float(pause.step)}[p.choose]
         if all(value < past for _, past in history):
-            chosen = jax.device_get(pause.state.params["backbone"])
+            chosen = jax.device_get(params["backbone"])
         history.append((pause.step, value))
         meta.update(history=history, seconds=spent + pause.seconds, architecture=card)
         state = {"params": pause.state.params["backbone"], "opt_state": pause.state.opt_state}

@@ -24,7 +24,7 @@ from bench import FULL as PACE
 from bench import Warm, compiled
 from phases import Subject
 
-from ptt_jax import checkpoint, config, data, main, mesh, optim, processes, tasks, tune
+from ptt_jax import checkpoint, config, data, main, mesh, optim, problems, processes, tune
 from ptt_jax.config import UserError, write_atomic
 from ptt_jax.log import Log
 
@@ -69,7 +69,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict:
     card = checkpoint.find_backbone(Path(cfg.backbone))
     main.adopt(cfg, card)
     series = data.load(cfg.data)
-    problem = tasks.prepare(series, mesh.make(1))
+    problem = problems.prepare(series, mesh.make(1))
     seconds, validation = prompts(cfg, problem, folder)
     models = full(cfg, series)
     whole = sum(m["seconds"] for m in models)

@@ -11,12 +11,12 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from ptt_jax import baselines, optim, prompts, step, tasks, train, tune, windows
+from ptt_jax import baselines, encodings, optim, problems, prompts, step, tasks, train, tune, windows
 from ptt_jax import mesh as meshes
+from ptt_jax.encodings import Cached
 from ptt_jax.model import Encoded, init
 from ptt_jax.optim import Groups
 from ptt_jax.step import State, Step
-from ptt_jax.tasks import Cached
 from ptt_jax.windows import Panel, Span
 
 STEPS = 100_000  # of the schedules: a bench never sees their end
@@ -77,9 +77,9 @@ class Subject:
         if not self.cached:
             return Material(panel, backbone, None)
         # `encode_all` takes a problem for its panel and its mesh alone.
-        problem = tasks.Problem(None, None, panel, self.mesh)  # type: ignore[arg-type]
+        problem = problems.Problem(None, None, panel, self.mesh)  # type: ignore[arg-type]
         span, batch = self.span(self.horizons), self.cfg.evaluate.batch
-        data = tasks.encode_all(self.model, backbone, problem, span, batch, 2**62, self.model.dtype)
+        data = encodings.encode_all(self.model, backbone, problem, span, batch, 2**62, self.model.dtype)
         return Material(panel, backbone, data.encoded)
 
     @functools.cached_property
@@ -91,10 +91,10 @@ class Subject:
         if not self.cached:
             return Material(panel, backbone, None)
         blocks = -(-span.rows // min(self.cfg.evaluate.batch, span.rows))
-        rows = -(-span.rows // blocks) * blocks  # `tasks.encode_all` makes them equal
+        rows = -(-span.rows // blocks) * blocks  # `encodings.encode_all` makes them equal
 
         def one(panel: Panel, backbone: Any) -> Encoded:
-            return tasks.encode(self.model, backbone, Cached(panel), span, jnp.zeros(1, jnp.int32))
+            return encodings.encode(self.model, backbone, Cached(panel), span, jnp.zeros(1, jnp.int32))
 
         def all_rows(leaf: Any) -> Any:
             return jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype)
@@ -159,7 +159,7 @@ class Subject:
 
         def forecast(state: State, data: Cached) -> tuple[State, Array]:
             row_R = (state.step * self.batch + jnp.arange(self.batch)) % span.rows
-            encoded = tasks.encode(self.model, state.params["backbone"], data, span, meshes.split(self.mesh, row_R))
+            encoded = encodings.encode(self.model, state.params["backbone"], data, span, meshes.split(self.mesh, row_R))
             y_RH = tasks.forecast(self.model, state.params, encoded, horizons[-1], row_R % self.channels)
             return State(state.step + 1, state.params, None), jnp.abs(y_RH).mean()
 

@@ -13,8 +13,10 @@ from jax import Array
 
 from ptt_jax import mesh as meshes
 from ptt_jax import tasks
+from ptt_jax.encodings import Cached
 from ptt_jax.layers import instance_stats
 from ptt_jax.model import CrossMAE, flatten
+from ptt_jax.problems import Problem
 from ptt_jax.windows import Span, Windows, past, shuffle, stretch, take
 
 BLOCK = 1024  # rows of one Gram update, or a few more where they do not divide by the mesh
@@ -45,7 +47,7 @@ def linear(weights_TH: Array, x_RT: Array, observed_RT: Array, horizon: int) -> 
     return x_RT @ weights_TH[:, :horizon] + mean_R1
 
 
-def fit_linear(problem: tasks.Problem, train: Span, validation: Span) -> np.ndarray:
+def fit_linear(problem: Problem, train: Span, validation: Span) -> np.ndarray:
     """Returns weights_TH in closed form, ridge regression with the ridge chosen on validation (Toner and Darlow 2024
     show that least squares does what DLinear's training approaches).
 
@@ -62,7 +64,7 @@ def fit_linear(problem: tasks.Problem, train: Span, validation: Span) -> np.ndar
     return np.asarray(weights_TH)
 
 
-def moments(problem: tasks.Problem, span: Span, weights_TH: Array | None) -> tuple[np.ndarray, np.ndarray, float]:
+def moments(problem: Problem, span: Span, weights_TH: Array | None) -> tuple[np.ndarray, np.ndarray, float]:
     """Returns X'X (T, T), X'Y (T, H) and the sum of squared targets, float64, over windows of the longest horizon."""
     rows, mesh = span.counts[-1] * span.channels, problem.mesh
     used, size = min(rows, MOST_ROWS), -(-BLOCK // mesh.size) * mesh.size
@@ -120,7 +122,7 @@ def probing(model: CrossMAE, span: Span, *, penalty: str, train: bool = False) -
     `optim.PROBE` freezes the backbone; `optim.HEAD` is full fine-tuning.
     """
 
-    def loss(params: Any, data: tasks.Cached, row_R: Array, key: Array) -> tuple[Array, Array]:
+    def loss(params: Any, data: Cached, row_R: Array, key: Array) -> tuple[Array, Array]:
         y_RH = probe(model, params, *past(data.panel, span, row_R), key if train else None)
         return tasks.errors(y_RH, data.panel, span, row_R, penalty)
 
@@ -131,7 +133,7 @@ def retraining(model: CrossMAE, span: Span, *, penalty: str) -> tasks.Loss:
     """Returns the loss of full fine-tuning without a new part: the mask token asks, all of the Cross-MAE learns, with
     dropout. Rows, targets and units are those of `tasks.forecasting`."""
 
-    def loss(params: Any, data: tasks.Cached, row_R: Array, key: Array) -> tuple[Array, Array]:
+    def loss(params: Any, data: Cached, row_R: Array, key: Array) -> tuple[Array, Array]:
         x_RT, observed_RT = past(data.panel, span, row_R)
         variables, rngs, horizon = {"params": params["backbone"]}, {"dropout": key}, span.horizons[-1]
         ask = functools.partial(model.apply, rngs=rngs, method=model.forecast)

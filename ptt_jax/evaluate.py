@@ -10,11 +10,12 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
+from ptt_jax import encodings, tasks
 from ptt_jax import mesh as meshes
-from ptt_jax import tasks
+from ptt_jax.encodings import Cached
 from ptt_jax.model import CrossMAE
+from ptt_jax.problems import Problem
 from ptt_jax.stream import Host
-from ptt_jax.tasks import Cached, Problem
 from ptt_jax.windows import Panel, Span, Windows, shuffle, stretch, take
 
 Params = Any
@@ -153,13 +154,13 @@ def watcher(
     params['prompt'] has the axes (S, G) of `step.fan` in front: members share the encodings.
     """
     batch = min(batch, span.rows)
-    data = tasks.encode_all(model, backbone, problem, span, batch, budget, dtype).on(None)
+    data = encodings.encode_all(model, backbone, problem, span, batch, budget, dtype).on(None)
 
     def forecast(
         panel: Windows, inputs: tuple[Params, Cached], span: Span, row_R: Array
     ) -> dict[str, tuple[Array, ...]]:
         params, data = inputs
-        encoded = tasks.encode(model, params["backbone"], data.on(panel), span, row_R)
+        encoded = encodings.encode(model, params["backbone"], data.on(panel), span, row_R)
 
         def member(prompt: Params) -> Array:
             prompted = {**params, "prompt": prompt}

@@ -19,10 +19,11 @@ from ptt_jax import baselines, checkpoint, evaluate, optim, processes, prompts, 
 from ptt_jax import mesh as meshes
 from ptt_jax.checkpoint import Store
 from ptt_jax.config import UserError, write_atomic
+from ptt_jax.encodings import Cached
 from ptt_jax.log import Log
 from ptt_jax.loop import Loop, Pause, check_finite, keys, resume
 from ptt_jax.model import CrossMAE
-from ptt_jax.tasks import Cached, Problem
+from ptt_jax.problems import Problem
 from ptt_jax.train import build, chain, shapes
 from ptt_jax.tune import History
 from ptt_jax.windows import Span, Windows, past

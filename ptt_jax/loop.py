@@ -18,9 +18,9 @@ from ptt_jax import mesh as meshes
 from ptt_jax import processes
 from ptt_jax.checkpoint import FORMAT, Store
 from ptt_jax.config import UserError
+from ptt_jax.encodings import Cached
 from ptt_jax.log import Log
 from ptt_jax.step import State
-from ptt_jax.tasks import Cached
 from ptt_jax.windows import Span
 
 CHUNK = 50  # most steps in a dispatch: long enough to hide the host, short enough to show progress

@@ -19,7 +19,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from ptt_jax import checkpoint, config, data, finetune, mesh, processes, report, score, tasks, train, tune
+from ptt_jax import checkpoint, config, data, finetune, mesh, problems, processes, report, score, train, tune
 from ptt_jax.config import UserError
 from ptt_jax.log import Log
 from ptt_jax.stream import Host
@@ -136,8 +136,8 @@ def run(cfg: ConfigDict, workdir: Path, command: str = "", profile: str = "") ->
     processes.check_alike({**knobs, "--workdir": str(workdir), "the data's fingerprint": series.fingerprint})
     processes.check_alike({f"the fingerprint of {other.name}": other.fingerprint for other in also})
     with processes.together():
-        problem = tasks.prepare(series, mesh.make(cfg.devices), cfg.data.device_bytes)
-        others = [tasks.prepare(other, problem.mesh, cfg.data.device_bytes) for other in also]
+        problem = problems.prepare(series, mesh.make(cfg.devices), cfg.data.device_bytes)
+        others = [problems.prepare(other, problem.mesh, cfg.data.device_bytes) for other in also]
     train.check(cfg, problem, others)  # before anything is written
     about = {"name": series.name, "fingerprint": series.fingerprint, "freq": series.freq, "splits": series.splits}
     about |= {"also": {other.name: other.fingerprint for other in also}} if also else {}

@@ -36,9 +36,9 @@ def chain(
 
 
 class Average(NamedTuple):
-    """Steps so far, and the moving average of the parameters."""
+    """Steps that it has seen, and the moving average of the parameters."""
 
-    count: Array
+    seen: Array
     average: Tree
 
 
@@ -53,10 +53,10 @@ def averaging(decay: float) -> optax.GradientTransformation:
         return Average(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params))  # a step donates both
 
     def update(updates: Tree, state: Average, params: Tree | None = None) -> tuple[Tree, Average]:
-        keep = jnp.minimum(decay, (1 + state.count) / (10 + state.count))
+        keep = jnp.minimum(decay, (1 + state.seen) / (10 + state.seen))
         after = optax.apply_updates(params, updates)
         average = jax.tree.map(lambda a, b: keep * a + (1 - keep) * b, state.average, after)
-        return updates, Average(state.count + 1, average)
+        return updates, Average(state.seen + 1, average)
 
     return optax.GradientTransformation(init, update)
 

@@ -11,13 +11,14 @@ import pandas as pd
 from jax import Array
 from ml_collections import ConfigDict
 
-from ptt_jax import baselines, checkpoint, evaluate, finetune, processes, tasks, train
+from ptt_jax import baselines, checkpoint, encodings, evaluate, finetune, processes, tasks, train
 from ptt_jax import mesh as meshes
 from ptt_jax.config import write_atomic
 from ptt_jax.data import season
+from ptt_jax.encodings import Cached
 from ptt_jax.log import Log
 from ptt_jax.model import CrossMAE
-from ptt_jax.tasks import Cached, Problem
+from ptt_jax.problems import Problem
 from ptt_jax.windows import Span, Windows, past, take
 
 
@@ -31,7 +32,7 @@ def models(model: CrossMAE, steps_a_season: int, seeds: tuple[int, ...], mode: s
 
     def forecast(panel: Windows, inputs: dict[str, Any], span: Span, row_R: Array) -> dict[str, tuple[Array, ...]]:
         x_RT, observed_RT = past(panel, span, row_R)
-        encoded = tasks.encode(model, inputs["backbone"], Cached(panel), span, row_R)
+        encoded = encodings.encode(model, inputs["backbone"], Cached(panel), span, row_R)
         longest = span.horizons[-1]
         several = range(len(seeds)) if mode == "prompt" else ()
         prompted = [(inputs["tuned"][h][s], h) for s in several for h in span.horizons]

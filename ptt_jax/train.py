@@ -10,15 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ptt_jax import checkpoint, evaluate, optim, processes, prompts, step, tasks
+from ptt_jax import checkpoint, evaluate, optim, problems, processes, prompts, step, tasks
 from ptt_jax import mesh as meshes
 from ptt_jax.checkpoint import Store
 from ptt_jax.config import UserError, write_atomic
+from ptt_jax.encodings import Cached
 from ptt_jax.log import Log
 from ptt_jax.loop import Loop, Pause, check_finite, keys, resume, stalled
 from ptt_jax.model import CrossMAE, init
+from ptt_jax.problems import Problem
 from ptt_jax.stream import Host
-from ptt_jax.tasks import Cached, Problem
 from ptt_jax.windows import Mix, Panel, Span
 
 Params = Any
@@ -81,7 +82,7 @@ def windows(cfg: ConfigDict, problem: Problem, also: Sequence[Problem]) -> tuple
     """Returns the panel that pre-training reads and its span: the problem's own, or a mix with others."""
     if not also:
         return problem.panel, problem.span("train", cfg.lookback, (whole_patches(cfg),))
-    mix = tasks.mix((problem, *also), cfg.lookback, whole_patches(cfg))
+    mix = problems.mix((problem, *also), cfg.lookback, whole_patches(cfg))
     return mix, mix.span
 
 
@@ -91,7 +92,7 @@ def hiding(section: ConfigDict) -> dict[str, Any]:
     return {name: section[key] for name, key in names.items()}
 
 
-def augmentation(section: ConfigDict) -> dict[str, float]:
+def augmentation(section: ConfigDict) -> dict[str, Any]:
     """Returns what `tasks.augment` takes of a config's section; validation has none."""
     return {"flip": section.flip, "blend": section.blend}
 

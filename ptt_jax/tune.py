@@ -12,13 +12,13 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from ptt_jax import checkpoint, evaluate, optim, processes, prompts, step, tasks
+from ptt_jax import checkpoint, encodings, evaluate, optim, processes, prompts, step, tasks
 from ptt_jax import mesh as meshes
 from ptt_jax.checkpoint import Store
 from ptt_jax.config import write_atomic
 from ptt_jax.log import Log
 from ptt_jax.loop import Loop, Pause, check_finite, keys, resume, stalled
-from ptt_jax.tasks import Problem
+from ptt_jax.problems import Problem
 from ptt_jax.train import build, chain, shapes
 
 # A member of the fan is one seed (S) and one setting (G); the backbone is everyone's.
@@ -146,7 +146,7 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = 
     opt_state = jax.tree.map(lambda a: np.broadcast_to(a, (t.seeds, len(sweep), *a.shape)), opt_state)
     chunk = step.many(step.fan(member, AXES))
     dtype = model.dtype if t.cache_dtype == "compute" else jnp.dtype(t.cache_dtype)
-    data = tasks.encode_all(model, backbone, problem, train, cfg.evaluate.batch, t.cache_bytes, dtype)
+    data = encodings.encode_all(model, backbone, problem, train, cfg.evaluate.batch, t.cache_bytes, dtype)
     spare = t.cache_bytes - data.encoded_bytes
     look = evaluate.watcher(model, problem, validation, cfg.evaluate.batch, backbone, spare, dtype)
 

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ptt_jax import config, data, mesh, tasks
+from ptt_jax import config, data, mesh, problems
 from ptt_jax.model import CrossMAE, init
 
 
@@ -56,7 +56,7 @@ def problem():
     """The generated series on a mesh of one device."""
     cfg = config.default()
     cfg.data.rows, cfg.data.channels = 500, 3
-    return tasks.prepare(data.load(cfg.data), mesh.make(1))
+    return problems.prepare(data.load(cfg.data), mesh.make(1))
 
 
 @pytest.fixture(scope="session")

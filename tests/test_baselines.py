@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ptt_jax import baselines, mesh, optim, step, tasks
+from ptt_jax.encodings import Cached
 from ptt_jax.optim import Groups
-from ptt_jax.tasks import Cached
 from ptt_jax.windows import take
 
 WHOLE = Groups(("embed", "encoder", "probe"))

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from ptt_jax import loop, step
+from ptt_jax.encodings import Cached
 from ptt_jax.log import Log
-from ptt_jax.tasks import Cached
 from ptt_jax.windows import Panel
 
 

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ptt_jax import encodings, optim, problems, prompts, step, tasks, windows
 from ptt_jax import mesh as meshes
-from ptt_jax import optim, prompts, step, tasks, windows
 from ptt_jax.config import UserError
+from ptt_jax.encodings import Cached
 from ptt_jax.layers import Block
 from ptt_jax.model import CrossMAE
-from ptt_jax.tasks import Cached
 
 BATCH = 32
 
@@ -171,7 +171,7 @@ def test_members_side_by_side_are_the_same_on_one_device_and_eight(problem, mode
     axes = step.State(step=None, params={"backbone": None, "prompt": 0}, opt_state=0)
     ends = []
     for devices in (1, 8):
-        on = tasks.prepare(problem.series, meshes.make(devices))
+        on = problems.prepare(problem.series, meshes.make(devices))
         span, backbone = on.span("train", 48, (12, 20)), meshes.replicate(on.mesh, jax.tree.map(jnp.copy, params))
         alone = {"backbone": backbone, "prompt": prompts.make("position", 2, 16)}
         loss = tasks.forecasting(model, span, penalty="mse")
@@ -188,8 +188,8 @@ def test_members_side_by_side_are_the_same_on_one_device_and_eight(problem, mode
         opt_state = transform({"learning_rate": 1e-2, "weight_decay": 0.0}).init(alone)
         opt_state = jax.tree.map(lambda a: jnp.broadcast_to(a, (2, 2, *a.shape)), opt_state)
         state = step.State(jnp.int32(0), {"backbone": backbone, "prompt": many}, opt_state)
-        whole = tasks.encode_all(model, backbone, on, span, 64, 2**30, jnp.float32)
-        data = tasks.encode_all(model, backbone, on, span, 64, whole.encoded_bytes // 2, jnp.float32)
+        whole = encodings.encode_all(model, backbone, on, span, 64, 2**30, jnp.float32)
+        data = encodings.encode_all(model, backbone, on, span, 64, whole.encoded_bytes // 2, jnp.float32)
         assert 0 < data.stored < span.rows
         hyper = {"learning_rate": jnp.array([1e-2, 3e-2]), "weight_decay": jnp.array([0.0, 1.0])}
         keys = jax.random.split(jax.random.key(5), 2)

@@ -11,7 +11,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ptt_jax import checkpoint, config, loop, main, mesh, score, stream, tasks, train, tune, windows
+from ptt_jax import (
+    checkpoint,
+    config,
+    encodings,
+    loop,
+    main,
+    mesh,
+    problems,
+    score,
+    stream,
+    train,
+    tune,
+    windows,
+)
 from ptt_jax.checkpoint import Store
 from ptt_jax.log import Log
 
@@ -201,7 +214,7 @@ def test_what_fails_in_the_loader_fails_the_run(resident, tmp_path, monkeypatch)
 @pytest.mark.parametrize("fits", [None, 7])
 def test_dispatches_are_short_enough_and_nearly_alike(steps, pauses, first, fits):
     panel = type("", (), {"fits": lambda *_: fits})()
-    chunks = loop.Loop("", steps, pauses, None, tasks.Cached(panel), None, lambda at: at, (), None).chunks(first)
+    chunks = loop.Loop("", steps, pauses, None, encodings.Cached(panel), None, lambda at: at, (), None).chunks(first)
     flat = [pair for until in chunks for pair in until]
     assert [b for b, _ in flat] + [steps] == [first] + [e for _, e in flat]
     for until in chunks:
@@ -213,8 +226,8 @@ def test_dispatches_are_short_enough_and_nearly_alike(steps, pauses, first, fits
 
 def test_a_series_over_the_budget_is_streamed_and_one_within_it_is_not(problem):
     size = 500 * 3 * 5
-    assert isinstance(tasks.prepare(problem.series, problem.mesh, size).panel, windows.Panel)
-    panel = tasks.prepare(problem.series, problem.mesh, size - 1).panel
+    assert isinstance(problems.prepare(problem.series, problem.mesh, size).panel, windows.Panel)
+    panel = problems.prepare(problem.series, problem.mesh, size - 1).panel
     np.testing.assert_array_equal(panel.values_CT, problem.panel.values_CT)
     np.testing.assert_array_equal(panel.observed_CT, problem.panel.observed_CT)
     assert panel.values_CT.flags.c_contiguous  # else a window is no stretch of memory

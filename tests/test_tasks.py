@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ptt_jax import mesh, optim, prompts, step, tasks
+from ptt_jax import encodings, mesh, optim, problems, prompts, step, tasks
+from ptt_jax.encodings import Cached
 from ptt_jax.layers import instance_stats
-from ptt_jax.tasks import Cached
 from ptt_jax.windows import take
 
 
@@ -68,7 +68,7 @@ def test_windows_that_only_hold_a_short_horizon_teach_that_one(problem, model, t
 def test_cached_encodings_give_the_loss_and_gradient_of_fresh_ones(problem, model, tuning):
     span, params = tuning
     loss = jax.jit(tasks.forecasting(model, span, penalty="mse"))
-    cached = tasks.encode_all(model, params["backbone"], problem, span, 64, 2**30, jnp.float32)
+    cached = encodings.encode_all(model, params["backbone"], problem, span, 64, 2**30, jnp.float32)
     assert cached.encoded is not None
     assert cached.encoded_bytes > span.rows * 4 * 16 * 4
 
@@ -86,11 +86,11 @@ def test_cached_encodings_give_the_loss_and_gradient_of_fresh_ones(problem, mode
 @pytest.mark.parametrize("devices", [1, 8])
 def test_rows_past_the_budget_are_encoded_on_the_fly_and_no_others(problem, model, params, devices):
     on = mesh.make(devices)
-    problem = tasks.prepare(problem.series, on)
+    problem = problems.prepare(problem.series, on)
     span, backbone = problem.span("train", 48, (12, 20)), mesh.replicate(on, params)
-    whole = tasks.encode_all(model, backbone, problem, span, 64, 2**30, jnp.float32)
+    whole = encodings.encode_all(model, backbone, problem, span, 64, 2**30, jnp.float32)
     assert whole.complete
-    some = tasks.encode_all(model, backbone, problem, span, 64, whole.encoded_bytes // 2, jnp.float32)
+    some = encodings.encode_all(model, backbone, problem, span, 64, whole.encoded_bytes // 2, jnp.float32)
     assert 0.4 * whole.stored < some.stored <= 0.5 * whole.stored
     assert not some.complete
 
@@ -99,7 +99,7 @@ def test_rows_past_the_budget_are_encoded_on_the_fly_and_no_others(problem, mode
 
     @jax.jit
     def encode(data, row_R):
-        return tasks.encode(model, backbone, data, span, mesh.split(on, row_R))
+        return encodings.encode(model, backbone, data, span, mesh.split(on, row_R))
 
     for seed in range(3):
         row_R = jax.random.randint(jax.random.key(seed), (48,), 0, span.rows if seed else some.stored)
@@ -115,7 +115,7 @@ def test_rows_past_the_budget_are_encoded_on_the_fly_and_no_others(problem, mode
 
 def test_a_budget_that_is_too_small_caches_nothing(problem, model, params):
     span = problem.span("train", 48, (12, 20))
-    assert tasks.encode_all(model, params, problem, span, 64, 1000, jnp.float32).encoded is None
+    assert encodings.encode_all(model, params, problem, span, 64, 1000, jnp.float32).encoded is None
 
 
 def test_prompts_are_sliced_shared_counted_and_named():
@@ -138,7 +138,7 @@ def test_the_frozen_backward_pass_is_absent(problem, model, tuning):
     """Forward of everything and backward through the decoder's queries alone, against all of both."""
     span, params = tuning
     full = optim.Groups((*optim.ALL.tuned, "prompt"))
-    cached = tasks.encode_all(model, params["backbone"], problem, span, 64, 2**30, jnp.float32)
+    cached = encodings.encode_all(model, params["backbone"], problem, span, 64, 2**30, jnp.float32)
     whole = compiled(problem, model, params, full, Cached(problem.panel), span)
     tuned = compiled(problem, model, params, optim.PROMPT, Cached(problem.panel), span)
     stored = compiled(problem, model, params, optim.PROMPT, cached, span)
@@ -155,8 +155,8 @@ def test_which_rows_are_cached_decides_no_digit(problem, model, params):
     span, row_R = problem.span("train", 48, (12, 20)), jnp.array([0, 5, 400, 872])
 
     def read(budget, dtype):
-        data = tasks.encode_all(model, params, problem, span, 64, budget, jnp.dtype(dtype))
-        return data.stored, jax.jit(lambda data: tasks.encode(model, params, data, span, row_R))(data)
+        data = encodings.encode_all(model, params, problem, span, 64, budget, jnp.dtype(dtype))
+        return data.stored, jax.jit(lambda data: encodings.encode(model, params, data, span, row_R))(data)
 
     (none, fresh), (some, mixed), (_, exact) = read(0, "bfloat16"), read(100_000, "bfloat16"), read(0, "float32")
     assert none == 0
@@ -190,7 +190,7 @@ def test_reconstruction_has_its_units_and_its_penalty(problem, model, params, pe
     row_R, key = jnp.arange(6), jax.random.key(1)
     ask = {"ratio": 0.5, "tail_share": 0.0, "norm": "window", "train": False}
     loss = jax.jit(tasks.reconstruction(model, span, **ask, penalty=penalty, units=units))
-    sum_R, count_R = loss({"backbone": params}, tasks.Cached(problem.panel), row_R, key)
+    sum_R, count_R = loss({"backbone": params}, encodings.Cached(problem.panel), row_R, key)
     x_RL, observed_RL = take(problem.panel, span, row_R)
     visible_RV, hidden_RM = tasks.hide(jax.random.split(key)[0], 6, 6, 3, 2, 0.0)
     window = x_RL, observed_RL, visible_RV, hidden_RM
@@ -209,7 +209,7 @@ def test_reconstruction_has_its_units_and_its_penalty(problem, model, params, pe
 def test_each_channel_asks_with_a_prompt_of_its_own(problem, model, params):
     span = problem.span("train", 48, (24,))
     row_R = jnp.arange(6)
-    encoded = tasks.encode(model, params, tasks.Cached(problem.panel), span, row_R)
+    encoded = encodings.encode(model, params, encodings.Cached(problem.panel), span, row_R)
     own = {"tokens_CMD": jax.random.normal(jax.random.key(0), (3, 2, 16))}
     y_RH = tasks.forecast(model, {"backbone": params, "prompt": own}, encoded, 24, row_R % 3)
     for channel in range(3):

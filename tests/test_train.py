@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ptt_jax import checkpoint, config, evaluate, loop, processes, score, tasks, train, tune, windows
+from ptt_jax import checkpoint, config, encodings, evaluate, loop, processes, score, tasks, train, tune, windows
 from ptt_jax.checkpoint import Store, content_hash
 from ptt_jax.config import UserError
 from ptt_jax.log import Log
@@ -451,7 +451,7 @@ def test_a_stage_that_another_version_began_is_refused_in_a_sentence(finished, c
 
 def test_training_and_validation_share_one_budget(finished, problem, tmp_path, monkeypatch):
     budgets = []
-    encode_all = tasks.encode_all
+    encode_all = encodings.encode_all
 
     def spy(model, backbone, problem, span, block, budget, dtype):
         data = encode_all(model, backbone, problem, span, block, budget, dtype)

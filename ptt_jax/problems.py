@@ -1,0 +1,60 @@
+"""A series made ready for a mesh: scaled, on the device or streamed to it, with its splits; and several as one."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from ptt_jax import mesh as meshes
+from ptt_jax.config import UserError
+from ptt_jax.data import Scaler, Series, fit_scaler
+from ptt_jax.stream import Host
+from ptt_jax.windows import Mix, Panel, Span, few, span
+
+
+class Problem(NamedTuple):
+    """A series, scaled, on the device or streamed to it, and where its splits lie."""
+
+    series: Series
+    scaler: Scaler
+    panel: Panel | Host
+    mesh: Mesh
+
+    def span(self, split: str, lookback: int, horizons: tuple[int, ...]) -> Span:
+        """Returns a split's windows. Raises UserError when one of the horizons fits none."""
+        return span(self.series.splits[split], lookback, horizons, len(self.series.names_C), split)
+
+    def learning(self, cfg: ConfigDict) -> Span:
+        """Returns the windows that a task learns from: the training split's, or `tune.share` of them."""
+        return few(self.span("train", cfg.lookback, cfg.horizons), cfg.tune.share)
+
+
+def prepare(series: Series, mesh: Mesh, budget: float = math.inf) -> Problem:
+    """Returns the series scaled by its training rows, whole on each device, or on the host if it is over the budget.
+
+    Raises UserError when it must be streamed and grain is not installed.
+    """
+    scaler = fit_scaler(series)
+    values_CT, observed_CT = scaler.transform(series.values_TC).T, series.observed_TC.T
+    if values_CT.nbytes + observed_CT.nbytes > budget:
+        rows = np.ascontiguousarray(values_CT), np.ascontiguousarray(observed_CT)
+        return Problem(series, scaler, Host(*rows, mesh, int(budget)), mesh)
+    panel = Panel(jnp.asarray(values_CT), jnp.asarray(observed_CT))
+    return Problem(series, scaler, meshes.replicate(mesh, panel), mesh)
+
+
+def mix(problems: Sequence[Problem], lookback: int, horizon: int) -> Mix:
+    """Returns the training windows of several problems as one panel. Raises UserError when one has no window, or does
+    not lie on the device."""
+    for problem in problems:
+        if isinstance(problem.panel, Host):
+            raise UserError(
+                f"config.pretrain.also: {problem.series.name} is larger than config.data.device_bytes, and several "
+                f"series cannot be streamed; accepted: a larger budget, or one series"
+            )
+    spans = [problem.span("train", lookback, (horizon,)) for problem in problems]
+    return Mix(tuple(cast(Panel, p.panel) for p in problems), tuple(spans))

@@ -1,24 +1,21 @@
 """Run the experiments, go on where they stopped, and write their tables.
 
     python experiments/reproduce.py                              # everything that the files at hand allow
-    python experiments/reproduce.py --only=main --data=ETTh1,Weather --rows=prompts --seeds=3
+    python experiments/reproduce.py --only=main --data=ETTh1,Weather --rows=prompts --seeds=3 --jobs=2
     python experiments/reproduce.py --only=main --rows=prompts --config.model.width=128
     python experiments/reproduce.py --tables                     # runs nothing: tables of what is finished
 
-A cell is a run of `python -m ptt_jax.main` in a directory of its own under --runs; a finished one is not run again, a
-stopped one goes on. Tables are written after every cell: results/PART.csv with every number's config hash, seeds,
-spread, seconds, device, date and command, and the table in README.md between its markers. Overrides go to every cell
-and make a table of their own, results/PART-HASH.csv, that no README shows.
+A cell is a run of `python -m ptt_jax.main` in a directory of its own under --runs. What it found is kept in
+results/cells/PART.jsonl with every knob, seconds, device, date and command, so that a finished cell is not run again on
+any machine; one whose knobs have changed since is. A stopped one goes on. Tables are written after every cell:
+results/PART.csv, and the table in README.md between its markers. Overrides go to every cell and make a table of their
+own, results/PART-HASH.csv, that no README shows. --jobs=N runs N cells at a time, each on its share of the cores.
 """
 
 import argparse
 import contextlib
-import dataclasses
-import datetime
-import hashlib
-import json
 import os
-import shlex
+import subprocess
 import sys
 import time
 import traceback
@@ -27,45 +24,14 @@ from pathlib import Path
 
 import jax
 import pandas as pd
+import records
 from cells import PARTS, SETS, Cell
-from collect import read
+from records import MOST_SEEDS, Plan, finished, found, gather, keep, origin
+from tables import by_horizon, markdown, write_table
 
-from ptt_jax import checkpoint, config, data
+from ptt_jax import data
 from ptt_jax.config import UserError, write_atomic
 from ptt_jax.main import main as run_main
-from ptt_jax.main import parse
-
-HERE = Path(__file__).parent
-MOST_SEEDS = 10
-PUBLISHED = ("DUET", "PatchTST self-supervised, fine-tuned, mean of 5", "PatchTST/64 supervised", "SimMTM, GPHT re-run")
-
-
-@dataclasses.dataclass
-class Plan:
-    """What is asked for: parts, cells of each, where runs lie, overrides of every cell."""
-
-    parts: dict[str, list[Cell]]
-    runs: Path
-    overrides: list[str]
-
-    def folder(self, part: str) -> Path:
-        """Returns where a part's runs lie; overrides make another one."""
-        return self.runs / f"{part}{self.suffix}"
-
-    @property
-    def suffix(self) -> str:
-        text = " ".join(self.overrides)
-        return f"-{hashlib.sha256(text.encode()).hexdigest()[:8]}" if text else ""
-
-    def argv(self, part: str, cell: Cell) -> list[str]:
-        """Returns the arguments of ptt_jax.main for a cell."""
-        backbone = []
-        if cell.backbone:
-            home, _, name = cell.backbone.rpartition("/")
-            backbone = [f"--config.backbone={self.folder(home or part) / name}"]
-        own = [f"--config.{text}" for text in cell.overrides]
-        where = f"--workdir={self.folder(part) / cell.name}"
-        return [f"--config={cell.config}", where, *own, *backbone, *self.overrides]
 
 
 def at_hand(names: list[str]) -> list[str]:
@@ -79,12 +45,18 @@ def at_hand(names: list[str]) -> list[str]:
     return [name for name in names if found(name)]
 
 
-def run(plan: Plan, part: str, cell: Cell) -> tuple[int, float]:
-    """Runs a cell in this process, its words in RUN.log; returns the exit code and the seconds, noted in cell.json."""
-    folder, argv, begun = plan.folder(part) / cell.name, plan.argv(part, cell), time.monotonic()
+def command(plan: Plan, part: str, cell: Cell) -> tuple[Path, list[str]]:
+    """Returns the file for a run's words, and its arguments."""
+    folder = plan.folder(part) / cell.name
     folder.parent.mkdir(parents=True, exist_ok=True)
+    return Path(f"{folder}.log"), plan.argv(part, cell)
+
+
+def run(plan: Plan, part: str, cell: Cell) -> int:
+    """Runs a cell in this process, its words in RUN.log; returns the exit code."""
+    file, argv = command(plan, part, cell)
     with contextlib.ExitStack() as stack:
-        log = stack.enter_context(Path(f"{folder}.log").open("a", encoding="utf-8"))
+        log = stack.enter_context(file.open("a", encoding="utf-8"))
         stack.enter_context(contextlib.redirect_stdout(log))
         stack.enter_context(contextlib.redirect_stderr(log))
         try:
@@ -92,100 +64,74 @@ def run(plan: Plan, part: str, cell: Cell) -> tuple[int, float]:
         except Exception:  # hours of other cells wait
             traceback.print_exc()
             code = 1
-    seconds, spent = time.monotonic() - begun, Path(f"{folder}.seconds")
-    before = float(spent.read_text(encoding="utf-8")) if spent.exists() else 0.0  # of stopped calls
-    write_atomic(spent, f"{before + seconds:.1f}")
-    if not code:
-        note = folder / "cell.json"
-        about = {
-            "seconds": round(before + seconds, 1), "date": datetime.date.today().isoformat(),
-            "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-            "command": shlex.join(["python", "-m", "ptt_jax.main", *(a for a in argv if "--workdir" not in a)]),
-        }  # fmt: skip
-        write_atomic(note, json.dumps(about, indent=2))
     jax.clear_caches()
-    return code, seconds
+    return code
 
 
-def finished(plan: Plan, part: str) -> Iterator[tuple[Cell, Path]]:
-    """Yields what is finished of a part, whatever is asked for now, under the recipe of now: a run of another config
-    is left out, and running its cell says so."""
-    for cell in PARTS[part](SETS, range(MOST_SEEDS)):
-        folder = plan.folder(part) / cell.name
-        if (folder / "cell.json").exists():
-            saved = config.from_json((folder / "config.json").read_text(encoding="utf-8"))
-            now, _ = parse(plan.argv(part, cell))
-            if cell.backbone:
-                now.model = saved.model  # the backbone's
-            if not config.differences(saved, now):
-                yield cell, folder
+def launch(plan: Plan, part: str, cell: Cell, cores: list[int]) -> subprocess.Popen:
+    """Starts a cell in a process of its own on the given cores; none given: where the system puts it."""
+    file, argv = command(plan, part, cell)
+    begin = (lambda: os.sched_setaffinity(0, cores)) if cores else None
+    with file.open("a", encoding="utf-8") as log:
+        return subprocess.Popen([sys.executable, "-m", "ptt_jax.main", *argv], stdout=log, stderr=log, preexec_fn=begin)
 
 
-def gather(plan: Plan, part: str) -> pd.DataFrame:
-    """Returns one row for each data set, row of the table and horizon: mean and spread over seeds, and where from."""
-    frames = []
-    for cell, folder in finished(plan, part):
-        frame, about = read(folder, []), checkpoint.read_json(folder / "cell.json")
-        frame = frame[frame["split"] == frame["split"].iloc[-1]]  # validation where test is hidden
-        frame = frame[frame["model"].isin(cell.rows)].assign(**about)
-        frames.append(frame.assign(model=frame["model"].map(cell.rows)))
-    if not frames:
-        return pd.DataFrame()
-    rows = pd.concat(frames)
-    # What no seed changes is there once.
-    still = rows["model"].str.startswith(("seasonal naive", "linear"))
-    rows = rows[~still | ~rows.duplicated(["data", "model", "horizon"])]
-    table = rows.groupby(["data", "model", "lookback", "horizon"], sort=False).agg(
-        mse=("mse", "mean"), mse_spread=("mse", "std"), mae=("mae", "mean"), mae_spread=("mae", "std"),
-        seeds=("seed", "nunique"), windows=("windows", "first"), config=("config", "first"),
-        seconds=("seconds", "mean"), device=("device", "first"), date=("date", "max"), command=("command", "first"),
-    )  # fmt: skip
-    return table.reset_index()
+def perform(plan: Plan, ahead: list[tuple[str, Cell]], jobs: int) -> Iterator[tuple[str, Cell, int, float]]:
+    """Runs cells, up to `jobs` at a time, a backbone's before those that tune on it; yields (part, cell, exit code,
+    seconds of all calls) as they end."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    shares = [cores[i::jobs] for i in range(jobs)]
+    waiting, running = list(ahead), {}
 
+    def spent(part: str, cell: Cell, seconds: float) -> float:
+        """Adds to what stopped calls took before."""
+        file = Path(f"{plan.folder(part) / cell.name}.seconds")
+        seconds += float(file.read_text(encoding="utf-8")) if file.exists() else 0.0
+        write_atomic(file, f"{seconds:.1f}")
+        return seconds
 
-def markdown(table: pd.DataFrame, published: pd.DataFrame) -> str:
-    """Returns a line for each row of the table and a column for each data set: MSE / MAE, means of its horizons."""
-    sets = [name for name in SETS if name in {*table["data"]}]
-    lines = [
-        "| | " + " | ".join(sets) + " | mean | seeds |",
-        "|---" * (len(sets) + 3) + "|",
-    ]
-
-    def cells(of: pd.DataFrame) -> list[str]:
-        means = [of[of["data"] == name][["mse", "mae"]].mean() if name in {*of["data"]} else None for name in sets]
-        texts = ["" if m is None else f"{m['mse']:.3f} / {m['mae']:.3f}" for m in means]
-        whole = [m for m in means if m is not None]
-        all_sets = pd.DataFrame(whole).mean() if len(whole) == len(sets) else None
-        return [*texts, "" if all_sets is None else f"{all_sets['mse']:.4f} / {all_sets['mae']:.4f}"]
-
-    for model, of in table.groupby("model", sort=False):
-        lines.append(f"| {model} | " + " | ".join([*cells(of), str(of["seeds"].min())]) + " |")
-    for model in PUBLISHED:
-        of = published[(published["model"] == model) & published["data"].isin(sets)]
-        lookback = of["lookback"].iloc[0]
-        lines.append(f"| *{model}, lookback {lookback} (published)* | " + " | ".join([*cells(of), ""]) + " |")
-    return "\n".join(lines)
+    try:
+        while waiting or running:
+            open_ = {f"{part}/{cell.name}" for part, cell in [*waiting, *(at[:2] for at in running.values())]}
+            ready = [(part, cell) for part, cell in waiting if "/".join(origin(part, cell)) not in open_]
+            if jobs == 1:
+                part, cell = ready[0]
+                begun = time.monotonic()
+                code = run(plan, part, cell)
+                waiting.remove((part, cell))
+                yield part, cell, code, spent(part, cell, time.monotonic() - begun)
+                continue
+            for slot in (i for i in range(jobs) if i not in running):
+                if ready:
+                    part, cell = ready.pop(0)
+                    waiting.remove((part, cell))
+                    running[slot] = part, cell, launch(plan, part, cell, shares[slot]), time.monotonic()
+            for slot, (part, cell, process, begun) in list(running.items()):
+                if process.poll() is not None:
+                    del running[slot]
+                    yield part, cell, process.returncode, spent(part, cell, time.monotonic() - begun)
+            time.sleep(0.2)
+    finally:
+        for _, _, process, _ in running.values():
+            process.terminate()
 
 
 def publish(plan: Plan, part: str) -> None:
     """Writes results/PART.csv, and its table into experiments/README.md between the markers of the part."""
-    table = gather(plan, part)
-    if table.empty:
+    rows = found(plan, part)
+    if rows.empty:
         return
-    file = HERE / "results" / f"{part}{plan.suffix}.csv"
-    write_atomic(file, table.to_csv(index=False, float_format="%.6f"))
-    readme = HERE / "README.md"
-    text, begin, end = readme.read_text(encoding="utf-8"), f"<!-- table {part} -->", f"<!-- end {part} -->"
-    if plan.suffix or begin not in text:
-        print(markdown(table, pd.read_csv(HERE / "published.csv")))
-        return
-    before, _, rest = text.partition(begin)
-    _, _, after = rest.partition(end)
-    shown = markdown(table, pd.read_csv(HERE / "published.csv"))
-    write_atomic(readme, f"{before}{begin}\n{shown}\n{end}{after}")
+    file = records.HERE / "results" / f"{part}{plan.suffix}.csv"
+    write_atomic(file, gather(rows).to_csv(index=False, float_format="%.6f"))
+    published = pd.read_csv(records.HERE / "published.csv")
+    shown = markdown(rows, published)
+    if plan.suffix or not write_table(part, shown):
+        print(shown)
+    if not plan.suffix:
+        write_table(f"{part}-horizons", by_horizon(rows, published))
 
 
-def left(seconds: dict[str, list[float]], ahead: list[Cell]) -> str:
+def left(seconds: dict[str, list[float]], ahead: list[Cell], jobs: int) -> str:
     """Returns the words for the time that the cells ahead will take, by cells of their kind, else of any."""
     known = [s for of in seconds.values() for s in of]
     if not known or not ahead:
@@ -195,7 +141,7 @@ def left(seconds: dict[str, list[float]], ahead: list[Cell]) -> str:
         of = seconds.get(kind(cell), known)
         return sum(of) / len(of)
 
-    return f"  {sum(map(guess, ahead)) / 60:.0f} min left"
+    return f"  {sum(map(guess, ahead)) / jobs / 60:.0f} min left"
 
 
 def kind(cell: Cell) -> str:
@@ -210,6 +156,8 @@ def make_plan(args: argparse.Namespace, overrides: list[str]) -> Plan:
             raise UserError(f"--{name}={wrong[0]} does not exist; accepted: {', '.join(known)}")
     if not 1 <= args.seeds <= MOST_SEEDS:
         raise UserError(f"--seeds={args.seeds} is out of range; accepted: 1 to {MOST_SEEDS}")
+    if args.jobs < 1:
+        raise UserError(f"--jobs={args.jobs} is out of range; accepted: 1 or more")
     sets = [s for s in (args.data.split(",") if args.data else at_hand(list(SETS)))]
     parts = {part: PARTS[part](sets, range(args.seeds)) for part in (args.only.split(",") if args.only else PARTS)}
     if args.rows:
@@ -236,6 +184,19 @@ def with_backbones(parts: dict[str, list[Cell]], sets: list[str], seeds: int) ->
     return before | {part: cells for part, cells in parts.items() if part not in before}
 
 
+def with_lost(plan: Plan, ahead: list[tuple[str, Cell]]) -> list[tuple[str, Cell]]:
+    """Returns the cells ahead, and before them finished ones whose backbone they take and whose directory is gone."""
+    out: list[tuple[str, Cell]] = []
+    for part, cell in ahead:
+        home, name = origin(part, cell)
+        if home:
+            known = any(p == home and c.name == name for p, c in [*out, *ahead])
+            if not known and not (plan.folder(home) / name / "backbone.json").exists():
+                out += [(home, c) for c in PARTS[home](SETS, range(MOST_SEEDS)) if c.name == name]
+        out.append((part, cell))
+    return out
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help=f"parts, comma-separated: {', '.join(PARTS)}; default: all")
@@ -243,6 +204,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rows", default="", help="rows of the table, separated by semicolons; default: all")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"), help="where run directories lie")
+    parser.add_argument("--jobs", type=int, default=1, help="cells that run at a time, each on its share of the cores")
     parser.add_argument("--tables", action="store_true", help="write the tables of what is finished, run nothing")
     args, rest = parser.parse_known_args(argv)
     wrong = [a for a in rest if not a.startswith("--config.")]
@@ -254,20 +216,24 @@ def main(argv: list[str] | None = None) -> int:
         print(f"reproduce: {e}", file=sys.stderr)
         return 2
     ahead = [(part, cell) for part, cells in plan.parts.items() for cell in cells]
-    done = {part: {cell.name for cell, _ in finished(plan, part)} for part in plan.parts}
+    done = {part: {*finished(plan, part)} for part in plan.parts}
     ahead = [] if args.tables else [(part, cell) for part, cell in ahead if cell.name not in done[part]]
+    ahead = with_lost(plan, ahead)
     seconds: dict[str, list[float]] = {}
-    failed = 0
-    for i, (part, cell) in enumerate(ahead, 1):
-        code, spent = run(plan, part, cell)
+    failed, rest_of = 0, list(ahead)
+    for i, (part, cell, code, spent) in enumerate(perform(plan, ahead, args.jobs), 1):
         if code == 130:
             return code
+        rest_of.remove((part, cell))
         failed += code != 0
+        log = Path(f"{plan.folder(part) / cell.name}.log")
         if not code:
             seconds.setdefault(kind(cell), []).append(spent)
+            keep(plan, part, cell, spent)
             publish(plan, part)
-        said = "done" if not code else f"FAILED, see {plan.folder(part) / cell.name}.log"
-        remaining = left(seconds, [c for _, c in ahead[i:]])
+        last = "" if not code else (log.read_text(encoding="utf-8").strip().splitlines() or [""])[-1]
+        said = "done" if not code else f"FAILED, see {log}: {last}"
+        remaining = left(seconds, [c for _, c in rest_of], args.jobs)
         print(f"{i} of {len(ahead)}  {part}/{cell.name}  {said}  {spent:.0f} s{remaining}", flush=True)
     for part in plan.parts:
         publish(plan, part)

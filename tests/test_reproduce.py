@@ -1,14 +1,16 @@
 """One command for the tables: every cell is a run that can be, is run once, and stands where it belongs."""
 
-import importlib.util
+import importlib
 import json
+import os
+import shutil
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from ptt_jax import checkpoint, config
+from ptt_jax import config
 from ptt_jax import main as program
 
 ROOT = Path(__file__).parent.parent / "experiments"
@@ -18,27 +20,26 @@ ROOT = Path(__file__).parent.parent / "experiments"
 def reproduce(monkeypatch, tmp_path):
     """The script in a folder of its own, with runs that pretend: a cell's mse is 0.1 x its seed + the horizon's."""
     monkeypatch.syspath_prepend(str(ROOT))
-    spec = importlib.util.spec_from_file_location("reproduce", ROOT / "reproduce.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "reproduce", module)  # where dataclasses look
-    spec.loader.exec_module(module)
+    module = importlib.import_module("reproduce")
     (tmp_path / "results").mkdir()
     (tmp_path / "README.md").write_text("before\n<!-- table main -->\nold\n<!-- end main -->\nafter\n")
     (tmp_path / "published.csv").write_text((ROOT / "published.csv").read_text())
-    monkeypatch.setattr(module, "HERE", tmp_path)
-    module.ran = []
+    monkeypatch.setattr(module.records, "HERE", tmp_path)
+    for name in ("ran", "broken", "stopped"):
+        monkeypatch.setattr(module, name, [], raising=False)
 
     def pretend(argv):
         cfg, run = program.parse([a.replace("configs/", str(ROOT.parent / "configs") + "/") for a in argv])
         print("words of a run")
         module.ran.append(run.name)
-        if run.name in getattr(module, "broken", ()):
+        if run.name in module.broken:
             raise ValueError("a bug")
-        if run.name in getattr(module, "stopped", ()):
+        if run.name in module.stopped:
             return 130
         assert not cfg.backbone or Path(cfg.backbone, "results.csv").exists(), "its backbone comes first"
         run.mkdir(parents=True, exist_ok=True)
-        (run / "config.json").write_text(config.to_json(cfg))
+        for name, text in (("config", config.to_json(cfg)), ("backbone", "{}"), ("versions", '{"device": "1 x chip"}')):
+            (run / f"{name}.json").write_text(text)
         models = ("seasonal_naive", "linear", "zero_shot", cfg.tune.mode)
         rows = [
             (cfg.data.name, cfg.lookback, h, m, s, cfg.seed, cfg.seed / 10 + h / 1000 + (s == "validation"), 0.5, 9)
@@ -71,7 +72,7 @@ def test_a_table_has_means_over_seeds_and_where_they_come_from(reproduce, tmp_pa
     text = (tmp_path / "README.md").read_text()
     assert text.startswith("before\n<!-- table main -->\n| | ETTh1 | ETTm2 | mean | seeds |\n")
     assert text.endswith("|\n<!-- end main -->\nafter\n")
-    assert "| prompts | 0.244 / 0.500 | 0.244 / 0.500 | 0.2440 / 0.5000 | 3 |" in text
+    assert "| prompts | 0.244 ±0.100 / 0.500 | 0.244 ±0.100 / 0.500 | 0.2440 / 0.5000 | 3 |" in text
     assert "| *DUET, lookback best of 96/336/512 per cell (published)* | 0.398 / 0.418 |" in text
     assert "old" not in text
     out = capsys.readouterr().out
@@ -85,7 +86,7 @@ def test_finished_cells_are_not_run_again_and_a_stopped_one_goes_on(reproduce, t
     assert run(reproduce, tmp_path, "--data=ETTh1", "--rows=prompts") == 130
     assert reproduce.ran == ["ETTh1-s0", "ETTh1-s1"]
     assert (pd.read_csv(tmp_path / "results/main.csv").seeds == 1).all()
-    del reproduce.stopped
+    reproduce.stopped = ()
     assert run(reproduce, tmp_path, "--data=ETTh1", "--rows=prompts") == 0
     assert reproduce.ran == ["ETTh1-s0", "ETTh1-s1", "ETTh1-s1", "ETTh1-s2"]
     reproduce.ran.clear()
@@ -104,15 +105,68 @@ def test_a_table_holds_all_that_is_finished_whatever_was_asked_for(reproduce, tm
     assert [*table[table.model == "new head: probe"].data] == ["ETTh2"] * 2
 
 
-def test_a_run_of_another_recipe_is_no_row(reproduce, tmp_path):
-    assert run(reproduce, tmp_path, "--data=ETTh1", "--rows=prompts", "--seeds=2") == 0
-    old = tmp_path / "runs/main/ETTh1-s0/config.json"
-    cfg = config.from_json(old.read_text())
-    cfg.pretrain.mask_ratio = 0.3
-    old.write_text(config.to_json(cfg))
+def test_a_cell_of_another_recipe_is_no_row_and_is_run_again(reproduce, tmp_path):
+    assert run(reproduce, tmp_path, "--data=ETTh1", "--rows=prompts;new head: probe", "--seeds=2") == 0
+    file = tmp_path / "results/cells/main.jsonl"
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [r["cell"] for r in records] == [f"ETTh1-s{s}{kind}" for s in range(2) for kind in ("", "-probe")]
+    records[0]["config"]["pretrain.mask_ratio"] = 0.3
+    file.write_text("".join(json.dumps(r) + "\n" for r in records))
     assert run(reproduce, tmp_path, "--data=ETTh1", "--tables") == 0
     table = pd.read_csv(tmp_path / "results/main.csv")
     assert (table[table.model == "prompts"].seeds == 1).all()
+    assert (table[table.model == "new head: probe"].seeds == 1).all()  # what tunes on it is no row either
+    reproduce.ran.clear()
+    assert run(reproduce, tmp_path, "--data=ETTh1", "--rows=prompts;new head: probe", "--seeds=2") == 0
+    assert reproduce.ran == ["ETTh1-s0", "ETTh1-s0-probe"]
+
+
+def test_a_knob_that_was_not_there_yet_stood_at_its_default(reproduce, tmp_path):
+    assert run(reproduce, tmp_path, "--data=ETTh1", "--rows=prompts", "--seeds=1") == 0
+    file = tmp_path / "results/cells/main.jsonl"
+    record = json.loads(file.read_text())
+    del record["config"]["tune.share"]
+    file.write_text(json.dumps(record) + "\n")
+    reproduce.ran.clear()
+    assert run(reproduce, tmp_path, "--data=ETTh1", "--rows=prompts", "--seeds=1") == 0
+    assert reproduce.ran == []
+
+
+def test_a_finished_cell_is_finished_elsewhere_but_its_backbone_is_made_again(reproduce, tmp_path):
+    assert run(reproduce, tmp_path, "--data=ETTh1", "--rows=prompts", "--seeds=1") == 0
+    shutil.rmtree(tmp_path / "runs")
+    reproduce.ran.clear()
+    assert run(reproduce, tmp_path, "--data=ETTh1", "--rows=prompts", "--seeds=1") == 0
+    assert reproduce.ran == []
+    assert run(reproduce, tmp_path, "--data=ETTh1", "--rows=new head: probe", "--seeds=1") == 0
+    assert reproduce.ran == ["ETTh1-s0", "ETTh1-s0-probe"]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores are given out on Linux alone")
+def test_several_jobs_keep_to_the_order_of_backbones(reproduce, monkeypatch, tmp_path):
+    """A run that notes when it began and ended, and on which cores."""
+    script = tmp_path / "run.sh"
+    script.write_text(f"""#!{sys.executable}
+import json, os, sys, time
+name = [a for a in sys.argv if a.startswith("--workdir")][0].rpartition("/")[2]
+begun = time.monotonic()
+time.sleep(0.6)
+with open({str(tmp_path / "times")!r}, "a") as f:
+    f.write(json.dumps([name, begun, time.monotonic(), sorted(os.sched_getaffinity(0))]) + "\\n")
+""")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    monkeypatch.setattr(reproduce, "keep", lambda *_: None)
+    assert run(reproduce, tmp_path, "--data=ETTh1", "--seeds=1", "--jobs=2", "--rows=new head: probe;prompts") == 0
+    assert run(reproduce, tmp_path, "--data=ETTh1,ETTh2", "--seeds=1", "--jobs=2", "--rows=prompts") == 0
+    lines = [json.loads(line) for line in (tmp_path / "times").read_text().splitlines()]
+    base, probe = lines[:2]
+    assert [base[0], probe[0]] == ["ETTh1-s0", "ETTh1-s0-probe"]
+    assert base[2] <= probe[1]
+    one, two = lines[2:]
+    assert {one[0], two[0]} == {"ETTh1-s0", "ETTh2-s0"}
+    assert max(one[1], two[1]) < min(one[2], two[2])
+    assert not {*one[3]} & {*two[3]} or len(os.sched_getaffinity(0)) == 1
 
 
 def test_a_cell_that_fails_holds_up_no_other(reproduce, tmp_path, capsys):
@@ -204,7 +258,10 @@ def test_sets_without_a_file_are_left_out(reproduce, monkeypatch, tmp_path):
 
 
 def test_a_note_is_kept_of_every_run(reproduce, tmp_path):
-    run(reproduce, tmp_path, "--data=ETTh1", "--rows=prompts", "--seeds=1")
-    about = checkpoint.read_json(tmp_path / "runs/main/ETTh1-s0/cell.json")
+    run(reproduce, tmp_path, "--data=ETTh1", "--rows=new head: probe", "--seeds=1")
+    lines = (tmp_path / "results/cells/main.jsonl").read_text().splitlines()
+    about = json.loads(lines[1])["about"]
     assert about["seconds"] >= 0
-    assert "workdir" not in json.dumps(about)
+    assert about["versions"]["device"] == "1 x chip"
+    assert "workdir" not in about["command"]
+    assert "--config.backbone=runs/reproduce/main/ETTh1-s0" in about["command"]  # no path of this machine

@@ -1,0 +1,137 @@
+"""What finished cells found, and the tables of numbers made of it."""
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from cells import PARTS, SETS, Cell
+
+from ptt_jax import checkpoint, config
+from ptt_jax.config import write_atomic
+from ptt_jax.main import parse
+
+HERE = Path(__file__).parent
+MOST_SEEDS = 10
+
+
+@dataclasses.dataclass
+class Plan:
+    """What is asked for: parts, cells of each, where runs lie, overrides of every cell."""
+
+    parts: dict[str, list[Cell]]
+    runs: Path
+    overrides: list[str]
+
+    def folder(self, part: str) -> Path:
+        """Returns where a part's runs lie; overrides make another one."""
+        return self.runs / f"{part}{self.suffix}"
+
+    @property
+    def suffix(self) -> str:
+        text = " ".join(self.overrides)
+        return f"-{hashlib.sha256(text.encode()).hexdigest()[:8]}" if text else ""
+
+    def argv(self, part: str, cell: Cell) -> list[str]:
+        """Returns the arguments of ptt_jax.main for a cell."""
+        home, name = origin(part, cell)
+        backbone = [f"--config.backbone={self.folder(home) / name}"] if home else []
+        own = [f"--config.{text}" for text in cell.overrides]
+        where = f"--workdir={self.folder(part) / cell.name}"
+        return [f"--config={cell.config}", where, *own, *backbone, *self.overrides]
+
+
+class Store:
+    """What finished cells of a part found, a JSON object a line: {'cell', 'config', 'about', 'rows'}."""
+
+    def __init__(self, plan: Plan, part: str) -> None:
+        self.file = HERE / "results" / "cells" / f"{part}{plan.suffix}.jsonl"
+        lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
+        self.records: dict[str, dict[str, Any]] = {r["cell"]: r for r in map(json.loads, lines)}
+
+    def put(self, record: dict[str, Any]) -> None:
+        self.records[record["cell"]] = record
+        write_atomic(self.file, "".join(json.dumps(r) + "\n" for _, r in sorted(self.records.items())))
+
+
+def origin(part: str, cell: Cell) -> tuple[str, str]:
+    """Returns (part, cell) of the backbone that a cell takes, ('', '') without one."""
+    home, _, name = cell.backbone.rpartition("/")
+    return (home or part, name) if name else ("", "")
+
+
+def keep(plan: Plan, part: str, cell: Cell, seconds: float) -> None:
+    """Notes what a finished run found."""
+    folder, argv = plan.folder(part) / cell.name, plan.argv(part, cell)
+    cfg = config.from_json((folder / "config.json").read_text(encoding="utf-8"))
+    knobs = {key: value for key, value in config.flat(cfg).items() if key not in (*config.FREE, "backbone")}
+    frame = pd.read_csv(folder / "results.csv").round(6)
+    about = {
+        "seconds": round(seconds, 1), "date": datetime.date.today().isoformat(), "hash": config.content_hash(cfg),
+        "versions": checkpoint.read_json(folder / "versions.json"),
+        # The directory of runs is everybody's own.
+        "command": shlex.join(["python", "-m", "ptt_jax.main", *(a for a in argv if "--workdir" not in a)]).replace(
+            str(plan.runs), "runs/reproduce"
+        ),
+    }  # fmt: skip
+    Store(plan, part).put({"cell": cell.name, "config": knobs, "about": about, "rows": frame.to_dict("records")})
+
+
+def finished(plan: Plan, part: str) -> dict[str, tuple[Cell, dict[str, Any]]]:
+    """Returns {cell: (cell, record)} of what is finished of a part, whatever is asked for now, under the recipe of now:
+    a cell of another config, or on a backbone of another, is not among them, and is run again when asked for."""
+    found: dict[str, tuple[Cell, dict[str, Any]]] = {}
+    records, elsewhere = Store(plan, part).records, {}
+    for cell in PARTS[part](SETS, range(MOST_SEEDS)):
+        if not (record := records.get(cell.name)):
+            continue
+        now, _ = parse(plan.argv(part, cell))
+        home, name = origin(part, cell)
+        if home:
+            if home != part and home not in elsewhere:
+                elsewhere[home] = finished(plan, home)
+            if name not in (found if home == part else elsewhere[home]):
+                continue
+        if not differences(record["config"], now, "model." if home else ""):  # a model is its backbone's
+            found[cell.name] = cell, record
+    return found
+
+
+def differences(saved: dict[str, Any], now: Any, but: str) -> list[str]:
+    """Returns the knobs that differ, those that start with `but` aside; one that was not saved stood at its default."""
+    have, standard = ({**config.flat(cfg)} for cfg in (now, config.default()))
+    keys = [k for k in {*saved, *have} if k not in (*config.FREE, "backbone") and not (but and k.startswith(but))]
+    plain = json.loads(json.dumps({"have": have, "standard": standard}))  # tuples are lists there
+    return [k for k in keys if saved.get(k, plain["standard"].get(k)) != plain["have"].get(k)]
+
+
+def found(plan: Plan, part: str) -> pd.DataFrame:
+    """Returns one row for each data set, row of the table, horizon and seed, and where it comes from."""
+    frames = []
+    for cell, record in finished(plan, part).values():
+        frame, about = pd.DataFrame(record["rows"]), record["about"]
+        frame = frame[frame["split"] == frame["split"].iloc[-1]]  # validation where test is hidden
+        frame = frame[frame["model"].isin(cell.rows)].assign(
+            seconds=about["seconds"], date=about["date"], config=about["hash"], command=about["command"],
+            device=about["versions"]["device"],
+        )  # fmt: skip
+        frames.append(frame.assign(model=frame["model"].map(cell.rows)))
+    if not frames:
+        return pd.DataFrame()
+    rows = pd.concat(frames)
+    # What no seed changes is there once.
+    still = rows["model"].str.startswith(("seasonal naive", "linear"))
+    return rows[~still | ~rows.duplicated(["data", "model", "horizon"])]
+
+
+def gather(rows: pd.DataFrame) -> pd.DataFrame:
+    """Returns one row for each data set, row of the table and horizon: mean and spread over seeds, and where from."""
+    return rows.groupby(["data", "model", "lookback", "horizon"], sort=False).agg(
+        mse=("mse", "mean"), mse_spread=("mse", "std"), mae=("mae", "mean"), mae_spread=("mae", "std"),
+        seeds=("seed", "nunique"), windows=("windows", "first"), config=("config", "first"),
+        seconds=("seconds", "mean"), device=("device", "first"), date=("date", "max"), command=("command", "first"),
+    ).reset_index()  # fmt: skip

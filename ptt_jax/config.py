@@ -41,6 +41,10 @@ def is_horizons(v: Any) -> bool:
     return len(v) > 0 and all(type(h) is int and h > 0 for h in v) and list(v) == sorted(set(v))
 
 
+def is_views(v: Any) -> bool:
+    return all(type(t) is int and t > 0 for t in v) and len(v) == len(set(v))
+
+
 def is_positives(v: Any) -> bool:
     return is_decays(v) and all(r > 0 for r in v)
 
@@ -64,6 +68,8 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
     ("lookback", 504, at_least(1), "T, steps of history that the model reads; a multiple of model.patch"),
     ("horizons", (96, 192, 336, 720), Rule(is_horizons, "whole numbers above 0, ascending, like 96,192 or 48,"),
      "H, steps to forecast; all of them are tuned in one run"),
+    ("views", (), Rule(is_views, "whole numbers above 0 like 384,192 or 192,"),
+     "shorter lookbacks whose forecasts are averaged with that of the whole one; multiples of model.patch"),
     ("backbone", "", anything, "run directory whose backbone is tuned on; '' = pre-train one here"),
     ("compute_dtype", "float32", one_of("float32", "bfloat16"),
      "of matrix products and activations; parameters, statistics, softmax and loss stay float32"),
@@ -239,16 +245,23 @@ def check(cfg: ConfigDict) -> None:
             f"learned already; accepted: one of the two"
         )
     if not cfg.backbone:  # else the patch is the backbone's
-        check_lookback(cfg.lookback, cfg.model.patch)
+        check_lookback(cfg, cfg.model.patch)
 
 
-def check_lookback(lookback: int, patch: int) -> None:
-    """Raises UserError when the lookback is no whole number of patches."""
-    if lookback % patch:
-        near = max(lookback // patch, 1) * patch
+def check_lookback(cfg: ConfigDict, patch: int) -> None:
+    """Raises UserError when the lookback or a view is no whole number of patches, or a view is not the shorter one."""
+    for key, steps in (("lookback", cfg.lookback), *(("views", view) for view in cfg.views)):
+        if steps % patch:
+            near = max(steps // patch, 1) * patch
+            raise UserError(
+                f"config.{key} = {steps} is no multiple of the patch length {patch}; "
+                f"accepted: {near} or {near + patch}, say"
+            )
+    long = [view for view in cfg.views if view >= cfg.lookback]
+    if long:
         raise UserError(
-            f"config.lookback = {lookback} is no multiple of the patch length {patch}; "
-            f"accepted: {near} or {near + patch}, say"
+            f"config.views = {long[0]} is not below config.lookback = {cfg.lookback}; accepted: shorter ones, "
+            f"multiples of {patch}"
         )
 
 

@@ -58,7 +58,7 @@ def encode(model: CrossMAE, backbone: Any, data: Cached, span: Span, row_R: Arra
     def fresh(row_R: Array) -> Encoded:
         history = past(data.panel, span, row_R)
         encoded = cast(Encoded, model.apply({"params": backbone}, *history, method=model.observe))
-        return encoded.replace(memory=rounded(encoded.memory, data.dtype))  # type: ignore[attr-defined]
+        return encoded.with_memory(lambda a: rounded(a, data.dtype))
 
     if data.encoded is None:
         return fresh(row_R)
@@ -69,13 +69,13 @@ def encode(model: CrossMAE, backbone: Any, data: Cached, span: Span, row_R: Arra
     return found if data.complete else fill(found, row_R >= data.stored, row_R, fresh, data.mesh)
 
 
-def rounded(memory: Any, dtype: DTypeLike | None) -> Any:
-    """Returns the memory with the digits that a cache of `dtype` keeps, so that it does not matter which rows are
+def rounded(memory: Array, dtype: DTypeLike | None) -> Array:
+    """Returns keys or values with the digits that a cache of `dtype` keeps, so that it does not matter which rows are
     cached. A cast there and back would not do: XLA drops it."""
     if dtype is None:
         return memory
     bits = jnp.finfo(dtype)
-    return jax.tree.map(lambda a: jax.lax.reduce_precision(a, bits.nexp, bits.nmant), memory)
+    return jax.lax.reduce_precision(memory, bits.nexp, bits.nmant)
 
 
 PARTS = 8  # a batch's missing rows are encoded in eighths of a batch
@@ -127,9 +127,7 @@ def encode_all(
 
     def one(backbone: Any, panel: Panel, first: Array) -> Encoded:
         row_R = meshes.split(problem.mesh, stretch(first, block, span.rows)[0])
-        encoded = encode(model, backbone, Cached(panel), span, row_R)
-        memory = jax.tree.map(lambda a: a.astype(dtype), encoded.memory)
-        return Encoded(memory, encoded.keep_RN, encoded.mean_R1, encoded.scale_R1)
+        return encode(model, backbone, Cached(panel), span, row_R).with_memory(lambda a: a.astype(dtype))
 
     @functools.partial(jax.jit, static_argnums=2)
     def run(backbone: Any, panel: Panel, blocks: int) -> Encoded:

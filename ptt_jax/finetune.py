@@ -85,7 +85,7 @@ def finetune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: st
         return task
     with processes.together():
         card = checkpoint.find_backbone(run)
-        model = build(card["architecture"], cfg.compute_dtype, cfg.model.dropout)
+        model = build(card["architecture"], cfg.compute_dtype, cfg.model.dropout, cfg.views)
         backbone = checkpoint.load_backbone(card, shapes(model))
     train, validation = problem.learning(cfg), problem.span("validation", cfg.lookback, cfg.horizons)
     steps = optim.plan(t.epochs, t.steps, t.batch, train.rows, "tune")
@@ -162,7 +162,7 @@ def load(cfg: ConfigDict, run: Path, task: str, card: dict[str, Any], backbone: 
             f"{run / 'finetuned' / task} belongs to backbone {about['backbone'][:12]}, not to "
             f"{card['content_hash'][:12]}; accepted: the backbone it was tuned on ({about['backbone_run']})"
         )
-    model = build(card["architecture"], cfg.compute_dtype)
+    model = build(card["architecture"], cfg.compute_dtype, views=cfg.views)
     params = start(cfg.tune.mode, model, backbone, cfg)
     like = {root: params[root] for root in KEPT[cfg.tune.mode]}
     store = Store(run / "finetuned" / task, ("best", "state"), write=False)

@@ -182,7 +182,7 @@ def adopt(cfg: ConfigDict, card: dict) -> None:
     for key, value in card["architecture"].items():
         if key in cfg.model:
             cfg.model[key] = value
-    config.check_lookback(cfg.lookback, patch)
+    config.check_lookback(cfg, patch)
     need = cfg.lookback // patch + -(-cfg.horizons[-1] // patch)
     if need > window and card["architecture"]["position"] == "learned":
         raise UserError(

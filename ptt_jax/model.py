@@ -7,6 +7,7 @@ Letters, one for each axis, as suffixes of names:
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -32,6 +33,7 @@ class CrossMAE(nn.Module):
       patches: patches of the longest window; learned positions end there, and the longest period of the others is four
         times the window.
       dtype: of activations and matrix products; parameters are float32.
+      views: lookbacks besides the whole one whose forecasts are averaged with its own; no part of what is learned.
     """
 
     patch: int
@@ -44,6 +46,7 @@ class CrossMAE(nn.Module):
     dropout: float = 0.0
     position: str = "rotary"
     dtype: DTypeLike = jnp.float32
+    views: tuple[int, ...] = ()
 
     def setup(self) -> None:
         longest = 4.0 * self.patches if self.position == "rotary" else 0.0
@@ -154,17 +157,25 @@ class CrossMAE(nn.Module):
 
     def observe(self, x_RT: Array, observed_RT: Array, *, train: bool = False) -> "Encoded":
         """Returns everything of a history that a forecast needs. Nothing in it depends on a prompt."""
-        z_RND, *rest = self.read(x_RT, observed_RT, train=train)
-        return Encoded(self.remember(z_RND, jnp.arange(z_RND.shape[1])[None]), *rest)
+
+        def look(x_RT: Array, observed_RT: Array, others: tuple["Encoded", ...]) -> "Encoded":
+            z_RND, keep_RN, mean_R1, scale_R1 = self.read(x_RT, observed_RT, train=train)
+            memory = self.remember(z_RND, jnp.arange(z_RND.shape[1])[None])
+            return Encoded(memory, keep_RN, mean_R1, scale_R1, others)
+
+        return look(x_RT, observed_RT, tuple(look(x_RT[:, -T:], observed_RT[:, -T:], ()) for T in self.views))
 
     def foretell(self, encoded: "Encoded", ahead_M: Array, prompt_MD: Array | None, *, train: bool = False) -> Array:
         """Returns y_RMP in the units of the history: the patches that lie `ahead`, 0 the first one after it.
 
-        prompt_MD None is the zero-shot forecast of the mask token alone.
+        prompt_MD None is the zero-shot forecast of the mask token alone. Of several views it is the mean of what each
+        says, of which each has statistics of its own.
         """
         at_1M = encoded.keep_RN.shape[1] + ahead_M[None]
         y_RMP = self.decode(encoded.memory, at_1M, prompt_MD, encoded.keep_RN, train=train)
-        return y_RMP * encoded.scale_R1[..., None] + encoded.mean_R1[..., None]
+        y_RMP = y_RMP * encoded.scale_R1[..., None] + encoded.mean_R1[..., None]
+        others = [self.foretell(view, ahead_M, prompt_MD, train=train) for view in encoded.others]
+        return sum(others, y_RMP) / (1 + len(others)) if others else y_RMP
 
     def forecast(
         self, x_RT: Array, observed_RT: Array, prompt_MD: Array | None, horizon: int, *, train: bool = False
@@ -182,12 +193,19 @@ class CrossMAE(nn.Module):
 @flax.struct.dataclass
 class Encoded:
     """A history after the frozen encoder: what the decoder reads of it, (k_RNKh, v_RNKh) for each of its blocks, which
-    patches hold anything, and the statistics to undo."""
+    patches hold anything, the statistics to undo; and the same of shorter views of it."""
 
     memory: tuple[Memory, ...]
     keep_RN: Array
     mean_R1: Array
     scale_R1: Array
+    others: tuple["Encoded", ...] = ()
+
+    def with_memory(self, change: Callable[[Array], Array]) -> "Encoded":
+        """Returns it with each array of its memory changed."""
+        others = tuple(view.with_memory(change) for view in self.others)
+        memory = jax.tree.map(change, self.memory)
+        return self.replace(memory=memory, others=others)  # type: ignore[attr-defined, no-any-return]
 
 
 def promote_all_but_bias(*arrays: Array | None, dtype: Any = None, inexact: bool = True) -> list[Array | None]:

@@ -61,7 +61,7 @@ def score(cfg: ConfigDict, run: Path, problem: Problem, task: str, log: Log) -> 
     mode = cfg.tune.mode
     with processes.together():
         card = checkpoint.find_backbone(run)
-        model = train.build(card["architecture"], cfg.compute_dtype)
+        model = train.build(card["architecture"], cfg.compute_dtype, views=cfg.views)
         inputs: dict[str, Any] = {"backbone": checkpoint.load_backbone(card, train.shapes(model))}
         if mode == "prompt":
             inputs["tuned"] = checkpoint.load_prompts(run, task, card["content_hash"])

@@ -121,7 +121,7 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = 
     t = cfg.tune
     with processes.together():
         card = checkpoint.find_backbone(run)
-        model = build(card["architecture"], cfg.compute_dtype)
+        model = build(card["architecture"], cfg.compute_dtype, views=cfg.views)
         backbone = checkpoint.load_backbone(card, shapes(model))
     backbone = meshes.replicate(problem.mesh, backbone)
     train, validation = problem.learning(cfg), problem.span("validation", cfg.lookback, cfg.horizons)

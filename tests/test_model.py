@@ -191,3 +191,16 @@ def test_masks_hide_what_they_should():
     shares = np.bincount(lengths, minlength=7)[1:] / 600
     assert shares.min() > 0.08, shares
     assert shares.max() < 0.28, shares
+
+
+def test_views_average_the_forecasts_of_shorter_histories(model, params, history):
+    x_RT, observed_RT = history
+    prompt_MD = jax.random.normal(jax.random.key(5), (2, 16))
+
+    def forecast(model, lookback):
+        history = x_RT[:, -lookback:], observed_RT[:, -lookback:]
+        return model.apply({"params": params}, *history, prompt_MD, 20, method=model.forecast)
+
+    mean = sum(forecast(model, T) for T in (48, 24, 12)) / 3
+    np.testing.assert_allclose(forecast(model.clone(views=(24, 12)), 48), mean, atol=1e-5)
+    assert np.abs(np.asarray(forecast(model, 48) - mean)).max() > 1e-2

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from ptt_jax import optim
@@ -115,3 +116,23 @@ def test_decay_goes_by_name_and_spares_biases(tree):
     paths = {jax.tree_util.keystr(p) for p, on in jax.tree_util.tree_leaves_with_path(decayed) if on}
     assert paths
     assert all(p.endswith(("['kernel']", "['tokens_MD']")) for p in paths)
+
+
+def test_the_average_of_the_weights_is_what_its_decay_says_and_changes_no_step(tree):
+    knobs = {"peak": 0.1, "warmup": 0.0, "steps": 40, "weight_decay": 0.0, "clip": 1.0}
+    plain, kept = (optim.ALL.transform(optim.chain(**knobs, average=a), tree) for a in (0.0, 0.5))
+    grads = jax.tree.map(jnp.ones_like, tree)
+    states, params, seen = [plain.init(tree), kept.init(tree)], [tree, tree], []
+    for _ in range(30):
+        for i, tx in enumerate((plain, kept)):
+            updates, states[i] = tx.update(grads, states[i], params[i])
+            params[i] = optax.apply_updates(params[i], updates)
+        seen.append(params[1]["backbone"]["mask_token"])
+        jax.tree.map(np.testing.assert_array_equal, *params)
+    average = tree["backbone"]["mask_token"]
+    for t, x in enumerate(seen):
+        keep = min(0.5, (1 + t) / (10 + t))
+        average = keep * average + (1 - keep) * x
+    found = optim.averaged(states[1])["backbone"]["mask_token"]
+    np.testing.assert_allclose(found, average, rtol=1e-5)
+    assert np.abs(found - seen[-1]).max() > 1e-4

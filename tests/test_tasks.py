@@ -227,3 +227,66 @@ def test_each_channel_asks_with_a_prompt_of_its_own(problem, model, params):
     np.testing.assert_allclose(short_RH, y_RH[:, :12], rtol=2e-5, atol=2e-5)
     plain_RH = tasks.forecast(model, {"backbone": params}, encoded, 24, row_R % 3)
     np.testing.assert_allclose(zero_RH, plain_RH, rtol=2e-5, atol=2e-5)
+
+
+def test_a_blend_keeps_mean_and_scale_of_its_row_and_misses_what_either_misses(problem):
+    x_RL, observed_RL = take(problem.panel, problem.span("train", 48, (24,)), jnp.arange(200))
+    blended_RL, seen_RL = tasks.augment(jax.random.key(0), x_RL, observed_RL, 0.0, 1.0)
+    other_RL = jnp.roll(x_RL, 1, axis=0)
+
+    def normal(x_RL, observed_RL):
+        mean_R1, scale_R1 = instance_stats(x_RL, observed_RL.astype(jnp.float32))
+        return (x_RL - mean_R1) / scale_R1, mean_R1, scale_R1
+
+    (z_RL, mean_R1, scale_R1), (w_RL, *_) = normal(x_RL, observed_RL), normal(other_RL, jnp.roll(observed_RL, 1, 0))
+    share_RL = ((blended_RL - mean_R1) / scale_R1 - z_RL) / (w_RL - z_RL)
+    share_R = np.median(share_RL, axis=1)  # on the way from one window to the other, at the same place at each step
+    clear = np.abs(np.asarray(w_RL - z_RL)) > 0.1
+    assert np.abs(np.asarray(share_RL) - share_R[:, None])[clear].max() < 1e-3
+    assert 0 <= share_R.min() < 0.1
+    assert 0.9 < share_R.max() <= 1
+    np.testing.assert_array_equal(seen_RL, observed_RL & jnp.roll(observed_RL, 1, 0))
+    assert (np.asarray(seen_RL) != np.asarray(observed_RL)).any()
+
+
+def test_the_asked_share_of_rows_is_flipped_or_blended_and_the_others_keep_every_bit(problem):
+    x_RL, observed_RL = take(problem.panel, problem.span("train", 48, (24,)), jnp.arange(400))
+    flipped_RL, seen_RL = tasks.augment(jax.random.key(1), x_RL, observed_RL, 0.3, 0.0)
+    down_R, up_R = np.asarray((flipped_RL == -x_RL).all(1)), np.asarray((flipped_RL == x_RL).all(1))
+    assert (down_R | up_R).all()
+    assert 0.2 < down_R.mean() < 0.4
+    np.testing.assert_array_equal(seen_RL, observed_RL)
+    blended_RL, seen_RL = tasks.augment(jax.random.key(1), x_RL, observed_RL, 0.0, 0.3)
+    kept_R = np.asarray((blended_RL == x_RL).all(1))
+    assert 0.6 < kept_R.mean() < 0.8
+    np.testing.assert_array_equal(seen_RL[kept_R], observed_RL[kept_R])
+
+
+def test_only_what_is_asked_for_is_augmented(problem, model, params):
+    span = problem.span("train", 48, (24,))
+    arguments = {"backbone": params}, Cached(problem.panel), jnp.arange(40), jax.random.key(0)
+
+    def value(**knobs):
+        asked = {"ratio": 0.5, "tail_share": 0.0, "norm": "window", "train": False, **knobs}
+        return jax.jit(tasks.reconstruction(model, span, **asked))(*arguments)[0]
+
+    plain_R = value()
+    np.testing.assert_array_equal(plain_R, value(flip=0.0, blend=0.0))
+    for knobs in ({"flip": 0.5}, {"blend": 0.5}):
+        changed = np.mean(np.asarray(value(**knobs)) != np.asarray(plain_R))
+        assert 0.2 < changed < 0.8
+
+
+def test_views_are_cached_and_filled_like_the_whole_lookback(problem, model, params):
+    viewer, span = model.clone(views=(24, 12)), problem.span("train", 48, (12, 20))
+    whole = encodings.encode_all(viewer, params, problem, span, 64, 2**30, jnp.float32)
+    assert [view.keep_RN.shape[1] for view in (whole.encoded, *whole.encoded.others)] == [4, 2, 1]
+    some = encodings.encode_all(viewer, params, problem, span, 64, whole.encoded_bytes // 2, jnp.float32)
+    assert 0 < some.stored < span.rows
+    row_R = jnp.arange(0, span.rows, 7)
+    ends = [
+        jax.jit(lambda data: tasks.forecast(viewer, {"backbone": params}, encodings.encode(
+            viewer, params, data, span, row_R), 20, row_R % 3))(data) for data in (whole, some, Cached(problem.panel))
+    ]  # fmt: skip
+    np.testing.assert_allclose(ends[0], ends[2], atol=1e-5)
+    np.testing.assert_allclose(ends[1], ends[2], atol=1e-5)

@@ -258,7 +258,7 @@ def bench(cfg: ConfigDict, args: argparse.Namespace) -> tuple[Peak, list[Record]
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, default=Path("configs/etth1.py"))
+    parser.add_argument("--config", type=Path, default=Path("configs/etth1_light.py"))
     parser.add_argument(
         "--horizons", type=lambda s: tuple(int(h) for h in s.split(",")), help="instead of the config's"
     )

@@ -49,6 +49,7 @@ def main(sets: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
 
             cells += [
                 cell("", OWN),
+                cell("-mae", {"prompt": "prompts, tuned by absolute error"}, "tune.loss=mae", on="."),
                 cell("-random", {"prompt": "random backbone: prompts"}, "pretrain.epochs=0.0", "pretrain.steps=0"),
                 cell("-probe", {"probe": "new head: probe"}, "tune.mode=probe", *TRAIN, on="."),
                 cell("-random-probe", {"probe": "random backbone: probe"}, "tune.mode=probe", *TRAIN, on="-random"),

@@ -1,7 +1,7 @@
 """How long prompts take to converge, against full fine-tuning by PatchTST's recipe, in one run on one machine.
 
-    python -m ptt_jax.main --config=configs/etth1.py --workdir=runs/etth1
-    python experiments/convergence.py --config=configs/etth1.py --backbone=runs/etth1 --json=FILE
+    python -m ptt_jax.main --config=configs/etth1_light.py --workdir=runs/etth1
+    python experiments/convergence.py --config=configs/etth1_light.py --backbone=runs/etth1 --json=FILE
 
 Prompts: the whole stage for all horizons, from the series in memory to the chosen prompts on disk: compiling with an
 empty cache, encoding, every step, every look at validation, every checkpoint. Full fine-tuning, one model a horizon:
@@ -80,7 +80,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict:
 def run(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, default=Path("configs/etth1.py"))
+    parser.add_argument("--config", type=Path, default=Path("configs/etth1_light.py"))
     parser.add_argument("--backbone", required=True, help="a finished run of that config")
     parser.add_argument("--json", type=Path, help="a file for the figures")
     args = parser.parse_args(argv)

@@ -41,10 +41,6 @@ def is_horizons(v: Any) -> bool:
     return len(v) > 0 and all(type(h) is int and h > 0 for h in v) and list(v) == sorted(set(v))
 
 
-def is_views(v: Any) -> bool:
-    return all(type(t) is int and t > 0 for t in v) and len(v) == len(set(v))
-
-
 def is_positives(v: Any) -> bool:
     return is_decays(v) and all(r > 0 for r in v)
 
@@ -68,8 +64,9 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
     ("lookback", 504, at_least(1), "T, steps of history that the model reads; a multiple of model.patch"),
     ("horizons", (96, 192, 336, 720), Rule(is_horizons, "whole numbers above 0, ascending, like 96,192 or 48,"),
      "H, steps to forecast; all of them are tuned in one run"),
-    ("views", (), Rule(is_views, "whole numbers above 0 like 384,192 or 192,"),
-     "shorter lookbacks whose forecasts are averaged with that of the whole one; multiples of model.patch"),
+    ("views", 1, at_least(1),
+     "lookbacks whose forecasts are averaged: the whole one and evenly shorter ones, in whole patches; 3 of 720: 720, "
+     "480, 240"),
     ("backbone", "", anything, "run directory whose backbone is tuned on; '' = pre-train one here"),
     ("compute_dtype", "float32", one_of("float32", "bfloat16"),
      "of matrix products and activations; parameters, statistics, softmax and loss stay float32"),
@@ -183,6 +180,15 @@ def default() -> ConfigDict:
     return cfg
 
 
+def benchmark(name: str) -> ConfigDict:
+    """Returns the recipe that all sets of the main table share; chosen on validation (levers in experiments/)."""
+    cfg = default()
+    cfg.data.name = name
+    cfg.lookback, cfg.views = 720, 3
+    cfg.pretrain.update(batch=224, flip=0.5, blend=1.0, average=0.99)
+    return cfg
+
+
 def flat(cfg: ConfigDict) -> dict[str, Any]:
     """Returns {'section.name': value}, in the order of KNOBS where they know the key."""
     out = {}
@@ -249,19 +255,12 @@ def check(cfg: ConfigDict) -> None:
 
 
 def check_lookback(cfg: ConfigDict, patch: int) -> None:
-    """Raises UserError when the lookback or a view is no whole number of patches, or a view is not the shorter one."""
-    for key, steps in (("lookback", cfg.lookback), *(("views", view) for view in cfg.views)):
-        if steps % patch:
-            near = max(steps // patch, 1) * patch
-            raise UserError(
-                f"config.{key} = {steps} is no multiple of the patch length {patch}; "
-                f"accepted: {near} or {near + patch}, say"
-            )
-    long = [view for view in cfg.views if view >= cfg.lookback]
-    if long:
+    """Raises UserError when the lookback is no whole number of patches."""
+    if cfg.lookback % patch:
+        near = max(cfg.lookback // patch, 1) * patch
         raise UserError(
-            f"config.views = {long[0]} is not below config.lookback = {cfg.lookback}; accepted: shorter ones, "
-            f"multiples of {patch}"
+            f"config.lookback = {cfg.lookback} is no multiple of the patch length {patch}; "
+            f"accepted: {near} or {near + patch}, say"
         )
 
 

@@ -33,7 +33,7 @@ class CrossMAE(nn.Module):
       patches: patches of the longest window; learned positions end there, and the longest period of the others is four
         times the window.
       dtype: of activations and matrix products; parameters are float32.
-      views: lookbacks besides the whole one whose forecasts are averaged with its own; no part of what is learned.
+      views: lookbacks whose forecasts are averaged: the whole one and evenly shorter ones; no part of what is learned.
     """
 
     patch: int
@@ -46,7 +46,7 @@ class CrossMAE(nn.Module):
     dropout: float = 0.0
     position: str = "rotary"
     dtype: DTypeLike = jnp.float32
-    views: tuple[int, ...] = ()
+    views: int = 1
 
     def setup(self) -> None:
         longest = 4.0 * self.patches if self.position == "rotary" else 0.0
@@ -163,7 +163,12 @@ class CrossMAE(nn.Module):
             memory = self.remember(z_RND, jnp.arange(z_RND.shape[1])[None])
             return Encoded(memory, keep_RN, mean_R1, scale_R1, others)
 
-        return look(x_RT, observed_RT, tuple(look(x_RT[:, -T:], observed_RT[:, -T:], ()) for T in self.views))
+        patches = x_RT.shape[1] // self.patch
+        shorter = {-(-patches * left // self.views) for left in range(1, self.views)} - {
+            patches
+        }  # fewer if few patches
+        steps = [self.patch * count for count in sorted(shorter, reverse=True)]
+        return look(x_RT, observed_RT, tuple(look(x_RT[:, -T:], observed_RT[:, -T:], ()) for T in steps))
 
     def foretell(self, encoded: "Encoded", ahead_M: Array, prompt_MD: Array | None, *, train: bool = False) -> Array:
         """Returns y_RMP in the units of the history: the patches that lie `ahead`, 0 the first one after it.

@@ -32,7 +32,7 @@ def architecture(cfg: ConfigDict) -> dict[str, Any]:
     return {**{k: cfg.model[k] for k in kept}, "patches": cfg.lookback // cfg.model.patch + ahead}
 
 
-def build(card: dict[str, Any], compute_dtype: str, dropout: float = 0.0, views: tuple[int, ...] = ()) -> CrossMAE:
+def build(card: dict[str, Any], compute_dtype: str, dropout: float = 0.0, views: int = 1) -> CrossMAE:
     """Returns the model of a recorded architecture."""
     return CrossMAE(**card, dropout=dropout, dtype=jnp.dtype(compute_dtype), views=views)
 

@@ -7,7 +7,7 @@ import pytest
 from ptt_jax import config, data, main, train
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
-EXPECTED = "csv electricity etth1 etth2 ettm1 ettm2 exchange ili quickstart traffic weather"
+EXPECTED = "csv electricity etth1 etth1_light etth2 ettm1 ettm2 exchange ili quickstart traffic weather"
 
 
 def load(path):

@@ -177,7 +177,7 @@ def test_a_tuning_step_costs_a_small_part_of_full_fine_tuning(monkeypatch):
     """Compiled figures of the default ETTh1 model: nothing is run, and no busy machine can change them."""
     monkeypatch.chdir(ROOT.parent)
     bench = script("bench")
-    cfg = bench.load_file(Path("configs/etth1.py"))
+    cfg = bench.load_file(Path("configs/etth1_light.py"))
     subject = bench.Subject(cfg, tuple(cfg.horizons), 448, 7, bench.LENGTH, True)
     peak = bench.Peak("", 1.0, 1.0)
 

@@ -11,5 +11,5 @@ from ptt_jax.config import benchmark
 def get_config():
     cfg = benchmark("Electricity")
     cfg.pretrain.steps = 12000
-    cfg.tune.steps = 2000
+    cfg.tune.steps = 1000
     return cfg

@@ -1,8 +1,6 @@
 """ETTh1: 7 channels, hourly; the shared recipe, patch of a day.
 
 python -m ptt_jax.main --config=configs/etth1.py
-
-Pre-training normalises by the whole window, by validation (experiments/results/levers.csv).
 """
 
 from ptt_jax.config import benchmark

@@ -1,8 +1,6 @@
 """ETTm2: 7 channels, every 15 minutes; the shared recipe, patch of half a day.
 
 python -m ptt_jax.main --config=configs/ettm2.py
-
-Pre-training normalises by the whole window, by validation (experiments/results/levers.csv).
 """
 
 from ptt_jax.config import benchmark
@@ -11,6 +9,6 @@ from ptt_jax.config import benchmark
 def get_config():
     cfg = benchmark("ETTm2")
     cfg.model.patch = 48
-    cfg.pretrain.steps = 5000
+    cfg.pretrain.steps = 3000
     cfg.tune.steps = 300
     return cfg

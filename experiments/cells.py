@@ -126,7 +126,7 @@ def few(sets: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
 
 
 # Whatever trains a head or the encoder gets more steps than prompts on any set, more looks, and patience.
-TRAIN = ("tune.steps=2500", "tune.validations=20", "tune.patience=5")
+TRAIN = ("tune.steps=1500", "tune.validations=10", "tune.patience=3")
 # label: (knobs, whether the main table's backbone serves)
 ABLATIONS: dict[str, tuple[tuple[str, ...], bool]] = {
     "the recipe": ((), True),

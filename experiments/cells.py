@@ -126,7 +126,7 @@ def few(sets: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
 
 
 # Whatever trains a head or the encoder gets more steps than prompts on any set, more looks, and patience.
-TRAIN = ("tune.steps=1500", "tune.validations=10", "tune.patience=3")
+TRAIN = ("tune.steps=1500", "tune.validations=30", "tune.patience=4", "tune.learning_rate=1e-4")
 # label: (knobs, whether the main table's backbone serves)
 ABLATIONS: dict[str, tuple[tuple[str, ...], bool]] = {
     "the recipe": ((), True),

@@ -1,6 +1,8 @@
 """ETTh1: 7 channels, hourly; the shared recipe, patch of a day.
 
 python -m ptt_jax.main --config=configs/etth1.py
+
+By validation (experiments/results/levers.csv) pre-training normalises by the whole window here.
 """
 
 from ptt_jax.config import benchmark
@@ -8,4 +10,5 @@ from ptt_jax.config import benchmark
 
 def get_config():
     cfg = benchmark("ETTh1")
+    cfg.pretrain.update(norm="window", loss="mse")
     return cfg

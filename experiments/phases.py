@@ -102,10 +102,11 @@ class Subject:
         return Material(panel, backbone, jax.tree.map(all_rows, jax.eval_shape(one, panel, backbone)))
 
     def pretraining(self) -> Phase:
-        p, ahead = self.cfg.pretrain, train.whole_patches(self.cfg)
-        model, span = train.build(self.card, self.cfg.compute_dtype, self.cfg.model.dropout), self.span((ahead,))
-        loss = tasks.reconstruction(model, span, **train.hiding(p), train=True)
-        return self.learning("pretrain", (ahead,), loss, optim.ALL, p, {}, span.rows)
+        p, (lookback, ahead) = self.cfg.pretrain, train.window(self.cfg)
+        model = train.build(self.card, self.cfg.compute_dtype, self.cfg.model.dropout)
+        span = windows.span((0, self.length), lookback, ahead, self.channels, "train")
+        loss = tasks.reconstruction(model, span, **train.hiding(p), **train.augmentation(p), train=True)
+        return self.learning("pretrain", ahead, loss, optim.ALL, p, {}, span.rows)
 
     def tuning(self, name: str, horizons: tuple[int, ...], data: Callable[[Material], Cached]) -> Phase:
         """Returns tuning as `tune.tune` does it: one seed and one setting of the fan."""
@@ -171,7 +172,7 @@ class Subject:
 
     def prompt(self, horizons: tuple[int, ...]) -> prompts.Prompt:
         count = prompts.patches(horizons[-1], self.model.patch)
-        return prompts.make(self.cfg.tune.prompts, count, self.model.width, self.channels)
+        return prompts.make(self.cfg.tune.prompts, count, self.model.width, self.channels, self.model.decoder_layers)
 
 
 def fresh(m: Material) -> Cached:

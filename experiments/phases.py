@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from ptt_jax import baselines, encodings, optim, problems, prompts, step, tasks, train, tune, windows
+from ptt_jax import baselines, encodings, finetune, optim, problems, prompts, step, tasks, train, tune, windows
 from ptt_jax import mesh as meshes
 from ptt_jax.encodings import Cached
 from ptt_jax.model import Encoded, init
@@ -131,22 +131,30 @@ class Subject:
 
     def learning(
         self, name: str, horizons: tuple[int, ...], loss: tasks.Loss, groups: Groups, section: ConfigDict,
-        beside: dict[str, Any], rows: int,
+        beside: dict[str, Any], rows: int, data: Callable[[Material], Cached] = lambda m: Cached(m.panel),
     ) -> Phase:  # fmt: skip
         """Returns a phase that trains groups of the backbone and of what stands beside it."""
         tree = {"backbone": train.shapes(self.model), **beside}
         tx = groups.transform(train.chain(section, STEPS), tree)
 
         def make(m: Material) -> tuple[State, tuple]:
-            return step.start({"backbone": m.backbone, **beside}, tx), (Cached(m.panel), jax.random.key(0))
+            return step.start({"backbone": m.backbone, **beside}, tx), (data(m), jax.random.key(0))
 
-        return Phase(name, horizons, self, step.one(loss, tx, groups, self.mesh, self.batch, rows), make)
+        return Phase(name, horizons, self, step.one(loss, tx, groups, self.mesh, self.batch, rows), make, unread=data)
 
     def full(self, horizons: tuple[int, ...]) -> Phase:
         span = self.span(horizons)
         loss = tasks.forecasting(self.model, span, penalty=self.cfg.tune.loss)
         beside = {"prompt": self.prompt(horizons)}
         return self.learning("full fine-tuning", horizons, loss, WHOLE, self.cfg.tune, beside, span.rows)
+
+    def thawing(self, name: str, horizons: tuple[int, ...], data: Callable[[Material], Cached]) -> Phase:
+        """Returns tuning of the prompt with the parts of the backbone that the config thaws."""
+        t, span = self.cfg.tune, self.span(horizons)
+        model = train.build(self.card, self.cfg.compute_dtype, self.cfg.model.dropout)
+        loss = baselines.thawing(model, span, penalty=t.loss, thawed=finetune.thawed(t))
+        beside = {"prompt": self.prompt(horizons)}
+        return self.learning(name, horizons, loss, finetune.groups_of(t), t, beside, span.rows, data)
 
     def probing(self, name: str, horizons: tuple[int, ...], groups: Groups) -> Phase:
         span = self.span(horizons)

@@ -91,15 +91,15 @@ def spent_by(table: pd.DataFrame, sets: Sequence[str], label: str) -> dict[str, 
 
 
 def markdown(table: pd.DataFrame, spent: pd.DataFrame) -> str:
-    """Returns a table for each question, its heading in the first cell: MSE / MAE of each set, the recipe's row marked,
-    differences to it in %, and what rows cost where they differ in it.
+    """Returns a table for each question, its heading in the first cell: MSE / MAE of each set and the difference to its
+    recipe in %, or that it is the recipe; and what rows cost where they differ in it.
 
     table: columns as `reproduce.gather` returns them; spent: of `costs.read`.
     """
     found, parts = change(table), []
     sets = [name for name in SETS if name in {*found["data"]}]
     for question in dict.fromkeys(variant.question for variant in ABLATIONS.values()):
-        labels = [label for label, variant in ABLATIONS.items() if variant.question == question]
+        labels = [label for label, variant in ABLATIONS.items() if variant.question == question and label != RECIPE]
         here = {label: found[found["row"] == label] for label in labels if label in {*found["row"]}}
         if not {*here} - {label for label, of in here.items() if of["is_recipe"].all()}:
             continue  # nothing but the recipe
@@ -109,7 +109,7 @@ def markdown(table: pd.DataFrame, spent: pd.DataFrame) -> str:
         lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
         for label, of in here.items():
             changes = of[~of["is_recipe"]]["change"]
-            mean = f"{changes.mean():+.1f} %" if len(changes) == len(sets) else ""
+            mean = f"{changes.mean():+.1f} %" if changes.count() == len(sets) else ""
             cells = [*(shown(of, name) for name in sets), mean, *(cost[label].get(head, "") for head in heads)]
             lines.append(f"| {label} | " + " | ".join([*cells, str(int(of["seeds"].min()))]) + " |")
         parts.append("\n".join(lines))
@@ -180,12 +180,13 @@ def draw(table: pd.DataFrame, spent: pd.DataFrame, folder: Path) -> list[Path]:
             axes[0].plot([at], [0], marker="o", markersize=8, fillstyle="none", linestyle="none", **look)
         axes[0].axhline(0, color="0.6", linewidth=0.8, zorder=0)
         axes[0].set_ylabel("MSE against the recipe, %")
-        axes[0].legend(frameon=False, fontsize=8)
+        axes[0].legend(frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
         if by_patch:
             axes[1].plot([*by_patch], [*by_patch.values()], color="0.3", marker="s", markersize=3.5, linewidth=1.2)
             axes[1].set_yscale("log")
             axes[1].set_ylabel("MFLOPs a row,\npre-training")
-        axes[-1].set_xlabel({"patch": "patch length, steps", "lookback": "lookback, steps"}.get(word, word))
+        units = {"patch": "patch length, steps", "lookback": "lookback, steps"}.get(word, word)
+        axes[-1].set_xlabel(f"{units} (ring: the recipe)")
         ticks = sorted({*values} & {at for of in lines.values() for at in of["at"]})
         for ax in axes:
             if word != "mask ratio":

@@ -5,6 +5,7 @@ cells that tune on it.
 """
 
 import functools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -81,7 +82,7 @@ def ablations(sets: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
 
 
 def named(data: str, seed: int, label: str) -> str:
-    return f"{data}-s{seed}-{label.replace(' ', '-').replace(',', '').replace('/', '-')}"
+    return f"{data}-s{seed}-{re.sub('[^A-Za-z0-9.]+', '-', label)}"
 
 
 def configured(data: str, knobs: Sequence[str]) -> ConfigDict:

@@ -4,10 +4,15 @@ A part is a function of the data sets and seeds that returns its cells, in an or
 cells that tune on it.
 """
 
+import functools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ml_collections import ConfigDict
+
+from ptt_jax import config
 from ptt_jax.main import load_file
 
 ROOT = Path(__file__).parent.parent
@@ -61,16 +66,50 @@ def main(sets: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
 
 
 def ablations(sets: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
-    """One knob at a time, from the recipe of the main table; what changes the prompt alone takes its backbone."""
+    """One knob at a time, from the recipe of the main table; what changes the prompt alone takes its backbone. A row
+    that is a set's recipe is not run again."""
     cells = []
     for data in (d for d in sets if d in ("ETTh1", "ETTm1", "Weather")):
         for seed in seeds:
-            for label, (knobs, same) in ABLATIONS.items():
-                name = f"{data}-s{seed}-{label.replace(' ', '-').replace('/', '-')}"
-                base = f"main/{data}-s{seed}" if same else ""
-                knobs = (f"seed={seed}", *knobs)
-                cells.append(Cell(name, data, f"configs/{data.lower()}.py", knobs, base, {"prompt": label}))
+            main_one = f"main/{data}-s{seed}"
+            for label, variant in ABLATIONS.items():
+                if not possible(data, label) or (label != RECIPE and (is_recipe(data, label) or not variant.knobs)):
+                    continue
+                base = variant.on and (main_one if is_recipe(data, variant.on) else named(data, seed, variant.on))
+                knobs = (f"seed={seed}", *variant.knobs)
+                rows = {"prompt": RECIPE, "zero_shot": WITHOUT} if label == RECIPE else {variant.model: label}
+                cells.append(Cell(named(data, seed, label), data, f"configs/{data.lower()}.py", knobs, base, rows))
     return cells
+
+
+def named(data: str, seed: int, label: str) -> str:
+    return f"{data}-s{seed}-{re.sub('[^A-Za-z0-9.]+', '-', label)}"
+
+
+def configured(data: str, knobs: Sequence[str]) -> ConfigDict:
+    """Returns the recipe of a set with some of its knobs changed."""
+    cfg = load_file(ROOT / "configs" / f"{data.lower()}.py")
+    for knob in knobs:
+        key, _, text = knob.partition("=")
+        section, _, name = key.rpartition(".")
+        holder = cfg[section] if section else cfg
+        holder[name] = type(holder[name])(text)
+    return cfg
+
+
+@functools.cache
+def is_recipe(data: str, label: str) -> bool:
+    """Says whether a row of the ablations is what the set's recipe does anyway."""
+    if ABLATIONS[label].model != "prompt":
+        return False
+    return config.content_hash(configured(data, ABLATIONS[label].knobs)) == config.content_hash(configured(data, ()))
+
+
+@functools.cache
+def possible(data: str, label: str) -> bool:
+    """Says whether the patch of a row divides its lookback."""
+    cfg = configured(data, ABLATIONS[label].knobs)
+    return cfg.lookback % cfg.model.patch == 0
 
 
 def transfer(sets: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
@@ -127,20 +166,88 @@ def few(sets: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
 
 # Whatever trains a head or the encoder gets more steps than prompts on any set, more looks, and patience.
 TRAIN = ("tune.steps=1500", "tune.validations=30", "tune.patience=4", "tune.learning_rate=1e-4")
-# label: (knobs, whether the main table's backbone serves)
-ABLATIONS: dict[str, tuple[tuple[str, ...], bool]] = {
-    "the recipe": ((), True),
-    "one shared prompt": (("tune.prompts=shared",), True),
-    "a prompt for each channel": (("tune.prompts=channel",), True),
-    **{f"mask ratio {r}": ((f"pretrain.mask_ratio={r}",), False) for r in (0.2, 0.4, 0.8, 0.9)},
-    "hidden at random": (("pretrain.tail_share=0.0",), False),
-    "hidden tail": (("pretrain.tail_share=1.0",), False),
-    "windows of the lookback and one patch": (("pretrain.horizon=1",), False),
-    "visible patches normalise": (("pretrain.norm=visible",), False),
-    "the whole window normalises": (("pretrain.norm=window",), False),
-    **{f"patch {p}": ((f"model.patch={p}",), False) for p in (6, 12, 36, 72)},
-    **{f"lookback {t}": ((f"lookback={t}",), False) for t in (96, 192, 336, 720, 1008, 1440)},
-    **{f"decoder of {n} blocks": ((f"model.decoder_layers={n}",), False) for n in (2, 3)},
-    **{f"{p} positions": ((f"model.position={p}",), False) for p in ("sincos", "learned")},
-}
+RECIPE, WITHOUT = "the recipe", "without prompts"
+
+
+class Variant(NamedTuple):
+    """A row of the ablations: the question that it answers, what it changes, on whose backbone (a label; '' = one of
+    its own), and which model of its results.csv is shown."""
+
+    question: str
+    knobs: tuple[str, ...] = ()
+    on: str = ""
+    model: str = "prompt"
+
+
+def one_knob(question: str, key: str, labels: dict[str, object], on: str = "") -> dict[str, Variant]:
+    """Returns a row for each value of a knob."""
+    return {label: Variant(question, (f"{key}={value}",), on) for label, value in labels.items()}
+
+
+def each(word: str, *values: object) -> dict[str, object]:
+    return {f"{word} {value}": value for value in values}
+
+
+def thaw(parts: str) -> Variant:
+    return Variant("Frozen or thawed", ("tune.mode=thaw", f"tune.thaw={parts}", *TRAIN), RECIPE, "thaw")
+
+
+DEEP = "tune.prompts=layer"
+PATCHES, RATIOS = (6, 12, 24, 36, 48, 72, 96), (0.2, 0.4, 0.6, 0.8, 0.9)
+LOOKBACKS = (96, 192, 336, 480, 576, 720, 960, 1440)
+ABLATIONS: dict[str, Variant] = {
+    RECIPE: Variant("Prompts", (), RECIPE),
+    WITHOUT: Variant("Prompts", (), RECIPE, "zero_shot"),
+    **one_knob("Prompts", "tune.prompts", {
+        "one prompt for each position": "position", "one shared prompt": "shared",
+        "a prompt for each channel and position": "channel",
+    }, RECIPE),
+    **one_knob("Decoder blocks", "model.decoder_layers", {
+        "decoder of 1 block": 1, "decoder of 2 blocks": 2, "decoder of 3 blocks": 3,
+    }),
+    "decoder of 2 blocks, prompts at each": Variant("Decoder blocks", (DEEP,), "decoder of 2 blocks"),
+    "decoder of 3 blocks, prompts at each": Variant("Decoder blocks", (DEEP,), "decoder of 3 blocks"),
+    **one_knob("What queries see", "model.decoder_attention", {
+        "visible patches alone": "cross", "each other first": "self",
+    }),
+    **one_knob("How much is hidden", "pretrain.mask_ratio", each("mask ratio", *RATIOS)),
+    **one_knob("Which patches are hidden", "pretrain.tail_share", {
+        "hidden at random": 0.0, "a tail in 25 % of the rows": 0.25, "a tail in 50 % of the rows": 0.5,
+        "hidden tail": 1.0,
+    }),
+    **one_knob("Feature or value masking", "model.hiding", {
+        "feature: absent from the encoder": "feature", "value: zeros in the encoder": "value",
+    }),
+    **one_knob("Pre-training window", "pretrain.horizon", {
+        "windows of the lookback": 0, "windows of the lookback and one patch": 1,
+        "windows of the lookback and the longest horizon": -1,
+    }),
+    **one_knob("Statistics in pre-training", "pretrain.norm", {
+        "visible patches normalise": "visible", "the whole window normalises": "window",
+    }),
+    **one_knob("Pre-training loss", "pretrain.loss", {
+        "squared error": "mse", "absolute error": "mae", "Huber's error": "huber",
+    }),
+    **one_knob("Units of that loss", "pretrain.units", {
+        "each window weighs alike": "normalised", "as much as it moves": "scaled",
+    }),
+    **one_knob("Augmentation", "pretrain.flip", each("share turned upside down:", 0.0, 0.5)),
+    **one_knob("Augmentation", "pretrain.blend", each("share of blends:", 0.0, 0.5)),
+    **one_knob("Average of the weights", "pretrain.average", each("decay", 0.0, 0.99)),
+    **one_knob("Dropout", "model.dropout", each("dropout", 0.0, 0.1, 0.2)),
+    **one_knob("Patch length", "model.patch", each("patch", *PATCHES)),
+    **one_knob("Lookback", "lookback", each("lookback", *LOOKBACKS)),
+    **one_knob("Positions", "model.position", {
+        "rotary positions": "rotary", "sincos positions, fitting periods": "sincos",
+        "sincos positions, base 10000": "sincos10000", "learned positions": "learned",
+    }),
+    "prompts alone": Variant("Frozen or thawed", (), RECIPE),
+    "prompts and mask token": thaw("mask_token"),
+    "prompts and head": thaw("head"),
+    "prompts, mask token, head": thaw("mask_token,head"),
+    "prompts and decoder": thaw("decoder"),
+    "prompts, mask token, decoder, head": thaw("mask_token,decoder,head"),
+    "prompts and encoder": thaw("embed,encoder"),
+    "prompts and everything": thaw("all"),
+}  # fmt: skip
 PARTS = {"main": main, "ablations": ablations, "transfer": transfer, "few": few}

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from ptt_jax import baselines, encodings, optim, problems, prompts, step, tasks, train, tune, windows
+from ptt_jax import baselines, encodings, finetune, optim, problems, prompts, step, tasks, train, tune, windows
 from ptt_jax import mesh as meshes
 from ptt_jax.encodings import Cached
 from ptt_jax.model import Encoded, init
@@ -102,10 +102,11 @@ class Subject:
         return Material(panel, backbone, jax.tree.map(all_rows, jax.eval_shape(one, panel, backbone)))
 
     def pretraining(self) -> Phase:
-        p, ahead = self.cfg.pretrain, train.whole_patches(self.cfg)
-        model, span = train.build(self.card, self.cfg.compute_dtype, self.cfg.model.dropout), self.span((ahead,))
-        loss = tasks.reconstruction(model, span, **train.hiding(p), train=True)
-        return self.learning("pretrain", (ahead,), loss, optim.ALL, p, {}, span.rows)
+        p, (lookback, ahead) = self.cfg.pretrain, train.window(self.cfg)
+        model = train.build(self.card, self.cfg.compute_dtype, self.cfg.model.dropout)
+        span = windows.span((0, self.length), lookback, ahead, self.channels, "train")
+        loss = tasks.reconstruction(model, span, **train.hiding(p), **train.augmentation(p), train=True)
+        return self.learning("pretrain", ahead, loss, optim.ALL, p, {}, span.rows)
 
     def tuning(self, name: str, horizons: tuple[int, ...], data: Callable[[Material], Cached]) -> Phase:
         """Returns tuning as `tune.tune` does it: one seed and one setting of the fan."""
@@ -130,22 +131,30 @@ class Subject:
 
     def learning(
         self, name: str, horizons: tuple[int, ...], loss: tasks.Loss, groups: Groups, section: ConfigDict,
-        beside: dict[str, Any], rows: int,
+        beside: dict[str, Any], rows: int, data: Callable[[Material], Cached] = lambda m: Cached(m.panel),
     ) -> Phase:  # fmt: skip
         """Returns a phase that trains groups of the backbone and of what stands beside it."""
         tree = {"backbone": train.shapes(self.model), **beside}
         tx = groups.transform(train.chain(section, STEPS), tree)
 
         def make(m: Material) -> tuple[State, tuple]:
-            return step.start({"backbone": m.backbone, **beside}, tx), (Cached(m.panel), jax.random.key(0))
+            return step.start({"backbone": m.backbone, **beside}, tx), (data(m), jax.random.key(0))
 
-        return Phase(name, horizons, self, step.one(loss, tx, groups, self.mesh, self.batch, rows), make)
+        return Phase(name, horizons, self, step.one(loss, tx, groups, self.mesh, self.batch, rows), make, unread=data)
 
     def full(self, horizons: tuple[int, ...]) -> Phase:
         span = self.span(horizons)
         loss = tasks.forecasting(self.model, span, penalty=self.cfg.tune.loss)
         beside = {"prompt": self.prompt(horizons)}
         return self.learning("full fine-tuning", horizons, loss, WHOLE, self.cfg.tune, beside, span.rows)
+
+    def thawing(self, name: str, horizons: tuple[int, ...], data: Callable[[Material], Cached]) -> Phase:
+        """Returns tuning of the prompt with the parts of the backbone that the config thaws."""
+        t, span = self.cfg.tune, self.span(horizons)
+        model = train.build(self.card, self.cfg.compute_dtype, self.cfg.model.dropout)
+        loss = baselines.thawing(model, span, penalty=t.loss, thawed=finetune.thawed(t))
+        beside = {"prompt": self.prompt(horizons)}
+        return self.learning(name, horizons, loss, finetune.groups_of(t), t, beside, span.rows, data)
 
     def probing(self, name: str, horizons: tuple[int, ...], groups: Groups) -> Phase:
         span = self.span(horizons)
@@ -171,7 +180,7 @@ class Subject:
 
     def prompt(self, horizons: tuple[int, ...]) -> prompts.Prompt:
         count = prompts.patches(horizons[-1], self.model.patch)
-        return prompts.make(self.cfg.tune.prompts, count, self.model.width, self.channels)
+        return prompts.make(self.cfg.tune.prompts, count, self.model.width, self.channels, self.model.decoder_layers)
 
 
 def fresh(m: Material) -> Cached:

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from ptt_jax import mesh as meshes
-from ptt_jax import tasks
+from ptt_jax import prompts, tasks
 from ptt_jax.encodings import Cached
 from ptt_jax.layers import instance_stats
 from ptt_jax.model import CrossMAE, flatten
@@ -110,6 +110,7 @@ def probe(model: CrossMAE, params: Any, x_RT: Array, observed_RT: Array, dropout
     rngs = {"dropout": cast(Array, dropout_key)} if train else {}
     outputs = model.apply(variables, x_RT, observed_RT, train=train, rngs=rngs, method=model.read)
     z_RND, keep_RN, mean_R1, scale_R1 = cast(tuple[Array, ...], outputs)
+    z_RND = z_RND[:, : keep_RN.shape[1]]  # under hiding 'value' a future follows
     z_RND = jnp.where(keep_RN[..., None], z_RND, 0)  # where nothing was seen there is nothing to say
     kernel = params["probe"]["kernel"].astype(model.dtype)
     y_RH = jnp.dot(flatten(z_RND), kernel, preferred_element_type=jnp.float32) + params["probe"]["bias"][None]
@@ -139,5 +140,28 @@ def retraining(model: CrossMAE, span: Span, *, penalty: str) -> tasks.Loss:
         ask = functools.partial(model.apply, rngs=rngs, method=model.forecast)
         y_RH = cast(Array, ask(variables, x_RT, observed_RT, None, horizon, train=True))
         return tasks.errors(y_RH, data.panel, span, row_R, penalty)
+
+    return loss
+
+
+def thawing(model: CrossMAE, span: Span, *, penalty: str, thawed: tuple[str, ...]) -> tasks.Loss:
+    """Returns the loss of tuning in which parts of the backbone (`model.GROUPS`) learn with the prompt: encoder and
+    decoder drop where they learn. Rows, targets and units are those of `tasks.forecasting`, which serves as it is where
+    neither learns, and so from the cache."""
+    encoder, decoder = bool({"embed", "encoder"} & {*thawed}), "decoder" in thawed
+    if not encoder and not decoder:
+        return tasks.forecasting(model, span, penalty=penalty)
+
+    def loss(params: Any, data: Cached, row_R: Array, key: Array) -> tuple[Array, Array]:
+        count = prompts.patches(span.horizons[-1], model.patch)
+        tokens = prompts.tokens(params["prompt"], count, row_R % span.channels)
+
+        def ask(m: CrossMAE, x_RT: Array, observed_RT: Array) -> Array:
+            encoded = m.observe(x_RT, observed_RT, train=encoder)
+            return m.foretell(encoded, jnp.arange(count), tokens, train=decoder)
+
+        variables, history = {"params": params["backbone"]}, past(data.panel, span, row_R)
+        y_RMP = cast(Array, model.apply(variables, *history, rngs={"dropout": key}, method=ask))
+        return tasks.errors(flatten(y_RMP)[:, : span.horizons[-1]], data.panel, span, row_R, penalty)
 
     return loss

@@ -5,7 +5,7 @@
     backbone.json                 which backbone this run uses: its hash, architecture, data, and where it lies
     backbone/STEP/{params,state,meta}               orbax; `params` are the chosen weights, `state` goes on from STEP
     prompts/TASK.json             which setting and which step of each seed was chosen for each horizon
-    prompts/TASK/STEP/{prompt,state,meta}           orbax; `prompt`: the best tokens_SG(C)MD of each horizon
+    prompts/TASK/STEP/{prompt,state,meta}           orbax; `prompt`: each horizon's best tokens_SG(C or I)MD
     finetuned/TASK.json, finetuned/TASK/STEP/{best,state,meta}   the same where more than a prompt learns
 
 backbone.json, prompts/TASK.json and finetuned/TASK.json are written last, so each says that its stage is done.
@@ -29,7 +29,7 @@ from flax import serialization
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers as managers
 
-from ptt_jax import config, processes, prompts
+from ptt_jax import config, processes
 from ptt_jax.config import UserError, write_atomic
 
 FORMAT = 2  # of a stage's state and of prompts; the parameters of a backbone are those of format 1
@@ -263,7 +263,11 @@ def load_prompts(run: Path, task: str, backbone_hash: str) -> dict[int, list[Tre
             f"the prompt {run / 'prompts' / task} belongs to backbone {card['backbone'][:12]}, "
             f"not to {backbone_hash[:12]}; accepted: the backbone it was tuned on ({card['backbone_run']})"
         )
-    like = {h: {prompts.leaf(shape): np.zeros(shape, np.float32)} for h, shape in card["shapes"].items()}
+    # Cards of earlier versions do not name the leaf; they knew two, which their shapes tell apart.
+    like = {
+        h: {card.get("leaf", "tokens_CMD" if len(shape) == 5 else "tokens_MD"): np.zeros(shape, np.float32)}
+        for h, shape in card["shapes"].items()
+    }
     store = Store(run / "prompts" / task, ("prompt", "state"), write=False)
     saved = store.restore(card["step"], "prompt", like)
     store.close()

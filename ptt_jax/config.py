@@ -53,6 +53,13 @@ def is_split(v: Any) -> bool:
     return len(v) == 3 and all(type(f) in (int, float) and f > 0 for f in v) and abs(sum(v) - 1) < 1e-6
 
 
+PARTS = ("embed", "encoder", "mask_token", "decoder", "head")  # model.GROUPS, which stand higher in the house
+
+
+def is_parts(v: Any) -> bool:
+    return v in ("", "all") or set(v.split(",")) <= {*PARTS}
+
+
 anything = Rule(lambda v: True, "")
 open_fraction = Rule(lambda v: 0 < v < 1, "a number between 0 and 1, both excluded")
 positive = Rule(lambda v: 0 < v < float("inf"), "a number above 0")
@@ -98,7 +105,13 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
      "cross-attention blocks: queries are mask tokens, keys are visible patches"),
     ("model.dropout", 0.1, Rule(lambda v: 0 <= v < 1, "a number from 0 to below 1"),
      "on each block's outputs, wherever the encoder learns"),
-    ("model.position", "rotary", one_of("rotary", "sincos", "learned"), "how tokens and queries know where they are"),
+    ("model.position", "rotary", one_of("rotary", "sincos", "sincos10000", "learned"),
+     "how tokens and queries know where they are; sincos has periods that fit the window, sincos10000 the usual base"),
+    ("model.decoder_attention", "cross", one_of("cross", "self"),
+     "cross: queries read visible patches alone, and a short horizon's are a prefix of a long one's; self: first they "
+     "see each other, a forecast depends on all that is asked, and the longest horizon is always asked, then cut"),
+    ("model.hiding", "feature", one_of("feature", "value"),
+     "feature: hidden patches are absent from the encoder; value: they enter it as zeros, the mean"),
 
     ("pretrain.epochs", 6.0, at_least(0),
      "passes over all training rows (window x channel); fractions are fine; 0.0 = none, a random backbone as control"),
@@ -108,8 +121,8 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
     ("pretrain.warmup", 0.1, within(0, 1), "share of the steps that the learning rate rises"),
     ("pretrain.weight_decay", 0.01, at_least(0), "AdamW, on kernels only"),
     ("pretrain.clip", 1.0, positive, "largest norm of a step's gradient"),
-    ("pretrain.horizon", -1, Rule(lambda v: v == -1 or v >= 1, "-1, or a number of at least 1"),
-     "steps that a window covers past the lookback; -1 = the longest horizon"),
+    ("pretrain.horizon", -1, at_least(-1),
+     "steps that a window covers past the lookback; 0 = none, -1 = the longest horizon"),
     ("pretrain.also", "", anything,
      "further series to learn from, each as often as the first: rows of data.TABLE and csv files, comma-separated"),
     ("pretrain.mask_ratio", 0.6, open_fraction, "share of a window's patches that is hidden"),
@@ -128,9 +141,11 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
     ("pretrain.validation_rows", 4096, at_least(1), "rows of the validation split that are looked at, drawn once"),
     ("pretrain.patience", 4, at_least(1), "validations without a better one before pre-training stops"),
 
-    ("tune.mode", "prompt", one_of("prompt", "probe", "head", "full"),
-     "what learns: prompt tokens; or, to compare with, a new linear head (probe), it and the encoder (head), or all of "
-     "the Cross-MAE, asked by its mask token (full)"),
+    ("tune.mode", "prompt", one_of("prompt", "probe", "head", "full", "thaw"),
+     "what learns: prompt tokens; or, to compare with, a new linear head (probe), it and the encoder (head), all of "
+     "the Cross-MAE, asked by its mask token (full), or prompt tokens and parts of the backbone (thaw)"),
+    ("tune.thaw", "", Rule(is_parts, "'' or 'all' or some of " + ",".join(PARTS)),
+     "thaw: the parts that learn with the prompt, comma-separated"),
     ("tune.epochs", 1.0, positive, "passes over all training rows"),
     ("tune.steps", 0, at_least(0), "optimisation steps; above 0 it replaces epochs"),
     ("tune.share", 1.0, Rule(lambda v: 0 < v <= 1, "a number above 0 and at most 1"),
@@ -147,8 +162,9 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
     ("tune.weight_decays", (), Rule(is_decays, "numbers of at least 0 like 0.0,0.1 or 0.1,"),
      "sweep in one run, with each learning rate; () = tune.weight_decay"),
     ("tune.clip", 1.0, positive, "largest norm of a step's gradient, over what learns"),
-    ("tune.prompts", "position", one_of("position", "shared", "channel"),
-     "one prompt token for each future patch, one for all, or one for each channel and future patch"),
+    ("tune.prompts", "position", one_of("position", "shared", "channel", "layer"),
+     "one prompt token for each future patch, one for all, one for each channel and future patch, or one for each "
+     "future patch at each block of the decoder"),
     ("tune.loss", "mse", one_of("mse", "mae", "huber"), "of the forecast in scaled space"),
     ("tune.validations", 4, at_least(1), "how many times validation is looked at, besides step 0"),
     ("tune.patience", 4, at_least(1), "validations in which no horizon gets better before tuning stops"),
@@ -238,6 +254,11 @@ def check(cfg: ConfigDict) -> None:
             f"config.tune.seeds = {cfg.tune.seeds} from config.seed = {cfg.seed} on pass the last seed; "
             f"accepted: a sum of at most {2**32}"
         )
+    if (cfg.tune.mode == "thaw") != (cfg.tune.thaw != ""):
+        raise UserError(
+            f"config.tune.thaw = {cfg.tune.thaw!r} does not go with config.tune.mode = {cfg.tune.mode}; "
+            f"accepted: under mode thaw 'all' or some of {','.join(PARTS)}, under any other ''"
+        )
     if cfg.tune.mode != "prompt":
         for key in ("seeds", "learning_rates", "weight_decays"):
             if cfg.tune[key] not in (1, ()):
@@ -251,15 +272,20 @@ def check(cfg: ConfigDict) -> None:
             f"learned already; accepted: one of the two"
         )
     if not cfg.backbone:  # else the patch is the backbone's
-        check_lookback(cfg, cfg.model.patch)
+        check_lookback(cfg.lookback, cfg.model.patch)
+        if cfg.pretrain.horizon == 0 and cfg.lookback == cfg.model.patch:
+            raise UserError(
+                f"config.pretrain.horizon = 0 leaves windows of one patch, of which none can be hidden; accepted: a "
+                f"config.lookback of at least {2 * cfg.model.patch}, or a config.pretrain.horizon of -1 or at least 1"
+            )
 
 
-def check_lookback(cfg: ConfigDict, patch: int) -> None:
+def check_lookback(lookback: int, patch: int) -> None:
     """Raises UserError when the lookback is no whole number of patches."""
-    if cfg.lookback % patch:
-        near = max(cfg.lookback // patch, 1) * patch
+    if lookback % patch:
+        near = max(lookback // patch, 1) * patch
         raise UserError(
-            f"config.lookback = {cfg.lookback} is no multiple of the patch length {patch}; "
+            f"config.lookback = {lookback} is no multiple of the patch length {patch}; "
             f"accepted: {near} or {near + patch}, say"
         )
 

@@ -1,4 +1,5 @@
-"""What prompts are compared with: a new head on the frozen encoder, on one that learns, or all of the Cross-MAE.
+"""What prompts are compared with: a new head on the frozen encoder, on one that learns, all of the Cross-MAE, or
+prompts while parts of the backbone learn, too.
 
 One model learns all horizons, from the longest one's forecast; each horizon keeps the weights of the step that was best
 for it on validation, as it keeps its prompt. Optimiser, schedule and looks are those of tuning; what learns besides a
@@ -15,10 +16,10 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from ptt_jax import baselines, checkpoint, evaluate, optim, processes, prompts, step, tasks
+from ptt_jax import baselines, checkpoint, encodings, evaluate, optim, processes, prompts, step, tasks
 from ptt_jax import mesh as meshes
 from ptt_jax.checkpoint import Store
-from ptt_jax.config import UserError, write_atomic
+from ptt_jax.config import PARTS, UserError, write_atomic
 from ptt_jax.encodings import Cached
 from ptt_jax.log import Log
 from ptt_jax.loop import Loop, Pause, check_finite, keys, resume
@@ -30,22 +31,42 @@ from ptt_jax.windows import Span, Windows, past
 
 Params = Any
 GROUPS = {"probe": optim.PROBE, "head": optim.HEAD, "full": optim.ALL}
-# What of {'backbone', 'probe'} a mode changes, and so keeps.
-KEPT = {"probe": ("probe",), "head": ("backbone", "probe"), "full": ("backbone",)}
+# What of {'backbone', 'probe', 'prompt'} a mode changes, and so keeps.
+KEPT = {"probe": ("probe",), "head": ("backbone", "probe"), "full": ("backbone",), "thaw": ("backbone", "prompt")}
+UNREAD = {"mask_token", "head"}  # parts on which nothing depends that the cache holds
 
 
-def forecast(model: CrossMAE, params: Params, x_RT: Array, observed_RT: Array, horizon: int) -> Array:
-    """Returns y_RH in scaled space: of the probe if the parameters have one, else of the mask token."""
+def thawed(section: ConfigDict) -> tuple[str, ...]:
+    """Returns the parts of the backbone that a config's section thaws."""
+    return PARTS if section.thaw == "all" else tuple(filter(None, section.thaw.split(",")))
+
+
+def groups_of(section: ConfigDict) -> optim.Groups:
+    """Returns what learns under a config's section."""
+    return optim.Groups((*thawed(section), "prompt")) if section.mode == "thaw" else GROUPS[section.mode]
+
+
+def forecast(
+    model: CrossMAE, params: Params, x_RT: Array, observed_RT: Array, channel_R: Array, horizon: int, longest: int
+) -> Array:
+    """Returns y_RH in scaled space: of the probe if the parameters have one, else of the mask token, with the prompt if
+    they have one. longest: the horizon that is asked where queries see each other, and cut."""
     if "probe" in params:
         return baselines.probe(model, params, x_RT, observed_RT)[:, :horizon]
+    asked = longest if model.decoder_attention == "self" else horizon
+    count, prompt = prompts.patches(asked, model.patch), params.get("prompt")
+    tokens = None if prompt is None else prompts.tokens(prompt, count, channel_R)
     variables = {"params": params["backbone"]}
-    return cast(Array, model.apply(variables, x_RT, observed_RT, None, horizon, method=model.forecast))
+    y_RH = cast(Array, model.apply(variables, x_RT, observed_RT, tokens, asked, method=model.forecast))
+    return y_RH[:, :horizon]
 
 
-def loss(mode: str, model: CrossMAE, span: Span, penalty: str) -> tasks.Loss:
+def loss(mode: str, model: CrossMAE, span: Span, penalty: str, thawed: tuple[str, ...] = ()) -> tasks.Loss:
     """Returns the training loss of a mode. A frozen encoder does not drop: what it says is what it will say."""
     if mode == "full":
         return baselines.retraining(model, span, penalty=penalty)
+    if mode == "thaw":
+        return baselines.thawing(model, span, penalty=penalty, thawed=thawed)
     return baselines.probing(model, span, penalty=penalty, train=mode == "head")
 
 
@@ -53,7 +74,8 @@ def watcher(model: CrossMAE, problem: Problem, span: Span, batch: int) -> Any:
     """Returns f(params) -> {horizon: MSE_11} over every window of the span."""
 
     def foretell(panel: Windows, params: Params, span: Span, row_R: Array) -> dict[str, tuple[Array, ...]]:
-        y_RH = forecast(model, params, *past(panel, span, row_R), span.horizons[-1])
+        longest, channel_R = span.horizons[-1], row_R % span.channels
+        y_RH = forecast(model, params, *past(panel, span, row_R), channel_R, longest, longest)
         return {"tuned": tuple(y_RH[:, :h] for h in span.horizons)}
 
     measure = evaluate.evaluator(foretell, problem.mesh, min(batch, span.rows))
@@ -65,10 +87,14 @@ def watcher(model: CrossMAE, problem: Problem, span: Span, batch: int) -> Any:
     return look
 
 
-def start(mode: str, model: CrossMAE, backbone: Params, cfg: ConfigDict) -> Params:
-    """Returns the parameters at step 0: the backbone, and under a new head a head of zeros."""
+def start(mode: str, model: CrossMAE, backbone: Params, cfg: ConfigDict, channels: int) -> Params:
+    """Returns the parameters at step 0: the backbone, and a new head or a prompt of zeros."""
     if mode == "full":
         return {"backbone": backbone}
+    if mode == "thaw":
+        count = prompts.patches(cfg.horizons[-1], model.patch)
+        one = prompts.make(cfg.tune.prompts, count, model.width, channels, model.decoder_layers)
+        return {"backbone": backbone, "prompt": one}
     return {"backbone": backbone, "probe": baselines.make_probe(model, cfg.lookback, cfg.horizons[-1])}
 
 
@@ -89,9 +115,9 @@ def finetune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: st
         backbone = checkpoint.load_backbone(card, shapes(model))
     train, validation = problem.learning(cfg), problem.span("validation", cfg.lookback, cfg.horizons)
     steps = optim.plan(t.epochs, t.steps, t.batch, train.rows, "tune")
-    params, groups = start(mode, model, backbone, cfg), GROUPS[mode]
+    params, groups = start(mode, model, backbone, cfg, len(problem.series.names_C)), groups_of(t)
     tx = groups.transform(chain(t, steps), params)
-    one = step.one(loss(mode, model, train, t.loss), tx, groups, problem.mesh, t.batch, train.rows)
+    one = step.one(loss(mode, model, train, t.loss, thawed(t)), tx, groups, problem.mesh, t.batch, train.rows)
     _, key = keys(cfg.seed, "tune")
     order = jax.jit(jax.vmap(lambda at: step.order(key, at, t.batch, train.rows)))
     look = watcher(model, problem, validation, cfg.evaluate.batch)
@@ -129,6 +155,10 @@ def finetune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: st
         keep(Pause(begin, 0, float("nan"), 0.0, 0.0))
     if not history.settled():
         data = Cached(problem.panel)
+        if mode == "thaw" and {*thawed(t)} <= UNREAD:
+            dtype = model.dtype if t.cache_dtype == "compute" else jnp.dtype(t.cache_dtype)
+            frozen = meshes.replicate(problem.mesh, backbone)
+            data = encodings.encode_all(model, frozen, problem, train, cfg.evaluate.batch, t.cache_bytes, dtype)
         loop = Loop("tune", steps, t.validations, step.many(one), data, train, order, (key,), log, profile)
         for pause in loop.run(begin):
             keep(pause)
@@ -146,7 +176,9 @@ def finetune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: st
     return task
 
 
-def load(cfg: ConfigDict, run: Path, task: str, card: dict[str, Any], backbone: Params) -> dict[int, Params]:
+def load(
+    cfg: ConfigDict, run: Path, task: str, card: dict[str, Any], backbone: Params, channels: int = 1
+) -> dict[int, Params]:
     """Returns {horizon: parameters}, whole trees, as chosen on validation.
 
     Raises UserError when they are not what the task's json names or belong to another backbone.
@@ -163,7 +195,7 @@ def load(cfg: ConfigDict, run: Path, task: str, card: dict[str, Any], backbone: 
             f"{card['content_hash'][:12]}; accepted: the backbone it was tuned on ({about['backbone_run']})"
         )
     model = build(card["architecture"], cfg.compute_dtype, views=cfg.views)
-    params = start(cfg.tune.mode, model, backbone, cfg)
+    params = start(cfg.tune.mode, model, backbone, cfg, channels)
     like = {root: params[root] for root in KEPT[cfg.tune.mode]}
     store = Store(run / "finetuned" / task, ("best", "state"), write=False)
     best = store.restore(about["step"], "best", {str(h): like for h in cfg.horizons})

@@ -42,8 +42,10 @@ def patchify(x_RL: Array, patch: int) -> Array:
 
 
 def angles(position_RN: Array, count: int, longest: float) -> Array:
-    """Returns the phase (R, N, count) of `count` waves whose periods spread from 2 to `longest` patches."""
-    frequency_h = 2 * jnp.pi / jnp.geomspace(2.0, longest, count)
+    """Returns the phase (R, N, count) of `count` waves whose periods spread from 2 to `longest` patches; with longest 0
+    those of base 10000, 2 pi to nearly 20000 pi (Vaswani et al. 2017)."""
+    usual = not longest
+    frequency_h = 1e4 ** (-jnp.arange(count) / count) if usual else 2 * jnp.pi / jnp.geomspace(2.0, longest, count)
     return position_RN[..., None].astype(jnp.float32) * frequency_h[None, None]
 
 
@@ -60,7 +62,7 @@ def rotate(x_RNKh: Array, position_RN: Array, longest: float) -> Array:
 
 
 def sincos(position_RN: Array, width: int, longest: float) -> Array:
-    """Returns e_RND, sines and cosines of the position with periods that fit the window (not base 10000)."""
+    """Returns e_RND, sines and cosines of the position; their periods are those of `angles`."""
     angle = angles(position_RN, width // 2, longest)
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
@@ -129,7 +131,8 @@ class Attention(nn.Module):
 
 class Block(nn.Module):
     """Pre-norm Transformer block. Given a memory its attention is cross-attention and queries never see each other;
-    without one, self-attention."""
+    without one, self-attention. A `mutual` one is an ordinary decoder's: its queries see each other before the memory.
+    """
 
     width: int
     heads: int
@@ -137,8 +140,12 @@ class Block(nn.Module):
     dropout: float
     longest: float
     dtype: DTypeLike
+    mutual: bool = False
 
     def setup(self) -> None:
+        if self.mutual:
+            self.norm_self = nn.LayerNorm(dtype=self.dtype, name="norm_self")
+            self.self_attention = Attention(self.width, self.heads, self.longest, self.dtype, name="self_attention")
         self.norm_attention = nn.LayerNorm(dtype=self.dtype, name="norm_attention")
         self.attention = Attention(self.width, self.heads, self.longest, self.dtype, name="attention")
         self.norm_mlp = nn.LayerNorm(dtype=self.dtype, name="norm_mlp")
@@ -158,6 +165,10 @@ class Block(nn.Module):
         *,
         train: bool = False,
     ) -> Array:
+        if self.mutual:
+            q_RQD = self.norm_self(x_RQD)
+            k_RQKh, v_RQKh = self.self_attention.project_keys(q_RQD, at_RQ)
+            x_RQD = x_RQD + self.drop(self.self_attention.attend(q_RQD, at_RQ, k_RQKh, v_RQKh, None), train)
         q_RQD = self.norm_attention(x_RQD)
         k_RSKh, v_RSKh = self.memory(q_RQD, at_RQ) if memory is None else memory
         read_RQD = self.attention.attend(q_RQD, at_RQ, k_RSKh, v_RSKh, keep_RS)

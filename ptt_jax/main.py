@@ -179,15 +179,16 @@ def run(cfg: ConfigDict, workdir: Path, command: str = "", profile: str = "") ->
 def adopt(cfg: ConfigDict, card: dict) -> None:
     """Sets the model of the config to that of the backbone, which decides, and checks what must fit it."""
     patch, window = card["architecture"]["patch"], card["architecture"]["patches"]
-    for key, value in card["architecture"].items():
-        if key in cfg.model:
-            cfg.model[key] = value
-    config.check_lookback(cfg, patch)
+    standard = config.default().model
+    for key in train.RECORDED:
+        cfg.model[key] = card["architecture"].get(key, standard[key])
+    config.check_lookback(cfg.lookback, patch)
     need = cfg.lookback // patch + -(-cfg.horizons[-1] // patch)
-    if need > window and card["architecture"]["position"] == "learned":
+    if need > window and (cfg.model.position == "learned" or cfg.model.hiding == "value"):
+        knows, other = ("positions", "rotary positions") if cfg.model.position == "learned" else ("patches", "hiding")
         raise UserError(
             f"config.lookback = {cfg.lookback} and horizon {cfg.horizons[-1]} make {need} patches, but the backbone "
-            f"{card['run']} learned {window} positions; accepted: less, or a backbone with rotary positions"
+            f"{card['run']} learned {window} {knows}; accepted: less, or a backbone with {other}"
         )
 
 

@@ -3,7 +3,7 @@
 Letters, one for each axis, as suffixes of names:
   B windows  C channels  R rows = independent univariate windows  T lookback  H horizon  L steps of a window
   P patch length  N patches  V visible patches  M queried patches (hidden, or future)
-  D width  K heads  F mlp width
+  D width  K heads  F mlp width  I decoder blocks
 """
 
 import functools
@@ -25,11 +25,18 @@ VISIBLE_FLOOR = 0.1  # smallest scale when pre-training normalises by visible pa
 
 
 class CrossMAE(nn.Module):
-    """Encoder on visible patches, decoder of cross-attention only, one linear head shared by all positions.
+    """Encoder on visible patches, decoder of cross-attention, one linear head shared by all positions.
 
     Attributes:
       patch, width, mlp, heads, encoder_layers, decoder_layers, dropout: sizes, as in config.py.
-      position: 'rotary' turns queries and keys in every block; 'sincos' and 'learned' are added to tokens and queries.
+      position: 'rotary' turns queries and keys in every block; 'sincos', with periods that fit the window,
+        'sincos10000', with the usual base, and 'learned' are added to tokens and queries.
+      decoder_attention: 'cross': queries never see each other; 'self': each block of the decoder begins with
+        self-attention among its queries, so that an answer depends on what else is asked.
+      hiding: the paper's masking strategies, as read here. 'feature': hidden patches are absent from the encoder, and
+        the decoder's mask tokens stand for them. 'value': they enter the encoder as zeros, the mean of a normalised
+        row, at their positions, and the decoder reads them too; when forecasting, so do the future patches that fill
+        the longest window. What is asked of the decoder is the same.
       patches: patches of the longest window; learned positions end there, and the longest period of the others is four
         times the window.
       dtype: of activations and matrix products; parameters are float32.
@@ -45,20 +52,23 @@ class CrossMAE(nn.Module):
     patches: int
     dropout: float = 0.0
     position: str = "rotary"
+    decoder_attention: str = "cross"
+    hiding: str = "feature"
     dtype: DTypeLike = jnp.float32
     views: int = 1
 
     def setup(self) -> None:
         longest = 4.0 * self.patches if self.position == "rotary" else 0.0
 
-        def block(name: str) -> Block:
-            return Block(self.width, self.heads, self.mlp, self.dropout, longest, self.dtype, name=name)
+        def block(name: str, mutual: bool = False) -> Block:
+            return Block(self.width, self.heads, self.mlp, self.dropout, longest, self.dtype, mutual, name=name)
 
         self.embed = nn.Dense(self.width, dtype=self.dtype, dot_general=product, name="embed")
         self.encoder = [block(f"encoder_{i}") for i in range(self.encoder_layers)]
         self.encoder_norm = nn.LayerNorm(dtype=self.dtype, name="encoder_norm")
         self.mask_token = self.param("mask_token", nn.initializers.normal(0.02), (self.width,))
-        self.decoder = [block(f"decoder_{i}") for i in range(self.decoder_layers)]
+        mutual = self.decoder_attention == "self"
+        self.decoder = [block(f"decoder_{i}", mutual) for i in range(self.decoder_layers)]
         self.decoder_norm = nn.LayerNorm(dtype=self.dtype, name="decoder_norm")
         # The sums of a forecast stay float32: rounded to bfloat16, a value has three digits.
         to_float32 = functools.partial(product, out=jnp.float32)
@@ -70,8 +80,9 @@ class CrossMAE(nn.Module):
 
     def place(self, x_RND: Array, at_RN: Array) -> Array:
         """Adds what says where a token is; nothing under rotary positions. Inputs and queries share the scheme."""
-        if self.position == "sincos":
-            return x_RND + sincos(at_RN, self.width, 4.0 * self.patches).astype(self.dtype)
+        if self.position in ("sincos", "sincos10000"):
+            longest = 4.0 * self.patches if self.position == "sincos" else 0.0
+            return x_RND + sincos(at_RN, self.width, longest).astype(self.dtype)
         if self.position == "learned":
             return x_RND + self.table[at_RN].astype(self.dtype)
         return x_RND
@@ -98,16 +109,21 @@ class CrossMAE(nn.Module):
     ) -> Array:
         """Returns y_RMP, normalised patches at the queried positions.
 
-        A query is mask token + prompt (element-wise, PT-Tuning) + position. Queries never see each other. Where all
-        rows ask for the same positions (at_1M), nothing depends on the row until the first cross-attention, unless rows
-        have prompts of their own (prompt_RMD).
+        A query is mask token + prompt (element-wise, PT-Tuning) + position. Queries never see each other, but under
+        decoder_attention 'self'. Where all rows ask for the same positions (at_1M), nothing depends on the row until
+        the first cross-attention, unless rows have prompts of their own (prompt_RMD). A prompt_IRMD (R may be 1) has
+        tokens for each block of the decoder; those of later blocks are added to what enters them.
         """
         query_RMD = jnp.broadcast_to(self.mask_token, (*at_RM.shape, self.width))
+        blocks = 0
         if prompt_MD is not None:
-            prompt_RMD = prompt_MD if prompt_MD.ndim == 3 else prompt_MD[None]
-            query_RMD = query_RMD + prompt_RMD  # in float32: a small prompt would be rounded away in bfloat16
+            prompt_IRMD = prompt_MD.reshape(*[1] * (4 - prompt_MD.ndim), *prompt_MD.shape)
+            query_RMD = query_RMD + prompt_IRMD[0]  # in float32: a small prompt would be rounded away in bfloat16
+            blocks = len(prompt_IRMD)
         query_RMD = self.place(query_RMD.astype(self.dtype), at_RM)
-        for block, read in zip(self.decoder, memory, strict=True):
+        for i, (block, read) in enumerate(zip(self.decoder, memory, strict=True)):
+            if 0 < i < blocks:
+                query_RMD = (query_RMD + prompt_IRMD[i]).astype(self.dtype)
             query_RMD = block(query_RMD, at_RM, read, keep_RV, train=train)
         return self.head(self.decoder_norm(query_RMD))
 
@@ -138,6 +154,10 @@ class CrossMAE(nn.Module):
             scale_R1 = jnp.maximum(scale_R1, VISIBLE_FLOOR)
         keep_RV = keepable(shown_seen_RVP)
         normal_RVP = normalise(shown_RVP, mean_R1, scale_R1) * shown_seen_RVP
+        if self.hiding == "value":  # a window of zeros, into which what is visible is put: nothing else is ever read
+            into = visible_RV, x_RNP.shape[1]
+            normal_RVP, keep_RV = spread(normal_RVP, *into, 0.0), spread(keep_RV, *into, True)
+            visible_RV = jnp.arange(x_RNP.shape[1])[None]
         z_RVD = self.encode(normal_RVP, visible_RV, keep_RV, train=train)
         y_RMP = self.decode(self.remember(z_RVD, visible_RV), hidden_RM, None, keep_RV, train=train)
         target_RMP, unit_R11 = normalise(pick(x_RNP, hidden_RM), mean_R1, scale_R1), scale_R1[..., None]
@@ -146,14 +166,26 @@ class CrossMAE(nn.Module):
         return y_RMP, target_RMP, pick(seen_RNP, hidden_RM)
 
     def read(self, x_RT: Array, observed_RT: Array, *, train: bool = False) -> tuple[Array, Array, Array, Array]:
-        """Returns z_RND of a history's patches, which of them hold anything (keep_RN), and its mean_R1 and scale_R1."""
+        """Returns z_RND of a history's patches, which of them hold anything (keep_RN), and its mean_R1 and scale_R1.
+
+        Under hiding 'value' those of the future's zeros follow in z_RND.
+        """
         seen_RT = observed_RT.astype(jnp.float32)
         mean_R1, scale_R1 = instance_stats(x_RT, seen_RT)
         seen_RNP = patchify(seen_RT, self.patch)
         x_RNP = normalise(patchify(x_RT, self.patch), mean_R1, scale_R1) * seen_RNP  # missing: the mean, and no more
         keep_RN = keepable(seen_RNP)
-        z_RND = self.encode(x_RNP, jnp.arange(x_RNP.shape[1])[None], keep_RN, train=train)
+        x_RSP = jnp.pad(x_RNP, ((0, 0), (0, self.zeros(x_RNP.shape[1])), (0, 0)))  # S = N, and zeros under 'value'
+        z_RND = self.encode(x_RSP, jnp.arange(x_RSP.shape[1])[None], self.with_zeros(keep_RN), train=train)
         return z_RND, keep_RN, mean_R1, scale_R1
+
+    def zeros(self, history: int) -> int:
+        """Returns how many future patches the encoder reads as zeros after so many of a history: as many as fill the
+        longest window, whatever the horizon, so that horizons stay prefixes of each other."""
+        return max(self.patches - history, 0) if self.hiding == "value" else 0
+
+    def with_zeros(self, keep_RN: Array) -> Array:
+        return jnp.pad(keep_RN, ((0, 0), (0, self.zeros(keep_RN.shape[1]))), constant_values=True)
 
     def observe(self, x_RT: Array, observed_RT: Array, *, train: bool = False) -> "Encoded":
         """Returns everything of a history that a forecast needs. Nothing in it depends on a prompt."""
@@ -164,20 +196,18 @@ class CrossMAE(nn.Module):
             return Encoded(memory, keep_RN, mean_R1, scale_R1, others)
 
         patches = x_RT.shape[1] // self.patch
-        shorter = {-(-patches * left // self.views) for left in range(1, self.views)} - {
-            patches
-        }  # fewer if few patches
-        steps = [self.patch * count for count in sorted(shorter, reverse=True)]
+        counts = {-(-patches * left // self.views) for left in range(1, self.views)} - {patches}  # fewer of few patches
+        steps = [self.patch * count for count in sorted(counts, reverse=True)]
         return look(x_RT, observed_RT, tuple(look(x_RT[:, -T:], observed_RT[:, -T:], ()) for T in steps))
 
     def foretell(self, encoded: "Encoded", ahead_M: Array, prompt_MD: Array | None, *, train: bool = False) -> Array:
         """Returns y_RMP in the units of the history: the patches that lie `ahead`, 0 the first one after it.
 
-        prompt_MD None is the zero-shot forecast of the mask token alone. Of several views it is the mean of what each
-        says, of which each has statistics of its own.
+        prompt_MD None is the zero-shot forecast of the mask token alone; other shapes of it are those of `decode`. Of
+        several views it is the mean of what each says, of which each has statistics of its own.
         """
         at_1M = encoded.keep_RN.shape[1] + ahead_M[None]
-        y_RMP = self.decode(encoded.memory, at_1M, prompt_MD, encoded.keep_RN, train=train)
+        y_RMP = self.decode(encoded.memory, at_1M, prompt_MD, self.with_zeros(encoded.keep_RN), train=train)
         y_RMP = y_RMP * encoded.scale_R1[..., None] + encoded.mean_R1[..., None]
         others = [self.foretell(view, ahead_M, prompt_MD, train=train) for view in encoded.others]
         return sum(others, y_RMP) / (1 + len(others)) if others else y_RMP
@@ -230,6 +260,13 @@ def flatten(x_RNP: Array) -> Array:
 def pick(x_RNP: Array, at_RM: Array) -> Array:
     """Returns x_RMP, the patches at the given positions of each row."""
     return jnp.take_along_axis(x_RNP, at_RM[..., None], axis=1)
+
+
+def spread(a_RVP: Array, at_RV: Array, patches: int, fill: Any) -> Array:
+    """Returns a_RNP (or a_RN of an a_RV): `fill`, and at the given positions of each row what is given."""
+    rows = len(at_RV)
+    empty_RNP = jnp.full((rows, patches, *a_RVP.shape[2:]), fill, a_RVP.dtype)
+    return empty_RNP.at[jnp.arange(rows)[:, None], at_RV].set(a_RVP)
 
 
 def keepable(seen_RVP: Array) -> Array:

@@ -76,7 +76,7 @@ def schedule(peak: float | Array, warmup: float, steps: int) -> optax.Schedule:
 def decayed(params: Tree) -> Tree:
     """Returns which leaves weight decay pulls at: by name, since an attention bias has two axes, too."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: path[-1].key in ("kernel", "tokens_MD", "tokens_CMD"), params
+        lambda path, _: path[-1].key in ("kernel", "tokens_MD", "tokens_CMD", "tokens_IMD"), params
     )
 
 

@@ -1,10 +1,10 @@
 """Prompt tokens: all that a task learns.
 
 A prompt is a tree of one float32 leaf: {'tokens_MD'}, M = one token for each future patch, or 1 shared by all of them;
-or {'tokens_CMD'}, one for each channel and future patch.
+or {'tokens_CMD'}, one for each channel and future patch; or {'tokens_IMD'}, one for each block of the decoder and
+future patch.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -19,11 +19,15 @@ def patches(horizon: int, patch: int) -> int:
     return -(-horizon // patch)
 
 
-def make(kind: str, count: int, width: int, channels: int = 1) -> Prompt:
+def make(kind: str, count: int, width: int, channels: int = 1, blocks: int = 1) -> Prompt:
     """Returns a prompt of zeros, so that step 0 of tuning is exactly the zero-shot forecast.
 
-    kind: 'position' for `count` tokens, 'shared' for one, 'channel' for `count` of each channel.
+    kind: 'position' for `count` tokens, 'shared' for one, 'channel' for `count` of each channel, 'layer' for `count` of
+    each block of the decoder (where zero is zero-shot to the bit in float32; under bfloat16 XLA may round one fewer
+    time where there is something to add).
     """
+    if kind == "layer":
+        return {"tokens_IMD": jnp.zeros((blocks, count, width), jnp.float32)}
     if kind == "channel":
         return {"tokens_CMD": jnp.zeros((channels, count, width), jnp.float32)}
     return {"tokens_MD": jnp.zeros((count if kind == "position" else 1, width), jnp.float32)}
@@ -31,7 +35,9 @@ def make(kind: str, count: int, width: int, channels: int = 1) -> Prompt:
 
 def tokens(prompt: Prompt, count: int, channel_R: Array) -> Array:
     """Returns prompt_MD for the first `count` future patches: a slice, since queries never see each other; of a prompt
-    for each channel prompt_RMD, the rows' own."""
+    for each channel prompt_RMD, the rows' own; of one for each block prompt_IRMD with R = 1."""
+    if "tokens_IMD" in prompt:
+        return prompt["tokens_IMD"][:, None, :count]
     if "tokens_CMD" in prompt:
         return prompt["tokens_CMD"][channel_R, :count]
     tokens_MD = prompt["tokens_MD"]
@@ -46,11 +52,6 @@ def cut(prompt: Prompt, count: int) -> Prompt:
 def size(prompt: Prompt) -> int:
     """Returns how many numbers were tuned."""
     return sum(int(tokens.size) for tokens in jax.tree.leaves(prompt))
-
-
-def leaf(shape_SGMD: Sequence[int]) -> str:
-    """Returns the name of a prompt's leaf by its shape with axes for seeds and settings."""
-    return "tokens_CMD" if len(shape_SGMD) == 5 else "tokens_MD"
 
 
 def name(data: str, horizons: tuple[int, ...]) -> str:

@@ -45,7 +45,10 @@ def models(model: CrossMAE, steps_a_season: int, seeds: tuple[int, ...], mode: s
         out = {name: tuple(y_RH[:, :h] for h in span.horizons) for name, y_RH in wholes.items()}
         if mode != "prompt":
             history = x_RT, observed_RT
-            tuned = (finetune.forecast(model, inputs["tuned"][h], *history, h) for h in span.horizons)
+            of = inputs["tuned"]
+            tuned = (
+                finetune.forecast(model, of[h], *history, row_R % span.channels, h, longest) for h in span.horizons
+            )
             return out | {f"{mode} {seeds[0]}": tuple(tuned)}
         count = len(span.horizons)
         return out | {f"prompt {s}": tuple(rest[i * count : (i + 1) * count]) for i, s in enumerate(seeds)}
@@ -67,7 +70,8 @@ def score(cfg: ConfigDict, run: Path, problem: Problem, task: str, log: Log) -> 
             inputs["tuned"] = checkpoint.load_prompts(run, task, card["content_hash"])
             seeds = tuple(checkpoint.read_json(run / "prompts" / f"{task}.json")["seeds"])
         else:
-            inputs["tuned"] = finetune.load(cfg, run, task, card, inputs["backbone"])
+            channels = len(problem.series.names_C)
+            inputs["tuned"] = finetune.load(cfg, run, task, card, inputs["backbone"], channels)
             seeds = (cfg.seed,)
     splits = ("validation", "test") if cfg.evaluate.test else ("validation",)
     spans = {s: problem.span(s, cfg.lookback, cfg.horizons) for s in splits}

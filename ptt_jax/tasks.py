@@ -117,7 +117,15 @@ def forecasts(
     wanted: Sequence[tuple[prompts.Prompt | None, int]],
     channel_R: Array,
 ) -> list[Array]:
-    """Returns y_RH for each (prompt or None, horizon), several from one decoder: its queries never see each other."""
+    """Returns y_RH for each (prompt or None, horizon), several from one decoder: its queries never see each other.
+
+    Where they do (decoder_attention 'self'), a forecast depends on what is asked: then each prompt has a decoder of its
+    own, is asked for the longest horizon wanted, for which it must have tokens, and the answer is cut.
+    """
+    if model.decoder_attention == "self" and len(wanted) > 1:
+        longest = max(horizon for _, horizon in wanted)
+        each = [forecasts(model, backbone, encoded, [(prompt, longest)], channel_R)[0] for prompt, _ in wanted]
+        return [y_RH[:, :horizon] for y_RH, (_, horizon) in zip(each, wanted, strict=True)]
     counts = [prompts.patches(horizon, model.patch) for _, horizon in wanted]
     if len(wanted) > 1 and sum(counts) > QUERIES:
         half = len(wanted) // 2
@@ -127,8 +135,8 @@ def forecasts(
         jnp.zeros((count, model.width)) if prompt is None else prompts.tokens(prompt, count, channel_R)
         for (prompt, _), count in zip(wanted, counts, strict=True)
     ]
-    if any(prompt_MD.ndim == 3 for prompt_MD in tokens):  # of a channel each: then every row asks for itself
-        tokens = [jnp.broadcast_to(prompt_MD, (len(channel_R), *prompt_MD.shape[-2:])) for prompt_MD in tokens]
+    lead = np.broadcast_shapes(*(prompt_MD.shape[:-2] for prompt_MD in tokens))  # where rows or blocks have their own
+    tokens = [jnp.broadcast_to(prompt_MD, (*lead, *prompt_MD.shape[-2:])) for prompt_MD in tokens]
     question = encoded, jnp.concatenate([jnp.arange(count) for count in counts]), jnp.concatenate(tokens, axis=-2)
     y_RMP = cast(Array, model.apply({"params": backbone}, *question, method=model.foretell))
     pieces = jnp.split(y_RMP, np.cumsum(counts)[:-1], axis=1)

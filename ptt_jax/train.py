@@ -23,13 +23,16 @@ from ptt_jax.stream import Host
 from ptt_jax.windows import Mix, Panel, Span
 
 Params = Any
+# What a checkpoint records of config.model; a card of an earlier version lacks what stands at its default.
+RECORDED = (
+    "patch", "width", "mlp", "heads", "encoder_layers", "decoder_layers", "position", "decoder_attention", "hiding",
+)  # fmt: skip
 
 
 def architecture(cfg: ConfigDict) -> dict[str, Any]:
     """Returns what a checkpoint records of the model: all that decides shapes and meaning of its parameters."""
-    kept = ("patch", "width", "mlp", "heads", "encoder_layers", "decoder_layers", "position")
     ahead = prompts.patches(max(cfg.horizons[-1], cfg.pretrain.horizon), cfg.model.patch)
-    return {**{k: cfg.model[k] for k in kept}, "patches": cfg.lookback // cfg.model.patch + ahead}
+    return {**{k: cfg.model[k] for k in RECORDED}, "patches": cfg.lookback // cfg.model.patch + ahead}
 
 
 def build(card: dict[str, Any], compute_dtype: str, dropout: float = 0.0, views: int = 1) -> CrossMAE:
@@ -64,7 +67,7 @@ def check(cfg: ConfigDict, problem: Problem, also: Sequence[Problem] = ()) -> No
                 f"{', '.join(map(str, span.horizons))} forecast; accepted: at least one value there"
             )
     if not cfg.backbone:
-        problem.span("validation", cfg.lookback, (whole_patches(cfg),))
+        problem.span("validation", *window(cfg))
         _, train = windows(cfg, problem, also)
         optim.plan(cfg.pretrain.epochs, cfg.pretrain.steps, cfg.pretrain.batch, train.rows, "pretrain")
         meshes.check_divides(problem.mesh, "pretrain.batch", cfg.pretrain.batch)
@@ -72,17 +75,19 @@ def check(cfg: ConfigDict, problem: Problem, also: Sequence[Problem] = ()) -> No
     meshes.check_divides(problem.mesh, "tune.batch", cfg.tune.batch)
 
 
-def whole_patches(cfg: ConfigDict) -> int:
-    """Returns how many steps a pre-training window covers past the lookback: whole patches."""
-    horizon = cfg.horizons[-1] if cfg.pretrain.horizon < 0 else cfg.pretrain.horizon
-    return prompts.patches(horizon, cfg.model.patch) * cfg.model.patch
+def window(cfg: ConfigDict) -> tuple[int, tuple[int]]:
+    """Returns lookback and horizon of a pre-training window, whole patches. One that ends with the lookback has its
+    last patch for a horizon: what the tail masks and the forecast that validation looks at are about."""
+    ahead, patch = cfg.horizons[-1] if cfg.pretrain.horizon < 0 else cfg.pretrain.horizon, cfg.model.patch
+    return (cfg.lookback, (prompts.patches(ahead, patch) * patch,)) if ahead else (cfg.lookback - patch, (patch,))
 
 
 def windows(cfg: ConfigDict, problem: Problem, also: Sequence[Problem]) -> tuple[Panel | Host | Mix, Span]:
     """Returns the panel that pre-training reads and its span: the problem's own, or a mix with others."""
     if not also:
-        return problem.panel, problem.span("train", cfg.lookback, (whole_patches(cfg),))
-    mix = problems.mix((problem, *also), cfg.lookback, whole_patches(cfg))
+        return problem.panel, problem.span("train", *window(cfg))
+    lookback, (horizon,) = window(cfg)
+    mix = problems.mix((problem, *also), lookback, horizon)
     return mix, mix.span
 
 
@@ -110,7 +115,7 @@ def pretrain(
     p, card = cfg.pretrain, architecture(cfg)
     model = build(card, cfg.compute_dtype, cfg.model.dropout)
     panel, train = windows(cfg, problem, also)
-    validation = problem.span("validation", cfg.lookback, (whole_patches(cfg),))
+    validation = problem.span("validation", *window(cfg))
     steps = optim.plan(p.epochs, p.steps, p.batch, train.rows, "pretrain")
 
     weights_key, key = keys(cfg.seed, "pretrain")

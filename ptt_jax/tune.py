@@ -130,7 +130,7 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = 
     members = f", {t.seeds} seeds x {len(sweep)} settings" if t.seeds * len(sweep) > 1 else ""
 
     longest = prompts.patches(cfg.horizons[-1], model.patch)
-    one = prompts.make(t.prompts, longest, model.width, len(problem.series.names_C))
+    one = prompts.make(t.prompts, longest, model.width, len(problem.series.names_C), model.decoder_layers)
     many = jax.tree.map(lambda a: np.zeros((t.seeds, len(sweep), *a.shape), a.dtype), one)
     params = {"backbone": backbone, "prompt": meshes.replicate(problem.mesh, many)}
     loss = tasks.forecasting(model, train, penalty=t.loss)
@@ -150,7 +150,10 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = 
     spare = t.cache_bytes - data.encoded_bytes
     look = evaluate.watcher(model, problem, validation, cfg.evaluate.batch, backbone, spare, dtype)
 
-    best = {str(h): jax.tree.map(np.array, prompts.cut(many, prompts.patches(h, model.patch))) for h in cfg.horizons}
+    # Queries that see each other are always asked together, so that each horizon needs the tokens of all.
+    counts = {str(h): prompts.patches(h, model.patch) for h in cfg.horizons}
+    counts = dict.fromkeys(counts, longest) if model.decoder_attention == "self" else counts
+    best = {h: jax.tree.map(np.array, prompts.cut(many, count)) for h, count in counts.items()}
     store = Store(run / "prompts" / task, ("prompt", "state"))
     trees = {"prompt": best, "state": {"prompt": params["prompt"], "opt_state": opt_state}}
     trees, meta = resume(store, trees, log, "tune", problem.mesh)
@@ -177,7 +180,7 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = 
             def choose(new: np.ndarray, old: np.ndarray, better_SG: np.ndarray = better_SG) -> np.ndarray:
                 return np.where(better_SG.reshape(*better_SG.shape, *[1] * (old.ndim - 2)), new, old)
 
-            best[h] = jax.tree.map(choose, prompts.cut(now, prompts.patches(int(h), model.patch)), best[h])
+            best[h] = jax.tree.map(choose, prompts.cut(now, counts[h]), best[h])
         history.looks.append((pause.step, values))
         meta.update(history=history.save(), seconds=spent + pause.seconds)
         state = {"prompt": pause.state.params["prompt"], "opt_state": pause.state.opt_state}
@@ -207,7 +210,7 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = 
         "format": checkpoint.FORMAT, "task": task, "step": history.looks[-1][0], "seeds": list(seeds),
         "chosen": {h: history.steps(h, g) for h, g in setting.items()},
         "setting": {h: {"index": g, **sweep.settings[g]} for h, g in setting.items()},
-        "shapes": {h: list(jax.tree.leaves(p)[0].shape) for h, p in best.items()},
+        "shapes": {h: list(jax.tree.leaves(p)[0].shape) for h, p in best.items()}, "leaf": next(iter(one)),
         "content_hash": checkpoint.content_hash(best),
         "backbone": card["content_hash"], "backbone_run": card["run"], "tuned_parameters": prompts.size(one),
         "seconds": round(meta["seconds"], 1), "groups": optim.table(alone, optim.PROMPT),

@@ -231,7 +231,7 @@ def test_every_cell_is_a_command_that_parses(reproduce, monkeypatch, tmp_path):
                     c for c in reproduce.PARTS["main"](reproduce.SETS, range(2)) if f"main/{c.name}" == cell.backbone
                 ]
                 patch = program.parse(plan.argv(part, source[0]))[0].model.patch
-                config.check_lookback(cfg, patch)
+                config.check_lookback(cfg.lookback, patch)
             home, _, backbone = cell.backbone.rpartition("/")
             there = [c.name for c in reproduce.PARTS[home](reproduce.SETS, range(2))] if home else names[:i]
             assert not cell.backbone or backbone in there

@@ -71,9 +71,12 @@ def run(plan: Plan, part: str, cell: Cell) -> int:
 def launch(plan: Plan, part: str, cell: Cell, cores: list[int]) -> subprocess.Popen:
     """Starts a cell in a process of its own on the given cores; none given: where the system puts it."""
     file, argv = command(plan, part, cell)
-    begin = (lambda: os.sched_setaffinity(0, cores)) if cores else None
     with file.open("a", encoding="utf-8") as log:
-        return subprocess.Popen([sys.executable, "-m", "ptt_jax.main", *argv], stdout=log, stderr=log, preexec_fn=begin)
+        process = subprocess.Popen([sys.executable, "-m", "ptt_jax.main", *argv], stdout=log, stderr=log)
+    if cores:  # before it has threads; in the child itself it would need a fork, which jax warns of
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(process.pid, cores)
+    return process
 
 
 def perform(plan: Plan, ahead: list[tuple[str, Cell]], jobs: int) -> Iterator[tuple[str, Cell, int, float]]:

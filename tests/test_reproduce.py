@@ -150,7 +150,7 @@ def test_several_jobs_keep_to_the_order_of_backbones(reproduce, monkeypatch, tmp
 import json, os, sys, time
 name = [a for a in sys.argv if a.startswith("--workdir")][0].rpartition("/")[2]
 begun = time.monotonic()
-time.sleep(0.6)
+time.sleep(0.4)
 with open({str(tmp_path / "times")!r}, "a") as f:
     f.write(json.dumps([name, begun, time.monotonic(), sorted(os.sched_getaffinity(0))]) + "\\n")
 """)

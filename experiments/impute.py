@@ -11,6 +11,7 @@ test windows in results/imputation/.
 """
 
 import argparse
+import contextlib
 import datetime
 import functools
 import shlex
@@ -87,7 +88,8 @@ def tuned(cfg: Any, problem: Problem, card: dict, runs: Path) -> tuple[impute.Cl
     folder = runs / "imputation" / f"{problem.series.name}-{about}"
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.refer(folder, card)
-    task = impute.tuning(cfg, folder, problem, Log(folder / "metrics.jsonl", quiet=True))
+    with (folder / "tune.log").open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+        task = impute.tuning(cfg, folder, problem, Log(folder / "metrics.jsonl"))
     (prompt,) = checkpoint.load_prompts(folder, task, card["content_hash"])[cfg.lookback]
     model = train.build(card["architecture"], cfg.compute_dtype)
     params = {"backbone": checkpoint.load_backbone(card, train.shapes(model)), "prompt": prompt}

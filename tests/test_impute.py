@@ -111,7 +111,7 @@ def test_the_loss_is_the_squared_error_of_hidden_observed_values(problem, model,
 
 def test_errors_are_those_of_plain_numpy_over_windows_that_cover_the_split(problem, model, prompted):
     span = impute.span(problem, "test", 48)
-    row_A = impute.every(span, 13)
+    row_A = impute.every(span, 15)
     start_A = span.first + row_A // 3
     covered = {(r % 3, t) for r, s in zip(row_A, start_A, strict=True) for t in range(s, s + 48)}
     assert covered == {(c, t) for c in range(3) for t in range(*problem.series.splits["test"])}
@@ -120,7 +120,7 @@ def test_errors_are_those_of_plain_numpy_over_windows_that_cover_the_split(probl
     def line(inputs, x_RL, seen_RL, channel_R):
         return {"line": gaps.interpolate(x_RL, seen_RL), "two": jnp.stack([x_RL, x_RL + 2])}
 
-    found = [impute.evaluator(line, mesh.make(1), b, 13)(problem.panel, None, span, HIDING) for b in (32, 128)]
+    found = [impute.evaluator(line, mesh.make(1), b, 15)(problem.panel, None, span, HIDING) for b in (32, 128)]
     assert found[0]["line"].hidden == found[1]["line"].hidden
     np.testing.assert_allclose(found[0]["line"][:2], found[1]["line"][:2], rtol=1e-6)
     np.testing.assert_allclose(found[0]["two"].mse, [0, 4], atol=1e-6)
@@ -223,3 +223,11 @@ def test_real_gaps_are_neither_hidden_nor_counted(model, prompted):
     assert (count_R[some_R] > 0).mean() > 0.95
     assert (count_R[~some_R] == 0).all()
     assert (count_R <= 0.5 * seen_R + 0.5).all()
+
+
+@pytest.mark.parametrize(("knob", "value"), [("ratios", (0.5, 1.0)), ("ratios", ()), ("blocks", (2.0, 0.25))])
+def test_shares_and_lengths_that_hide_nothing_or_everything_are_refused(knob, value):
+    cfg = config.default()
+    cfg.impute[knob] = value
+    with pytest.raises(UserError, match=f"config.impute.{knob} = .* is out of range"):
+        config.check(cfg)

@@ -49,6 +49,14 @@ def is_decays(v: Any) -> bool:
     return all(type(r) in (int, float) and 0 <= r < float("inf") for r in v) and len(v) == len(set(v))
 
 
+def is_ratios(v: Any) -> bool:
+    return is_positives(v) and len(v) > 0 and all(r < 1 for r in v)
+
+
+def is_range(v: Any) -> bool:
+    return is_positives(v) and len(v) == 2 and v[0] < v[1]
+
+
 def is_split(v: Any) -> bool:
     return len(v) == 3 and all(type(f) in (int, float) and f > 0 for f in v) and abs(sum(v) - 1) < 1e-6
 
@@ -173,6 +181,16 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
     ("tune.cache_dtype", "compute", one_of("compute", "bfloat16"),
      "the cache's numbers: as computed, or bfloat16, which holds twice as many rows of float32 (rows past it are "
      "rounded alike)"),
+
+    ("impute.kind", "points", one_of("points", "blocks"), "what imputation hides: single values, or runs of them"),
+    ("impute.ratios", (0.125, 0.25, 0.375, 0.5), Rule(is_ratios, "numbers between 0 and 1 like 0.125,0.5 or 0.25,"),
+     "shares of the observed values that are hidden; a row draws one, so that one prompt serves all"),
+    ("impute.blocks", (0.25, 2.0), Rule(is_range, "two numbers above 0, ascending"),
+     "shortest and longest hidden block, in seasons"),
+    ("impute.fill", "season", one_of("mean", "line", "season"),
+     "what the encoder reads at the gaps of a patch that is seen in part"),
+    ("impute.reach", 0.5, at_least(0),
+     "patches from the nearest seen value at which its pull on an imputed one has faded to 1/e; 0.0 = no pull"),
 
     ("evaluate.batch", 1024, at_least(1), "rows in a step of evaluation; changes no figure"),
     ("evaluate.test", True, anything,

@@ -3,8 +3,9 @@
 import dataclasses
 import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +17,13 @@ from ptt_jax import checkpoint, encodings, evaluate, optim, processes, prompts, 
 from ptt_jax import mesh as meshes
 from ptt_jax.checkpoint import Store
 from ptt_jax.config import write_atomic
+from ptt_jax.encodings import Cached
 from ptt_jax.log import Log
 from ptt_jax.loop import Loop, Pause, check_finite, keys, resume, stalled
+from ptt_jax.model import CrossMAE
 from ptt_jax.problems import Problem
 from ptt_jax.train import build, chain, shapes
+from ptt_jax.windows import Span
 
 # A member of the fan is one seed (S) and one setting (G); the backbone is everyone's.
 AXES: Any = step.State(step=None, params={"backbone": None, "prompt": 0}, opt_state=0)  # type: ignore[arg-type]
@@ -108,13 +112,49 @@ class History:
         return not self.running_SG().any()
 
 
-def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = "") -> str:
-    """Tunes prompts on the run's backbone, unless that was done; returns the task's name.
+class Job(NamedTuple):
+    """What prompts learn: windows, {horizon: how many of the longest one's tokens it takes}, the loss, what it reads,
+    f(params) -> {horizon: validation MSE_SG}, and what else prompts/TASK.json says."""
 
-    All horizons learn in one run. Each keeps the tokens of the step that was best for it on validation, step 0 (the
-    mask token alone) among them; of a sweep it takes the setting that was best on validation over all seeds.
+    train: Span
+    tokens: dict[int, int]
+    loss: tasks.Loss
+    data: Cached
+    look: Callable[[Any], dict[str, np.ndarray]]
+    about: dict[str, Any]
+
+
+def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = "") -> str:
+    """Tunes prompts to forecast, all horizons in one run, unless that was done; returns the task's name."""
+
+    def job(model: CrossMAE, backbone: Any) -> Job:
+        t, dtype = cfg.tune, model.dtype if cfg.tune.cache_dtype == "compute" else jnp.dtype(cfg.tune.cache_dtype)
+        train, validation = problem.learning(cfg), problem.span("validation", cfg.lookback, cfg.horizons)
+        data = encodings.encode_all(model, backbone, problem, train, cfg.evaluate.batch, t.cache_bytes, dtype)
+        spare = t.cache_bytes - data.encoded_bytes
+        look = evaluate.watcher(model, problem, validation, cfg.evaluate.batch, backbone, spare, dtype)
+        tokens = {h: prompts.patches(h, model.patch) for h in cfg.horizons}
+        if model.decoder_attention == "self":  # all are asked together, so that each horizon needs the tokens of all
+            tokens = dict.fromkeys(tokens, max(tokens.values()))
+        return Job(train, tokens, tasks.forecasting(model, train, penalty=t.loss), data, look, {})
+
+    return learn(cfg, run, problem, log, prompts.name(problem.series.name, cfg.horizons), job, profile)
+
+
+def learn(
+    cfg: ConfigDict,
+    run: Path,
+    problem: Problem,
+    log: Log,
+    task: str,
+    make: Callable[[CrossMAE, Any], Job],
+    profile: str = "",
+) -> str:
+    """Tunes a task's prompts on the run's backbone, unless that was done; returns the task's name.
+
+    make(model, backbone): the job. Each horizon keeps the tokens of the step that was best for it on validation, step 0
+    (the mask token alone) among them; of a sweep it takes the setting that was best on validation over all seeds.
     """
-    task = prompts.name(problem.series.name, cfg.horizons)
     if processes.once((run / "prompts" / f"{task}.json").exists):
         log.say(f"tune: done before ({run / 'prompts' / task}.json)")
         return task
@@ -124,36 +164,30 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = 
         model = build(card["architecture"], cfg.compute_dtype, views=cfg.views)
         backbone = checkpoint.load_backbone(card, shapes(model))
     backbone = meshes.replicate(problem.mesh, backbone)
-    train, validation = problem.learning(cfg), problem.span("validation", cfg.lookback, cfg.horizons)
+    job = make(model, backbone)
+    train, data, look = job.train, job.data, job.look
     steps = optim.plan(t.epochs, t.steps, t.batch, train.rows, "tune")
     seeds, sweep = range(cfg.seed, cfg.seed + t.seeds), Sweep(t)
     members = f", {t.seeds} seeds x {len(sweep)} settings" if t.seeds * len(sweep) > 1 else ""
 
-    longest = prompts.patches(cfg.horizons[-1], model.patch)
-    one = prompts.make(t.prompts, longest, model.width, len(problem.series.names_C), model.decoder_layers)
+    one = prompts.make(
+        t.prompts, max(job.tokens.values()), model.width, len(problem.series.names_C), model.decoder_layers
+    )
     many = jax.tree.map(lambda a: np.zeros((t.seeds, len(sweep), *a.shape), a.dtype), one)
     params = {"backbone": backbone, "prompt": meshes.replicate(problem.mesh, many)}
-    loss = tasks.forecasting(model, train, penalty=t.loss)
     alone = {"backbone": backbone, "prompt": one}
 
     def transform(hyper: Any) -> Any:
         return optim.PROMPT.transform(chain(t, steps, **hyper), alone)
 
     def member(hyper: dict[str, Array]) -> step.Step:
-        return step.one(loss, transform(hyper), optim.PROMPT, problem.mesh, t.batch, train.rows)
+        return step.one(job.loss, transform(hyper), optim.PROMPT, problem.mesh, t.batch, train.rows)
 
     opt_state = transform(sweep.settings[0]).init(alone)
     opt_state = jax.tree.map(lambda a: np.broadcast_to(a, (t.seeds, len(sweep), *a.shape)), opt_state)
     chunk = step.many(step.fan(member, AXES))
-    dtype = model.dtype if t.cache_dtype == "compute" else jnp.dtype(t.cache_dtype)
-    data = encodings.encode_all(model, backbone, problem, train, cfg.evaluate.batch, t.cache_bytes, dtype)
-    spare = t.cache_bytes - data.encoded_bytes
-    look = evaluate.watcher(model, problem, validation, cfg.evaluate.batch, backbone, spare, dtype)
 
-    # Queries that see each other are always asked together, so that each horizon needs the tokens of all.
-    counts = {str(h): prompts.patches(h, model.patch) for h in cfg.horizons}
-    counts = dict.fromkeys(counts, longest) if model.decoder_attention == "self" else counts
-    best = {h: jax.tree.map(np.array, prompts.cut(many, count)) for h, count in counts.items()}
+    best = {str(h): jax.tree.map(np.array, prompts.cut(many, count)) for h, count in job.tokens.items()}
     store = Store(run / "prompts" / task, ("prompt", "state"))
     trees = {"prompt": best, "state": {"prompt": params["prompt"], "opt_state": opt_state}}
     trees, meta = resume(store, trees, log, "tune", problem.mesh)
@@ -180,7 +214,7 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = 
             def choose(new: np.ndarray, old: np.ndarray, better_SG: np.ndarray = better_SG) -> np.ndarray:
                 return np.where(better_SG.reshape(*better_SG.shape, *[1] * (old.ndim - 2)), new, old)
 
-            best[h] = jax.tree.map(choose, prompts.cut(now, counts[h]), best[h])
+            best[h] = jax.tree.map(choose, prompts.cut(now, job.tokens[int(h)]), best[h])
         history.looks.append((pause.step, values))
         meta.update(history=history.save(), seconds=spent + pause.seconds)
         state = {"prompt": pause.state.params["prompt"], "opt_state": pause.state.opt_state}
@@ -213,7 +247,7 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = 
         "shapes": {h: list(jax.tree.leaves(p)[0].shape) for h, p in best.items()}, "leaf": next(iter(one)),
         "content_hash": checkpoint.content_hash(best),
         "backbone": card["content_hash"], "backbone_run": card["run"], "tuned_parameters": prompts.size(one),
-        "seconds": round(meta["seconds"], 1), "groups": optim.table(alone, optim.PROMPT),
+        "seconds": round(meta["seconds"], 1), "groups": optim.table(alone, optim.PROMPT), **job.about,
     }  # fmt: skip
     processes.once(lambda: write_atomic(run / "prompts" / f"{task}.json", json.dumps(about, indent=2)))
     return task

@@ -7,7 +7,7 @@ import pytest
 
 RANKS = (
     ("config", "bits"),
-    ("layers", "windows", "mesh", "clock", "generated", "processes"),
+    ("gaps", "layers", "windows", "mesh", "clock", "generated", "processes"),
     ("frame", "stream"),
     ("data", "model", "prompts"),
     ("optim", "problems"),
@@ -18,7 +18,7 @@ RANKS = (
     ("loop",),
     ("train",),
     ("tune",),
-    ("finetune",),
+    ("finetune", "impute"),
     ("score", "report"),
     ("main",),
 )

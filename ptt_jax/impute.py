@@ -1,0 +1,228 @@
+"""Imputation with a frozen backbone: hidden or missing values of a window, reconstructed from what is seen of it.
+
+Pre-training hid whole patches. Here a patch may be seen in part, which the frozen embedding never met, and a single
+value next to seen ones is better told by these than by any reconstruction of a day. Two things that need no parameter
+bridge both (`Way`): what the encoder reads at the gaps of a patch that is seen in part, and how far an answer is drawn
+to its seen neighbours. A task is one prompt token for each patch of the window, zero at the start, which is the mask
+token alone.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from ptt_jax import gaps, prompts, tune, windows
+from ptt_jax import mesh as meshes
+from ptt_jax.config import UserError
+from ptt_jax.data import Series, season
+from ptt_jax.encodings import Cached
+from ptt_jax.gaps import Law
+from ptt_jax.layers import instance_stats, patchify
+from ptt_jax.log import Log
+from ptt_jax.loop import keys
+from ptt_jax.model import CrossMAE, Encoded, flatten, keepable, normalise
+from ptt_jax.problems import Problem
+from ptt_jax.stream import Host
+from ptt_jax.tasks import Loss
+from ptt_jax.tune import Job
+from ptt_jax.windows import Panel, Span, Windows, few, take
+
+Params = Any
+
+
+class Way(NamedTuple):
+    """How gaps are closed.
+
+    fill: what the encoder reads at the gaps of a patch that is seen in part: 'mean' of the seen values, as a forecast's
+      history has it, a 'line' between the neighbours, or the 'season' around, drawn to the neighbours.
+    reach: steps from the nearest seen value at which its pull on an answer has faded to 1/e; 0 = none.
+    season: steps, 1 = none.
+    """
+
+    fill: str
+    reach: float
+    season: int
+
+
+def way(cfg: ConfigDict, model: CrossMAE, series: Series) -> Way:
+    """Returns what a config says for a series."""
+    return Way(cfg.impute.fill, cfg.impute.reach * model.patch, season(series.freq))
+
+
+def law(cfg: ConfigDict, series: Series) -> Law:
+    """Returns how a config hides values of a series."""
+    return gaps.law(cfg.impute.kind, cfg.impute.ratios, cfg.impute.blocks, season(series.freq))
+
+
+def filled(of: Way, x_RL: Array, seen_RL: Array) -> Array:
+    """Returns the window with a first guess at its gaps, for the encoder."""
+    if of.fill == "season":
+        return gaps.draw(gaps.season_around(x_RL, seen_RL, of.season), x_RL, seen_RL, of.reach)
+    return (gaps.average if of.fill == "mean" else gaps.interpolate)(x_RL, seen_RL)
+
+
+def observe(model: CrossMAE, backbone: Params, of: Way, x_RL: Array, seen_RL: Array) -> Encoded:
+    """Returns what the frozen encoder says of a window. Statistics are of seen values only; a patch without one is read
+    by none."""
+
+    def encode(model: CrossMAE, guess_RL: Array) -> Encoded:
+        mean_R1, scale_R1 = instance_stats(x_RL, seen_RL.astype(jnp.float32))
+        x_RNP = normalise(patchify(guess_RL, model.patch), mean_R1, scale_R1)
+        keep_RN = keepable(patchify(seen_RL, model.patch))
+        at_1N = jnp.arange(x_RNP.shape[1])[None]
+        z_RND = model.encode(x_RNP, at_1N, keep_RN)
+        return Encoded(model.remember(z_RND, at_1N), keep_RN, mean_R1, scale_R1)
+
+    return cast(Encoded, model.apply({"params": backbone}, filled(of, x_RL, seen_RL), method=encode))
+
+
+def reconstruct(model: CrossMAE, params: Params, encoded: Encoded, channel_R: Array) -> Array:
+    """Returns y_RL, every patch of the window asked at its own position by mask token + prompt, if there is one.
+
+    Those that no value is missing in are asked too: what the backbone makes of seen neighbours is needed.
+    """
+    count, prompt = encoded.keep_RN.shape[1], params.get("prompt")
+    tokens = None if prompt is None else prompts.tokens(prompt, count, channel_R)
+    question = encoded.memory, jnp.arange(count)[None], tokens, encoded.keep_RN
+    y_RMP = cast(Array, model.apply({"params": params["backbone"]}, *question, method=model.decode))
+    return flatten(y_RMP) * encoded.scale_R1 + encoded.mean_R1
+
+
+def impute(model: CrossMAE, params: Params, of: Way, x_RL: Array, seen_RL: Array, channel_R: Array) -> Array:
+    """Returns the windows with their gaps closed, whatever made them; seen values come back as they are.
+
+    params {'backbone', 'prompt'}, without 'prompt' the mask token alone. x_RL float32 in scaled units, anything finite
+    where not seen_RL; L a multiple of the patch. channel_R: the rows' channels, of which each may have its own prompt.
+    """
+    x_RL = jnp.where(seen_RL, x_RL, 0)
+    y_RL = reconstruct(model, params, observe(model, params["backbone"], of, x_RL, seen_RL), channel_R)
+    return gaps.draw(y_RL, x_RL, seen_RL, of.reach)
+
+
+def span(problem: Problem, split: str, length: int) -> Span:
+    """Returns the windows that lie in a split whole: unlike a forecast's, they have no history before it. Raises
+    UserError when there is none."""
+    begin, end = problem.series.splits[split]
+    if end - begin < length:
+        raise UserError(
+            f"the {split} split has rows {begin} to {end}: too few for one window of {length} steps; accepted: a "
+            f"longer split, or a smaller lookback"
+        )
+    return windows.span((begin, end), 0, (length,), len(problem.series.names_C), split)
+
+
+def imputing(model: CrossMAE, span: Span, hiding: Law, of: Way) -> Loss:
+    """Returns the tuning loss: squared error in scaled space at hidden values, all of them observed."""
+
+    def loss(params: Params, data: Cached, row_R: Array, key: Array) -> tuple[Array, Array]:
+        x_RL, observed_RL = take(data.panel, span, row_R)
+        hidden_RL = gaps.hide(hiding, key, row_R, observed_RL)
+        y_RL = impute(model, params, of, x_RL, observed_RL & ~hidden_RL, row_R % span.channels)
+        return jnp.where(hidden_RL, jnp.square(y_RL - x_RL), 0).sum(1), hidden_RL.sum(1, dtype=jnp.float32)
+
+    return loss
+
+
+class Errors(NamedTuple):
+    """Errors over the hidden values of every window, and how many these are; members measured together have axes."""
+
+    mse: Any
+    mae: Any
+    hidden: int
+
+
+# f(inputs, x_RL, seen_RL, channel_R) -> {model: windows with their gaps closed}, y_RL or, of members, y_..RL
+Closing = Callable[[Any, Array, Array, Array], dict[str, Array]]
+
+
+def every(span: Span, stride: int) -> np.ndarray:
+    """Returns the rows of every `stride`-th window and of the last one: with a stride of at most a window, every step
+    of the split is in one."""
+    last = span.counts[0] - 1
+    start_W = np.minimum(np.arange(0, last + stride, stride), last)
+    return (start_W[:, None] * span.channels + np.arange(span.channels)).ravel()
+
+
+def evaluator(
+    close: Closing, mesh: Mesh, batch: int, stride: int
+) -> Callable[[Panel | Host, Any, Span, Law], dict[str, Errors]]:
+    """Returns f(panel, inputs, span, hiding) -> {model: Errors} over `every` window. What is hidden follows from the
+    law and a window's place alone: all models, seeds and batch sizes are measured on the same values."""
+    batch = -(-batch // mesh.size) * mesh.size
+
+    @jax.jit
+    def sums(panel: Windows, inputs: Any, span: Span, hiding: Law, row_R: Array, real_R: Array) -> Any:
+        row_R, real_R = meshes.split(mesh, (row_R, real_R))
+        x_RL, observed_RL = take(panel.at(0), span, row_R)
+        key = jax.random.fold_in(keys(0, "validation")[1], span.first)
+        hidden_RL = gaps.hide(hiding, key, row_R, observed_RL) & real_R[:, None]
+        closed = close(inputs, x_RL, observed_RL & ~hidden_RL, row_R % span.channels)
+
+        def errors(y_SRL: Array) -> tuple[Array, Array]:
+            lead = tuple(range(y_SRL.ndim - 2))  # members, if any
+            e_SRL = jnp.where(jnp.expand_dims(hidden_RL, lead), y_SRL - jnp.expand_dims(x_RL, lead), 0)
+            return jnp.square(e_SRL).sum((-2, -1)), jnp.abs(e_SRL).sum((-2, -1))
+
+        return meshes.whole(mesh, ({name: errors(y) for name, y in closed.items()}, hidden_RL.sum()))
+
+    def run(panel: Panel | Host, inputs: Any, span: Span, hiding: Law) -> dict[str, Errors]:
+        row_A = every(span, stride)
+        blocks = -(-len(row_A) // batch)
+        at_JR = np.arange(blocks * batch).reshape(blocks, batch)
+        row_JR, real_JR = row_A[np.minimum(at_JR, len(row_A) - 1)], at_JR < len(row_A)
+        feed = panel.feed(span, lambda i: row_JR[i][None], blocks)
+        parts = [sums(fed, inputs, span, hiding, row_JR[i], real_JR[i]) for i, fed in enumerate(feed)]
+        of, count = jax.tree.map(lambda *part: np.sum(np.asarray(part, np.float64), 0), *jax.device_get(parts))
+        some = count or np.nan  # nothing hidden: nan, and no warning
+        return {name: Errors(se / some, ae / some, int(count)) for name, (se, ae) in of.items()}
+
+    return run
+
+
+def tuning(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = "") -> str:
+    """Tunes the prompt of a config's kind and ratios on the run's backbone, unless that was done; returns the task's
+    name. Every window of the training split is learned from; validation's gaps are fixed."""
+    hiding = law(cfg, problem.series)
+
+    def job(model: CrossMAE, backbone: Params) -> Job:
+        of = way(cfg, model, problem.series)
+        train, validation = (span(problem, split, cfg.lookback) for split in ("train", "validation"))
+        train = few(train, cfg.tune.share)
+
+        def close(params: Params, x_RL: Array, seen_RL: Array, channel_R: Array) -> dict[str, Array]:
+            encoded = observe(model, params["backbone"], of, jnp.where(seen_RL, x_RL, 0), seen_RL)
+
+            def member(prompt: Params) -> Array:
+                y_RL = reconstruct(model, {**params, "prompt": prompt}, encoded, channel_R)
+                return gaps.draw(y_RL, x_RL, seen_RL, of.reach)
+
+            return {"prompt": jax.vmap(jax.vmap(member))(params["prompt"])}
+
+        measure = evaluator(close, problem.mesh, cfg.evaluate.batch, stride(model.patch))
+
+        def look(params: Params) -> dict[str, np.ndarray]:
+            return {str(cfg.lookback): measure(problem.panel, params, validation, hiding)["prompt"].mse}
+
+        about = {"impute": {**dataclasses.asdict(hiding), **of._asdict()}}
+        loss = imputing(model, train, hiding, of)
+        return Job(train, {cfg.lookback: cfg.lookback // model.patch}, loss, Cached(problem.panel), look, about)
+
+    return tune.learn(cfg, run, problem, log, name(problem.series.name, hiding), job, profile)
+
+
+def name(data: str, hiding: Law) -> str:
+    """Returns the task's name, a folder: 'ETTh1-points-12.5-25-37.5-50'."""
+    return "-".join([data, hiding.kind, *(f"{100 * ratio:g}" for ratio in hiding.ratios)])
+
+
+def stride(patch: int) -> int:
+    """Returns the steps between windows that are measured: one more than a patch, so that they begin at every hour."""
+    return patch + 1

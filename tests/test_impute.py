@@ -1,0 +1,233 @@
+"""Imputation: what the answer may know, what stays as it is, what is counted, what is learned."""
+
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ptt_jax import checkpoint, config, data, gaps, impute, mesh, optim, problems, prompts, step, train
+from ptt_jax.config import UserError
+from ptt_jax.encodings import Cached
+from ptt_jax.impute import Way
+from ptt_jax.log import Log
+from ptt_jax.windows import take
+
+WAYS = [Way("mean", 0.0, 12), Way("line", 1e9, 12), Way("season", 6.0, 12)]
+HIDING = gaps.law("blocks", (0.25, 0.5), (0.25, 1.0), 12)
+ways = pytest.mark.parametrize("way", WAYS, ids=lambda way: way.fill)
+
+
+@pytest.fixture
+def prompted(params):
+    return {"backbone": params, "prompt": {"tokens_MD": jax.random.normal(jax.random.key(5), (4, 16))}}
+
+
+@pytest.fixture
+def close(model):
+    """f(params, way, x_RL, seen_RL) -> y_RL."""
+    run = jax.jit(
+        lambda params, way, x_RL, seen_RL: impute.impute(model, params, way, x_RL, seen_RL, jnp.zeros(len(x_RL), int)),
+        static_argnums=1,
+    )
+    return lambda params, way, *window: np.asarray(run(params, way, *window))
+
+
+@ways
+def test_what_is_hidden_never_reaches_the_answer(close, prompted, history, way):
+    x_RL, seen_RL = history
+    other_RL = jnp.where(seen_RL, x_RL, 99.0)
+    np.testing.assert_array_equal(close(prompted, way, x_RL, seen_RL), close(prompted, way, other_RL, seen_RL))
+
+
+@ways
+def test_what_is_seen_comes_back_as_it_is_and_is_what_the_answer_depends_on(close, prompted, history, way):
+    x_RL, seen_RL = (np.asarray(a) for a in history)
+    y_RL = close(prompted, way, x_RL, seen_RL)
+    np.testing.assert_array_equal(y_RL[seen_RL], x_RL[seen_RL])
+    moved_RL = close(prompted, way, x_RL + np.linspace(0, 1, 48, dtype=np.float32), seen_RL)
+    assert (moved_RL[~seen_RL] != y_RL[~seen_RL]).all()
+
+
+@ways
+def test_a_prompt_of_zeros_is_the_mask_token_alone(close, prompted, history, way):
+    zero = {**prompted, "prompt": prompts.make("position", 4, 16)}
+    y_RL = close({"backbone": prompted["backbone"]}, way, *history)
+    np.testing.assert_array_equal(close(zero, way, *history), y_RL)
+    assert np.abs(close(prompted, way, *history) - y_RL).max() > 0.1
+
+
+@ways
+def test_an_answer_moves_with_a_shift_and_a_scale_of_the_series(close, prompted, history, way):
+    x_RL, seen_RL = history
+    y_RL = close(prompted, way, x_RL, seen_RL)
+    np.testing.assert_allclose(close(prompted, way, 2.5 * x_RL - 7, seen_RL), 2.5 * y_RL - 7, atol=1e-4)
+
+
+@ways
+def test_where_nothing_is_seen_the_answer_is_finite(close, prompted, history, way):
+    assert np.isfinite(close(prompted, way, history[0], jnp.zeros((5, 48), bool))).all()
+
+
+def test_whole_patches_are_reconstructed_as_in_pretraining(model, params, close):
+    x_RL = np.cumsum(np.random.default_rng(2).normal(size=(3, 48)), axis=1).astype(np.float32)
+    seen_RL = np.repeat([[True, False, True, False]], 12, axis=1) & np.ones((3, 1), bool)
+    visible_RV, hidden_RM = (jnp.tile(jnp.array([at]), (3, 1)) for at in ([0, 2], [1, 3]))
+    window = jnp.asarray(x_RL), jnp.ones((3, 48), bool), visible_RV, hidden_RM
+    y_RMP, target_RMP, _ = jax.jit(
+        lambda *w: model.apply(*w, norm="visible", units="scaled", method=model.reconstruct)
+    )({"params": params}, *window)
+    y_RL = close({"backbone": params}, Way("mean", 0.0, 12), x_RL, seen_RL)
+    truth_RMP = x_RL.reshape(3, 4, 12)[:, [1, 3]]
+    want_RMP = truth_RMP + np.asarray(y_RMP - target_RMP)  # around the mean of what is seen, both
+    np.testing.assert_allclose(y_RL.reshape(3, 4, 12)[:, [1, 3]], want_RMP, atol=1e-5)
+
+
+def test_each_channel_may_have_a_prompt_of_its_own(model, prompted, close, history):
+    tokens_CMD = jnp.stack([0 * prompted["prompt"]["tokens_MD"], prompted["prompt"]["tokens_MD"]])
+    own = {**prompted, "prompt": {"tokens_CMD": tokens_CMD}}
+    run = jax.jit(lambda params, *a: impute.impute(model, params, WAYS[2], *a))
+    y_RL = run(own, *history, jnp.array([0, 1, 0, 1, 0]))
+    np.testing.assert_allclose(y_RL[1], close(prompted, WAYS[2], *history)[1], atol=1e-5)
+    alone_RL = close({"backbone": prompted["backbone"]}, WAYS[2], *history)
+    np.testing.assert_allclose(y_RL[::2], alone_RL[::2], atol=1e-5)
+
+
+def test_the_loss_is_the_squared_error_of_hidden_observed_values(problem, model, prompted, close):
+    span, row_R, key = impute.span(problem, "train", 48), jnp.arange(60), jax.random.key(0)
+    loss = jax.jit(impute.imputing(model, span, HIDING, WAYS[2]))
+    total_R, count_R = loss(prompted, Cached(problem.panel), row_R, key)
+    x_RL, observed_RL = take(problem.panel, span, row_R)
+    hidden_RL = np.asarray(gaps.hide(HIDING, key, row_R, observed_RL))
+    assert not observed_RL.all()
+    y_RL = close(prompted, WAYS[2], x_RL, np.asarray(observed_RL) & ~hidden_RL)
+    np.testing.assert_allclose(total_R, (((y_RL - x_RL) ** 2) * hidden_RL).sum(1), rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(count_R, hidden_RL.sum(1))
+    hole = problem.panel.replace(values_CT=jnp.where(problem.panel.observed_CT, problem.panel.values_CT, 99.0))
+    np.testing.assert_array_equal(loss(prompted, Cached(hole), row_R, key)[0], total_R)
+
+
+def test_errors_are_those_of_plain_numpy_over_windows_that_cover_the_split(problem, model, prompted):
+    span = impute.span(problem, "test", 48)
+    row_A = impute.every(span, 15)
+    start_A = span.first + row_A // 3
+    covered = {(r % 3, t) for r, s in zip(row_A, start_A, strict=True) for t in range(s, s + 48)}
+    assert covered == {(c, t) for c in range(3) for t in range(*problem.series.splits["test"])}
+    assert len(row_A) % 32  # the last batch is padded
+
+    def line(inputs, x_RL, seen_RL, channel_R):
+        return {"line": gaps.interpolate(x_RL, seen_RL), "two": jnp.stack([x_RL, x_RL + 2])}
+
+    found = [impute.evaluator(line, mesh.make(1), b, 15)(problem.panel, None, span, HIDING) for b in (32, 128)]
+    assert found[0]["line"].hidden == found[1]["line"].hidden
+    np.testing.assert_allclose(found[0]["line"][:2], found[1]["line"][:2], rtol=1e-6)
+    np.testing.assert_allclose(found[0]["two"].mse, [0, 4], atol=1e-6)
+    x_RL, observed_RL = take(problem.panel, span, jnp.asarray(row_A))
+    key = jax.random.fold_in(impute.keys(0, "validation")[1], span.first)
+    hidden_RL = np.asarray(gaps.hide(HIDING, key, jnp.asarray(row_A), observed_RL))
+    e = np.asarray(gaps.interpolate(x_RL, observed_RL & ~hidden_RL) - x_RL)[hidden_RL]
+    np.testing.assert_allclose(found[0]["line"][:2], [(e**2).mean(), np.abs(e).mean()], rtol=1e-5)
+    assert found[0]["line"].hidden == hidden_RL.sum()
+
+
+@pytest.mark.parametrize("devices", [0, 4], ids=["streamed", "four devices"])
+def test_errors_are_the_same_streamed_and_on_several_devices(problem, devices):
+    def line(inputs, x_RL, seen_RL, channel_R):
+        return {"line": gaps.interpolate(x_RL, seen_RL)}
+
+    if not devices:
+        pytest.importorskip("grain")
+    other = problems.prepare(problem.series, mesh.make(devices or 1), 1e9 if devices else 9e4)
+    errors = [
+        impute.evaluator(line, of.mesh, 64, 13)(of.panel, None, impute.span(of, "test", 48), HIDING)["line"]
+        for of in (problem, other)
+    ]
+    np.testing.assert_allclose(*errors, rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def tuned(problem, tmp_path_factory):
+    """A run with a random backbone, and the imputation prompt tuned on it."""
+    cfg, run = config.default(), tmp_path_factory.mktemp("impute")
+    cfg.lookback, cfg.horizons, cfg.cache_dir = 48, (12,), ""
+    cfg.model.update(patch=12, width=16, mlp=16, heads=2, encoder_layers=1)
+    cfg.pretrain.update(epochs=0.0, validation_rows=32)
+    cfg.tune.update(steps=20, batch=16, validations=2, learning_rate=3e-2)
+    cfg.evaluate.batch, cfg.impute.kind, cfg.impute.ratios = 64, "blocks", (0.25, 0.5)
+    log = Log(run / "metrics.jsonl", quiet=True)
+    train.pretrain(cfg, run, problem, log)
+    before = (run / "backbone.json").read_bytes(), checkpoint.find_backbone(run)
+    return cfg, run, impute.tuning(cfg, run, problem, log), before
+
+
+def test_a_task_is_tuned_on_a_frozen_backbone_and_helps_on_validation(tuned):
+    cfg, run, task, (card_bytes, card) = tuned
+    assert task == "generated-blocks-25-50"
+    assert (run / "backbone.json").read_bytes() == card_bytes
+    checkpoint.load_backbone(card, train.shapes(train.build(card["architecture"], "float32")))  # by content hash
+    (prompt,) = checkpoint.load_prompts(run, task, card["content_hash"])[cfg.lookback]
+    assert prompt["tokens_MD"].shape == (4, 16)
+    assert np.abs(prompt["tokens_MD"]).max() > 0
+    about = checkpoint.read_json(run / "prompts" / f"{task}.json")
+    assert about["chosen"]["48"] != [0]
+    assert about["groups"]["encoder"]["tuned"] == 0
+    assert (about["impute"]["kind"], about["impute"]["fill"], about["impute"]["reach"]) == ("blocks", "season", 6.0)
+    with pytest.raises(UserError, match="belongs to backbone"):
+        checkpoint.load_prompts(run, task, "0" * 64)
+
+
+def test_a_step_leaves_every_bit_of_the_backbone(problem, model, params):
+    span = impute.span(problem, "train", 48)
+    start = {"backbone": params, "prompt": prompts.make("position", 4, 16)}
+    tx = optim.PROMPT.transform(optim.chain(peak=0.1, warmup=0.1, steps=9, weight_decay=0.1, clip=1.0), start)
+    loss = impute.imputing(model, span, HIDING, WAYS[2])
+    chunk = step.many(step.one(loss, tx, optim.PROMPT, problem.mesh, 16, span.rows))
+    state = step.start(jax.tree.map(jnp.copy, start), tx)
+    state, _ = chunk(state, jnp.int32(3), Cached(problem.panel), jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, state.params["backbone"], params)
+    assert (np.abs(state.params["prompt"]["tokens_MD"]).max(1) > 1e-3).all()
+
+
+def test_a_split_without_a_window_is_refused(problem):
+    with pytest.raises(UserError, match=r"validation split has rows .* too few for one window of 60 steps"):
+        impute.span(problem, "validation", 60)
+
+
+@pytest.mark.skipif(not os.environ.get("PTT_DATA_DIR"), reason="PTT_DATA_DIR is not set: no real gaps")
+def test_real_gaps_are_neither_hidden_nor_counted(model, prompted):
+    path = Path(os.environ["PTT_DATA_DIR"]) / "more" / "gefcom2012_load.csv.gz"
+    if not path.exists():
+        pytest.skip(f"{path} is not there")
+    cfg = config.default()
+    cfg.data.name, cfg.data.path = "csv", str(path)
+    problem = problems.prepare(data.load(cfg.data), mesh.make(1))
+    span = impute.span(problem, "train", 48)
+    observed_CT = np.asarray(problem.panel.observed_CT)
+    gone = int(np.nonzero(~observed_CT[:, : span.end].all(0))[0][0])
+    window_W = np.arange(max(gone - 60, 0), gone + 30)  # whole ones, ones with a gap, ones of which nothing is seen
+    row_R = jnp.asarray((window_W[:, None] * span.channels + np.arange(span.channels)).ravel())
+    _, observed_RL = take(problem.panel, span, row_R)
+    seen_R = np.asarray(observed_RL).sum(1)
+    some_R = seen_R > 0
+    assert (~some_R).sum() > 20
+    assert (some_R & (seen_R < 48)).sum() > 20
+    for kind in gaps.KINDS:
+        hidden_RL = jax.jit(gaps.hide)(HIDING.replace(kind=kind), jax.random.key(0), row_R, observed_RL)
+        assert not (hidden_RL & ~observed_RL).any()
+        assert abs(hidden_RL.sum() / seen_R.sum() - 0.375) < 0.02
+    loss = jax.jit(impute.imputing(model, span, HIDING, WAYS[2]))
+    total_R, count_R = (np.asarray(a) for a in loss(prompted, Cached(problem.panel), row_R, jax.random.key(0)))
+    assert np.isfinite(total_R).all()
+    assert (count_R[some_R] > 0).mean() > 0.95
+    assert (count_R[~some_R] == 0).all()
+    assert (count_R <= 0.5 * seen_R + 0.5).all()
+
+
+@pytest.mark.parametrize(("knob", "value"), [("ratios", (0.5, 1.0)), ("ratios", ()), ("blocks", (2.0, 0.25))])
+def test_shares_and_lengths_that_hide_nothing_or_everything_are_refused(knob, value):
+    cfg = config.default()
+    cfg.impute[knob] = value
+    with pytest.raises(UserError, match=f"config.impute.{knob} = .* is out of range"):
+        config.check(cfg)

@@ -110,8 +110,8 @@ def fit_scaler(series: Series) -> Scaler:
 
 
 def standardise(values_TC: np.ndarray, observed_TC: np.ndarray) -> Scaler:
-    """Mean and standard deviation of each channel's observed values; a constant channel gets scale 1."""
-    values_TC = values_TC.astype(np.float64)
+    """Mean and standard deviation of each channel's observed values, as float32; a constant channel gets scale 1."""
+    values_TC = values_TC.astype(np.float32).astype(np.float64)
     count_C = np.maximum(observed_TC.sum(0), 1)
     mean_C = np.where(observed_TC, values_TC, 0).sum(0) / count_C
     scale_C = np.sqrt(np.where(observed_TC, (values_TC - mean_C) ** 2, 0).sum(0) / count_C)

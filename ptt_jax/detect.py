@@ -6,6 +6,11 @@ both sides are used; under 'forecast' only the window's last patches are, so tha
 Windows lie over the series at a stride; where they overlap, errors are averaged. What a window lacks of a series, at
 its ends or because the series is shorter, counts as missing. A missing value has error 0: nothing is held against it.
 
+    asked = question(cfg.detect, model.patch, lookback)
+    detector = Detector(model, backbone, asked, cfg.detect.units, mesh)
+    error_STC = detector.errors(x_TC, observed_TC, (None, prompt))        # the mask token alone, and with a prompt
+    score_T = combine(error_STC[1], cfg.detect.combine)
+
 W windows  C channels  L steps of a window  N patches  V visible, M hidden patches of a group  S prompts that are asked
 """
 

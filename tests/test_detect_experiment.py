@@ -70,7 +70,8 @@ def test_a_cell_has_metrics_a_picture_and_a_table_and_is_not_run_again(
     assert "2 of 2  MSL-s0" in out
     results = tmp_path / "experiments/results"
     table = pd.read_csv(results / "anomalies.csv")
-    models = ["random scores", "moving z-score", "mask token alone, past only", "mask token alone", "prompts"]
+    past = ["mask token alone, past only", "prompts, past only"]
+    models = ["random scores", "moving z-score", *past, "mask token alone", "prompts"]
     assert table[table.data == "MSL"].model.tolist() == [*models, "prompts, one a series"]
     assert {"config", "backbone", "seconds", "date", "device", "command", "series", "seed"} <= {*table}
     assert table[[*experiment.METRICS]].notna().all().all()
@@ -103,6 +104,7 @@ def test_scalers_see_training_parts_alone(experiment, collections):
     (msl,) = experiment.read("MSL")
     assert msl.learn[0][:, 0].std() == pytest.approx(1, abs=1e-5)
     assert msl.whole[0][:, 1].tolist() == [0.0] * 151 + [1.0] * 49  # still in training: not scaled
+    assert data.standardise(np.full((999, 1), 0.999), np.ones((999, 1), bool)).scale_C == 1  # no rounding's spread
     nab = next(experiment.read("NAB"))
     assert len(nab.learn[0]) == nab.begin == 60
     assert nab.learn[0].mean() == pytest.approx(0, abs=1e-5)

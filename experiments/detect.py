@@ -10,9 +10,11 @@ UCR_anomaly*.csv.gz (series,t,train,label,value), SMAP.csv.gz and MSL.csv.gz (se
 
 Labels are read by the metrics alone, NAB's windows and not its points. Prompts and scalers see training parts: UCR's,
 SMAP's and MSL's own, and of NAB, which has none, the first 15 % of each series, its probationary period, which is not
-scored. Rows are steps: gaps in NAB's stamps are not looked at. SMAP's and MSL's test parts are read without what came
-before them, UCR's and NAB's with it. A channel that stands still over what is scored adds nothing to a score; one that
-stood still in training is not scaled. Series without an anomaly, or with nothing else, are no part of a mean.
+scored. Of SMAP and MSL the first channel is telemetry, which the labels are about (Hundman et al. 2018), and the others
+say which commands were sent: all channels and telemetry alone are collections of their own. Rows are steps: gaps in
+NAB's stamps are not looked at. SMAP's and MSL's test parts are read without what came before them, UCR's and NAB's with
+it. A channel that stands still over what is scored adds nothing to a score; one that stood still in training is not
+scaled. Series without an anomaly, or with nothing else, are no part of a mean.
 """
 
 import argparse
@@ -35,7 +37,8 @@ from ptt_jax import main as program
 from ptt_jax.config import UserError, write_atomic
 
 HERE = Path(__file__).parent
-FILES = {"NAB": "NAB.csv.gz", "UCR": "UCR_anomaly*.csv.gz", "SMAP": "SMAP.csv.gz", "MSL": "MSL.csv.gz"}
+FILES = {"NAB": "NAB.csv.gz", "UCR": "UCR_anomaly*.csv.gz", "SMAP": "SMAP.csv.gz", "SMAP-telemetry": "SMAP.csv.gz",
+         "MSL": "MSL.csv.gz", "MSL-telemetry": "MSL.csv.gz"}  # fmt: skip
 PROBATION = 0.15  # of a NAB series
 EACH = 10  # series of a collection, up to which a prompt for each is tuned, too
 SHARE = 0.25  # of a window, its end, that is hidden where only the past is read
@@ -83,6 +86,7 @@ def read(name: str) -> Iterator[Case]:
     """Yields the series of a collection."""
     for series, rows in pd.read_csv(find(name)).groupby("series", sort=False):
         columns = [c for c in rows if c == "value" or (c[0] == "f" and c[1:].isdigit())]
+        columns = columns[:1] if name.endswith("-telemetry") else columns
         values_TC, label_T = (
             rows[columns].to_numpy(np.float64),
             rows["window" if name == "NAB" else "label"].to_numpy(bool),

@@ -10,5 +10,5 @@ from ptt_jax.config import benchmark
 
 def get_config():
     cfg = benchmark("ETTh1")
-    cfg.pretrain.update(norm="window", loss="mse")
+    cfg.pretrain.norm = "window"
     return cfg

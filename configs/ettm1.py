@@ -1,8 +1,6 @@
 """ETTm1: 7 channels, every 15 minutes; the shared recipe, patch of half a day.
 
 python -m ptt_jax.main --config=configs/ettm1.py
-
-By validation (experiments/results/levers.csv) pre-training has squared errors here.
 """
 
 from ptt_jax.config import benchmark
@@ -11,7 +9,6 @@ from ptt_jax.config import benchmark
 def get_config():
     cfg = benchmark("ETTm1")
     cfg.model.patch = 48
-    cfg.pretrain.loss = "mse"
     cfg.pretrain.steps = 3000
     cfg.tune.steps = 300
     return cfg

@@ -229,7 +229,7 @@ def benchmark(name: str) -> ConfigDict:
     cfg = default()
     cfg.data.name = name
     cfg.lookback, cfg.views = 720, 3
-    cfg.pretrain.update(norm="visible", loss="huber", batch=224, flip=0.5, blend=0.5, average=0.99)
+    cfg.pretrain.update(norm="visible", batch=224, flip=0.5, blend=0.5, average=0.99)
     return cfg
 
 

@@ -8,12 +8,15 @@
 A cell is a run of `python -m ptt_jax.main` in a directory of its own under --runs. What it found is kept in
 results/cells/PART.jsonl with every knob, seconds, device, date and command, so that a finished cell is not run again on
 any machine; one whose knobs have changed since is. A stopped one goes on. Tables are written after every cell:
-results/PART.csv, and the table in README.md between its markers. Overrides go to every cell and make a table of their
-own, results/PART-HASH.csv, that no README shows. --jobs=N runs N cells at a time, each on its share of the cores.
+results/PART.csv, and the table in README.md between its markers. Imputation, anomalies, overfitting and tokens are
+scripts of their own (impute.py, detect.py, overfit.py, tokens.py), which are called with the same --runs and --seeds.
+Overrides go to every cell and make a table of their own, results/PART-HASH.csv, that no README shows; scripts take
+none. --jobs=N runs N cells at a time, each on its share of the cores.
 """
 
 import argparse
 import contextlib
+import importlib
 import os
 import subprocess
 import sys
@@ -22,6 +25,8 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+import ablations
+import costs
 import jax
 import pandas as pd
 import records
@@ -32,6 +37,9 @@ from tables import by_horizon, markdown, write_table
 from ptt_jax import data
 from ptt_jax.config import UserError, write_atomic
 from ptt_jax.main import main as run_main
+
+# Parts that are scripts of their own.
+STUDIES = {"imputation": "impute", "anomalies": "detect", "overfitting": "overfit", "tokens": "tokens"}
 
 
 def at_hand(names: list[str]) -> list[str]:
@@ -128,7 +136,10 @@ def publish(plan: Plan, part: str) -> None:
     write_atomic(file, gather(rows).to_csv(index=False, float_format="%.6f"))
     published = pd.read_csv(records.HERE / "published.csv")
     shown = markdown(rows, published)
-    if plan.suffix or not write_table(part, shown):
+    if part == "ablations" and not plan.suffix:
+        folder = records.HERE / "results" / part
+        ablations.publish(gather(rows), costs.read(folder / "costs.csv"), records.HERE / "README.md", folder)
+    elif plan.suffix or not write_table(part, shown):
         print(shown)
     if not plan.suffix:
         write_table(f"{part}-horizons", by_horizon(rows, published))
@@ -153,7 +164,7 @@ def kind(cell: Cell) -> str:
 
 def make_plan(args: argparse.Namespace, overrides: list[str]) -> Plan:
     """Returns what the arguments ask for. Raises UserError for what does not exist."""
-    for name, given, known in (("only", args.only, list(PARTS)), ("data", args.data, list(SETS))):
+    for name, given, known in (("only", args.only, [*PARTS, *STUDIES]), ("data", args.data, list(SETS))):
         wrong = [g for g in given.split(",") if given and g not in known]
         if wrong:
             raise UserError(f"--{name}={wrong[0]} does not exist; accepted: {', '.join(known)}")
@@ -162,7 +173,8 @@ def make_plan(args: argparse.Namespace, overrides: list[str]) -> Plan:
     if args.jobs < 1:
         raise UserError(f"--jobs={args.jobs} is out of range; accepted: 1 or more")
     sets = [s for s in (args.data.split(",") if args.data else at_hand(list(SETS)))]
-    parts = {part: PARTS[part](sets, range(args.seeds)) for part in (args.only.split(",") if args.only else PARTS)}
+    asked = args.only.split(",") if args.only else PARTS
+    parts = {part: PARTS[part](sets, range(args.seeds)) for part in asked if part in PARTS}
     if args.rows:
         names = {row for cells in parts.values() for cell in cells for row in cell.rows.values()}
         wrong = [row for row in args.rows.split(";") if row not in names]
@@ -202,7 +214,8 @@ def with_lost(plan: Plan, ahead: list[tuple[str, Cell]]) -> list[tuple[str, Cell
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help=f"parts, comma-separated: {', '.join(PARTS)}; default: all")
+    known = ", ".join([*PARTS, *STUDIES])
+    parser.add_argument("--only", default="", help=f"parts, comma-separated: {known}; default: all")
     parser.add_argument("--data", default="", help="data sets, comma-separated; default: those whose file is at hand")
     parser.add_argument("--rows", default="", help="rows of the table, separated by semicolons; default: all")
     parser.add_argument("--seeds", type=int, default=3)
@@ -240,7 +253,18 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{i} of {len(ahead)}  {part}/{cell.name}  {said}  {spent:.0f} s{remaining}", flush=True)
     for part in plan.parts:
         publish(plan, part)
+    for study in STUDIES if not args.only else [s for s in args.only.split(",") if s in STUDIES]:
+        if not rest:
+            failed += study_of(study, args) != 0
     return 1 if failed else 0
+
+
+def study_of(name: str, args: argparse.Namespace) -> int:
+    """Runs a study, a script of its own that goes on where it stopped, too; returns its exit code."""
+    argv = [f"--runs={args.runs}", f"--seeds={args.seeds}", *["--tables"] * args.tables]
+    if args.data and name != "anomalies":  # whose collections are others
+        argv.append(f"--data={args.data}")
+    return int(importlib.import_module(STUDIES[name]).main(argv))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+import types
 from pathlib import Path
 
 import pandas as pd
@@ -236,6 +237,21 @@ def test_every_cell_is_a_command_that_parses(reproduce, monkeypatch, tmp_path):
             there = [c.name for c in reproduce.PARTS[home](reproduce.SETS, range(2))] if home else names[:i]
             assert not cell.backbone or backbone in there
             assert not backbone or cfg.backbone == str(tmp_path / (home or part) / backbone)
+
+
+def test_a_study_is_called_with_the_same_runs_and_seeds(reproduce, monkeypatch, tmp_path):
+    called = []
+    for name in reproduce.STUDIES.values():
+        study = types.SimpleNamespace(main=lambda argv, name=name: called.append((name, argv)) or 0)
+        monkeypatch.setitem(sys.modules, name, study)
+    runs = f"--runs={tmp_path / 'runs'}"
+    assert reproduce.main([runs, "--only=imputation,anomalies", "--data=ETTh1", "--seeds=2", "--tables"]) == 0
+    assert called == [
+        ("impute", [runs, "--seeds=2", "--tables", "--data=ETTh1"]), ("detect", [runs, "--seeds=2", "--tables"]),
+    ]  # fmt: skip
+    assert reproduce.ran == []
+    monkeypatch.setattr(sys.modules["tokens"], "main", lambda argv: 2)
+    assert reproduce.main([runs, "--only=tokens"]) == 1
 
 
 @pytest.mark.parametrize(

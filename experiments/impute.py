@@ -150,7 +150,7 @@ def picture(drawn: dict[str, tuple], problem: Problem, lookback: int, file: Path
                 for model, colour in SHOWN.items():
                     width = 1.6 if model == "prompt" else 0.8
                     y = closed[model][a, shown]
-                    ax.plot(at, y, color=colour, linewidth=width, label=MODELS[model], zorder=4 - width)
+                    ax.plot(at, y, color=colour, linewidth=width, label=MODELS[model], zorder=1 + width)
                 ax.set_title(f"{name}, half of the {kind} hidden" if kind == "points" else f"{name}, half in {kind}")
                 ax.xaxis.set_major_locator(DayLocator())
                 ax.xaxis.set_major_formatter(DateFormatter("%d %b"))

@@ -90,10 +90,10 @@ def tuned(cfg: Any, problem: Problem, card: dict, runs: Path) -> tuple[impute.Cl
     checkpoint.refer(folder, card)
     with (folder / "tune.log").open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
         task = impute.tuning(cfg, folder, problem, Log(folder / "metrics.jsonl"))
-    (prompt,) = checkpoint.load_prompts(folder, task, card["content_hash"])[cfg.lookback]
+    (prompt,), way = impute.load(folder, task, card["content_hash"])
     model = train.build(card["architecture"], cfg.compute_dtype)
     params = {"backbone": checkpoint.load_backbone(card, train.shapes(model)), "prompt": prompt}
-    return closing(model, impute.way(cfg, model, problem.series)), params, impute.law(cfg, problem.series)
+    return closing(model, way), params, impute.law(cfg, problem.series)
 
 
 def cell(cfg: Any, problem: Problem, card: dict, runs: Path) -> list[dict]:
@@ -150,7 +150,7 @@ def picture(drawn: dict[str, tuple], problem: Problem, lookback: int, file: Path
                 for model, colour in SHOWN.items():
                     width = 1.6 if model == "prompt" else 0.8
                     y = closed[model][a, shown]
-                    ax.plot(at, y, color=colour, linewidth=width, label=MODELS[model], zorder=4 - width)
+                    ax.plot(at, y, color=colour, linewidth=width, label=MODELS[model], zorder=1 + width)
                 ax.set_title(f"{name}, half of the {kind} hidden" if kind == "points" else f"{name}, half in {kind}")
                 ax.xaxis.set_major_locator(DayLocator())
                 ax.xaxis.set_major_formatter(DateFormatter("%d %b"))

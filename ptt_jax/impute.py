@@ -19,7 +19,7 @@ from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ptt_jax import gaps, prompts, tune, windows
+from ptt_jax import checkpoint, gaps, prompts, tune, windows
 from ptt_jax import mesh as meshes
 from ptt_jax.config import UserError
 from ptt_jax.data import Series, season
@@ -216,6 +216,21 @@ def tuning(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str 
         return Job(train, {cfg.lookback: cfg.lookback // model.patch}, loss, Cached(problem.panel), look, about)
 
     return tune.learn(cfg, run, problem, log, name(problem.series.name, hiding), job, profile)
+
+
+def load(run: Path, task: str, backbone_hash: str) -> tuple[list[prompts.Prompt], Way]:
+    """Returns the prompt of each seed, and the way to close gaps that it was tuned for.
+
+    Raises UserError when it belongs to another backbone, or is no prompt for imputation.
+    """
+    about = checkpoint.read_json(run / "prompts" / f"{task}.json")
+    if "impute" not in about:
+        raise UserError(
+            f"the prompt {run / 'prompts' / task} was tuned to forecast; accepted: one that was tuned to impute, "
+            f"like {about['task'].split('-')[0]}-points-12.5-25-37.5-50"
+        )
+    (of_seeds,) = checkpoint.load_prompts(run, task, backbone_hash).values()
+    return of_seeds, Way(*(about["impute"][key] for key in Way._fields))
 
 
 def name(data: str, hiding: Law) -> str:

@@ -174,8 +174,18 @@ def test_a_task_is_tuned_on_a_frozen_backbone_and_helps_on_validation(tuned):
     assert about["chosen"]["48"] != [0]
     assert about["groups"]["encoder"]["tuned"] == 0
     assert (about["impute"]["kind"], about["impute"]["fill"], about["impute"]["reach"]) == ("blocks", "season", 6.0)
+    (again,), way = impute.load(run, task, card["content_hash"])
+    np.testing.assert_array_equal(again["tokens_MD"], prompt["tokens_MD"])
+    assert way == Way("season", 6.0, 24)
     with pytest.raises(UserError, match="belongs to backbone"):
-        checkpoint.load_prompts(run, task, "0" * 64)
+        impute.load(run, task, "0" * 64)
+
+
+def test_a_prompt_that_forecasts_is_no_prompt_to_impute(tmp_path):
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "generated-12.json").write_text('{"task": "generated-12", "backbone": "a"}')
+    with pytest.raises(UserError, match="was tuned to forecast; accepted: one that was tuned to impute"):
+        impute.load(tmp_path, "generated-12", "a")
 
 
 def test_a_step_leaves_every_bit_of_the_backbone(problem, model, params):

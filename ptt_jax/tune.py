@@ -48,6 +48,13 @@ def finite(x: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(x), x, np.inf)
 
 
+def logged(train: dict[str, np.ndarray], validation: dict[str, np.ndarray]) -> dict[str, float]:
+    """Returns {horizon: training rows' MSE} of each seed's best setting by validation; without what is not finite."""
+    best = {h: finite(v).argmin(1)[:, None] for h, v in validation.items()}
+    means = {h: float(np.take_along_axis(v, best[h], 1).mean()) for h, v in train.items()}
+    return {h: mse for h, mse in means.items() if np.isfinite(mse)}
+
+
 @dataclasses.dataclass
 class History:
     """What validation said at each look, {horizon: MSE_SG}, nan for a member that diverged.
@@ -149,6 +156,8 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = 
     data = encodings.encode_all(model, backbone, problem, train, cfg.evaluate.batch, t.cache_bytes, dtype)
     spare = t.cache_bytes - data.encoded_bytes
     look = evaluate.watcher(model, problem, validation, cfg.evaluate.batch, backbone, spare, dtype)
+    few = t.watch_train
+    watch = few and evaluate.watcher(model, problem, train, cfg.evaluate.batch, backbone, 0, dtype, few)
 
     best = {str(h): jax.tree.map(np.array, prompts.cut(many, prompts.patches(h, model.patch))) for h in cfg.horizons}
     store = Store(run / "prompts" / task, ("prompt", "state"))
@@ -181,8 +190,10 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = 
         history.looks.append((pause.step, values))
         meta.update(history=history.save(), seconds=spent + pause.seconds)
         state = {"prompt": pause.state.params["prompt"], "opt_state": pause.state.opt_state}
-        shown = {h: float(finite(v).min(1).mean()) for h, v in values.items()}  # of each seed's best setting
-        log.pause("tune", pause, steps, t.batch / train.rows, meta["seconds"], {"validation_mse": shown})
+        shown = {"validation_mse": {h: float(finite(v).min(1).mean()) for h, v in values.items()}}
+        if watch:
+            shown["train_mse"] = logged(watch(pause.state.params), values)
+        log.pause("tune", pause, steps, t.batch / train.rows, meta["seconds"], shown)
         store.save(pause.step, {"prompt": best, "state": state}, meta)
 
     if not history.looks:

@@ -72,6 +72,33 @@ def curve(ax: Any, looks: pd.DataFrame, colour: str) -> None:
         ax.plot(best["step"], best["validation_mse"], "o", color=colour, markersize=3.5)
 
 
+def plane(rows: pd.DataFrame, models: dict[str, str], path: Path) -> None:
+    """Draws validation against training error, a line a model on its way to the last look: at equal training error, who
+    validates better? Largest width, first seed, a panel a share."""
+    rows = rows[rows["seed"] == rows["seed"].min()]
+    rank = rows["width"].replace(0, 10**9)
+    rows = rows[rank == rank.groupby(rows["model"]).transform("max")].sort_values("step")
+    shares = sorted(rows["share"].unique())
+    with matplotlib.rc_context(STYLE | SMALL):
+        figure = Figure(figsize=(8.4, 3.4), layout="constrained")
+        axes = figure.subplots(1, len(shares), squeeze=False)
+        for ax, share in zip(axes[0], shares, strict=True):
+            of = rows[rows["share"] == share]
+            for name in models:
+                looks = of[of["model"] == name]
+                if len(looks):
+                    way = looks["train_mse"], looks["validation_mse"]
+                    ax.plot(*way, "o-", color=COLOURS[name], markersize=2.5, linewidth=1.0, label=models[name])
+                    ax.plot(*(x.iloc[-1:] for x in way), "s", color=COLOURS[name], markersize=5.5)
+            ridge = of[of["model"] == "ridge"]
+            ax.plot(ridge["train_mse"], ridge["validation_mse"], "k*", markersize=8, label="ridge, closed form")
+            ax.set(title=f"{share:.0%} of the windows (square: the end)", xlabel="training MSE")
+        axes[0, 0].set_ylabel("validation MSE")
+        full = max(axes[0], key=lambda ax: len(ax.get_legend_handles_labels()[0]))
+        figure.legend(*full.get_legend_handles_labels(), loc="outside upper left", ncols=3)
+        save(figure, path)
+
+
 def summary(table: pd.DataFrame, models: dict[str, str], path: Path) -> None:
     """Draws the best validation error, the gap there and what a model lost after it: by parameters, and by data."""
     table = table[table["model"] != "ridge"]

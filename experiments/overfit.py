@@ -262,6 +262,7 @@ def publish(rows: pd.DataFrame) -> None:
     for name in table["data"].unique():
         of, summary = rows[rows["data"] == name], table[table["data"] == name]
         curves.learning(of, MODELS, RESULTS / "overfit" / f"{name}-curves.png")
+        curves.plane(of, MODELS, RESULTS / "overfit" / f"{name}-plane.png")
         curves.summary(summary, MODELS, RESULTS / "overfit" / f"{name}-best.png")
 
 

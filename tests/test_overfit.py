@@ -49,7 +49,9 @@ def test_every_cell_leaves_a_row_a_look_and_is_not_run_again(overfit, tmp_path, 
     sizes = {key: int(of["parameters"].iloc[0]) for key, of in by.items()}
     assert (sizes["linear", 0], sizes["linear", 2], sizes["prompt", 16]) == (48 * 20, 2 * (48 + 20), 2 * 16)
     assert "| full | 16 |" in (tmp_path / "README.md").read_text()
-    assert {p.name for p in (tmp_path / "results" / "overfit").iterdir()} == {"ETTh1-curves.png", "ETTh1-best.png"}
+    assert {p.name for p in (tmp_path / "results" / "overfit").iterdir()} == {
+        "ETTh1-curves.png", "ETTh1-plane.png", "ETTh1-best.png",
+    }  # fmt: skip
     capsys.readouterr()
     monkeypatch.setattr(overfit, "run", None)
     assert overfit.study(argv) == 0

@@ -15,8 +15,13 @@ class Ledger:
 
     def __init__(self, path: Path, keys: tuple[str, ...]) -> None:
         self.path, self.keys = path, list(keys)
-        hashes = {"config": str}  # 12345678 and 1234e567 are no numbers
-        self.rows = pd.read_csv(path, dtype=hashes) if path.exists() else pd.DataFrame(columns=self.keys)
+        self.read()
+
+    def read(self) -> None:
+        """Takes what the file says: a table is the same whether its rows are new or old."""
+        hashes = {"config": str, "backbone": str}  # 12345678 and 1234e567 are no numbers
+        there = self.path.exists()
+        self.rows = pd.read_csv(self.path, dtype=hashes) if there else pd.DataFrame(columns=self.keys)
         self.done = self.cells(self.rows)
 
     def cells(self, rows: pd.DataFrame) -> set[tuple[str, ...]]:
@@ -27,9 +32,9 @@ class Ledger:
 
     def add(self, rows: pd.DataFrame) -> None:
         """Adds a cell's rows, which hold its keys, and writes the file whole."""
-        self.rows = pd.concat([self.rows, rows]) if len(self.rows) else rows
-        self.done |= self.cells(rows)
-        write_atomic(self.path, self.rows.to_csv(index=False, float_format="%.6g"))
+        whole = pd.concat([self.rows, rows]) if len(self.rows) else rows
+        write_atomic(self.path, whole.to_csv(index=False, float_format="%.6g"))
+        self.read()
 
 
 def command(script: str, argv: list[str]) -> str:

@@ -25,7 +25,7 @@ def learning(rows: pd.DataFrame, models: dict[str, str], path: Path) -> None:
     shares = sorted(rows["share"].unique())
     names = [name for name in models if name in set(rows["model"])]
     low = rows["train_mse"].min()
-    high = rows.groupby(["model", "share", "width"])["validation_mse"].min().max()
+    high = max(rows.loc[rows["step"] > 0, "validation_mse"].max(), rows["validation_mse"].iloc[0])
     with matplotlib.rc_context(STYLE | SMALL):
         figure = Figure(figsize=(8.4, 0.9 + 1.9 * len(shares)), layout="constrained")
         axes = figure.subplots(len(shares), len(names), squeeze=False, sharex=True, sharey=True)
@@ -39,7 +39,7 @@ def learning(rows: pd.DataFrame, models: dict[str, str], path: Path) -> None:
                     for key, style in (("validation_mse", "-"), ("train_mse", "--")):
                         for value in rows.loc[(rows["model"] == "ridge") & (rows["share"] == share), key]:
                             ax.axhline(value, color="#222222", linewidth=0.8, linestyle=style)
-                ax.set_ylim(0.95 * low, 1.2 * high)  # the first looks of what begins at the mean are above
+                ax.set_ylim(0.9 * low, 1.05 * high)
                 if i == 0:
                     ax.set_title(models[name].replace(", ", ",\n"))
                 if i == len(shares) - 1:

@@ -100,7 +100,7 @@ def test_a_run_is_looked_at_once_and_its_table_stands_in_the_readme(
     train.pretrain(tiny, run, problem, log)
     tune.tune(tiny, run, problem, log)
     readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- table tokens -->\nold\n<!-- end tokens -->\nafter\n")
+    readme.write_text("before\n<!-- table tokens -->\nyesterday\n<!-- end tokens -->\nafter\n")
     monkeypatch.setattr(tokens, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(sys_module("ledger"), "README", readme)
     monkeypatch.setattr(tokens, "ROWS", 64)
@@ -110,7 +110,7 @@ def test_a_run_is_looked_at_once_and_its_table_stands_in_the_readme(
     text = readme.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
-    assert "old" not in text
+    assert "yesterday" not in text
     rows = pd.read_csv(tmp_path / "results" / "tokens.csv")
     distance = rows[rows["quantity"].str.startswith("attention distance") & (rows["head"] == 0)]
     assert len(distance) == 4  # two horizons, without and with

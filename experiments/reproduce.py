@@ -264,7 +264,8 @@ def study_of(name: str, args: argparse.Namespace) -> int:
     argv = [f"--runs={args.runs}", f"--seeds={args.seeds}", *["--tables"] * args.tables]
     if args.data and name != "anomalies":  # whose collections are others
         argv.append(f"--data={args.data}")
-    return int(importlib.import_module(STUDIES[name]).main(argv))
+    script = importlib.import_module(STUDIES[name])
+    return int((script.study if hasattr(script, "study") else script.main)(argv))
 
 
 if __name__ == "__main__":

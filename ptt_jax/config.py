@@ -176,6 +176,9 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
     ("tune.loss", "mse", one_of("mse", "mae", "huber"), "of the forecast in scaled space"),
     ("tune.validations", 4, at_least(1), "how many times validation is looked at, besides step 0"),
     ("tune.patience", 4, at_least(1), "validations in which no horizon gets better before tuning stops"),
+    ("tune.watch_train", 0, at_least(0),
+     "training rows, drawn once, whose error is looked at whenever validation is, without dropout; chooses nothing; "
+     "0 = none"),
     ("tune.cache_bytes", 2 * 1024**3, at_least(0),
      "of each device for the frozen encoder's outputs; rows past it are encoded at each step"),
     ("tune.cache_dtype", "compute", one_of("compute", "bfloat16"),

@@ -54,17 +54,22 @@ class Errors(NamedTuple):
 
 
 def evaluator(
-    forecast: Forecast, mesh: Mesh, batch: int
+    forecast: Forecast, mesh: Mesh, batch: int, few: int = 0
 ) -> Callable[[Panel | Host, Any, Span], dict[str, list[Errors]]]:
     """Returns f(panel, inputs, span) -> {model: Errors for each horizon}, over every window of the span.
 
     One program serves every span of the same horizons. The last batch is padded with rows of weight 0, so nothing
-    depends on `batch`.
+    depends on `batch`. few: at most so many rows, drawn once and the same in every call, in place of all.
     """
     batch = -(-batch // mesh.size) * mesh.size
 
+    def chosen(at_R: Any, span: Span) -> Any:
+        return shuffle(jax.random.key(0), at_R, span.rows) if few else at_R
+
     def one(panel: Windows, inputs: Any, span: Span, first: Array) -> Sums:
-        row_R, real_R = meshes.split(mesh, stretch(first, batch, span.rows))
+        rows = jnp.minimum(few, span.rows) if few else span.rows
+        at_R, real_R = meshes.split(mesh, stretch(first, batch, rows))
+        row_R = chosen(at_R, span)
         x_RL, observed_RL = take(panel, span, row_R)
         out: Sums = {}
         for name, forecasts in forecast(panel, inputs, span, row_R).items():
@@ -91,12 +96,14 @@ def evaluator(
         return meshes.whole(mesh, jax.lax.fori_loop(0, count, body, zeros))
 
     def run(panel: Panel | Host, inputs: Any, span: Span) -> dict[str, list[Errors]]:
-        blocks = -(-span.rows // batch)
+        total = min(few or span.rows, span.rows)
+        blocks = -(-total // batch)
         most = min(BLOCKS, panel.fits(span, batch) or BLOCKS)
 
         def rows(dispatch: int) -> np.ndarray:
             first = dispatch * most * batch
-            return np.minimum(first + np.arange(most * batch), span.rows - 1).reshape(most, batch)
+            at_JR = np.minimum(first + np.arange(most * batch), total - 1).reshape(most, batch)
+            return np.asarray(chosen(at_JR, span))
 
         feed = panel.feed(span, rows, -(-blocks // most))
         parts = [
@@ -147,13 +154,20 @@ def sampler(
 
 
 def watcher(
-    model: CrossMAE, problem: Problem, span: Span, batch: int, backbone: Params, budget: int, dtype: DTypeLike
+    model: CrossMAE,
+    problem: Problem,
+    span: Span,
+    batch: int,
+    backbone: Params,
+    budget: int,
+    dtype: DTypeLike,
+    few: int = 0,
 ) -> Callable[[Params], dict[str, np.ndarray]]:
     """Returns f(params) -> {horizon: MSE_SG over every window of the span}, from one forecast of the longest horizon.
 
-    params['prompt'] has the axes (S, G) of `step.fan` in front: members share the encodings.
+    params['prompt'] has the axes (S, G) of `step.fan` in front: members share the encodings. few: of `evaluator`.
     """
-    batch = min(batch, span.rows)
+    batch = min(batch, few or span.rows, span.rows)
     data = encodings.encode_all(model, backbone, problem, span, batch, budget, dtype).on(None)
 
     def forecast(
@@ -169,7 +183,7 @@ def watcher(
         y_SGRH = jax.vmap(jax.vmap(member))(params["prompt"])
         return {"prompt": tuple(y_SGRH[..., :h] for h in span.horizons)}
 
-    measure = evaluator(forecast, problem.mesh, batch)
+    measure = evaluator(forecast, problem.mesh, batch, few)
 
     def look(params: Params) -> dict[str, np.ndarray]:
         errors = measure(problem.panel, (params, data), span)["prompt"]

@@ -26,7 +26,7 @@ from ptt_jax.loop import Loop, Pause, check_finite, keys, resume
 from ptt_jax.model import CrossMAE
 from ptt_jax.problems import Problem
 from ptt_jax.train import build, chain, shapes
-from ptt_jax.tune import History
+from ptt_jax.tune import History, logged
 from ptt_jax.windows import Span, Windows, past
 
 Params = Any
@@ -70,15 +70,15 @@ def loss(mode: str, model: CrossMAE, span: Span, penalty: str, thawed: tuple[str
     return baselines.probing(model, span, penalty=penalty, train=mode == "head")
 
 
-def watcher(model: CrossMAE, problem: Problem, span: Span, batch: int) -> Any:
-    """Returns f(params) -> {horizon: MSE_11} over every window of the span."""
+def watcher(model: CrossMAE, problem: Problem, span: Span, batch: int, few: int = 0) -> Any:
+    """Returns f(params) -> {horizon: MSE_11} over every window of the span. few: of `evaluate.evaluator`."""
 
     def foretell(panel: Windows, params: Params, span: Span, row_R: Array) -> dict[str, tuple[Array, ...]]:
         longest, channel_R = span.horizons[-1], row_R % span.channels
         y_RH = forecast(model, params, *past(panel, span, row_R), channel_R, longest, longest)
         return {"tuned": tuple(y_RH[:, :h] for h in span.horizons)}
 
-    measure = evaluate.evaluator(foretell, problem.mesh, min(batch, span.rows))
+    measure = evaluate.evaluator(foretell, problem.mesh, min(batch, few or span.rows, span.rows), few)
 
     def look(params: Params) -> dict[str, np.ndarray]:
         errors = measure(problem.panel, params, span)["tuned"]
@@ -121,6 +121,7 @@ def finetune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: st
     _, key = keys(cfg.seed, "tune")
     order = jax.jit(jax.vmap(lambda at: step.order(key, at, t.batch, train.rows)))
     look = watcher(model, problem, validation, cfg.evaluate.batch)
+    watch = t.watch_train and watcher(model, problem, train, cfg.evaluate.batch, t.watch_train)
 
     def kept(params: Params) -> Params:
         return {root: params[root] for root in KEPT[mode]}
@@ -147,8 +148,10 @@ def finetune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: st
         best.update({h: now for h, better_11 in history.better(values).items() if better_11.all()})
         history.looks.append((pause.step, values))
         meta.update(history=history.save(), seconds=spent + pause.seconds)
-        shown = {h: float(v[0, 0]) for h, v in values.items()}
-        log.pause("tune", pause, steps, t.batch / train.rows, meta["seconds"], {"validation_mse": shown})
+        shown = {"validation_mse": {h: float(v[0, 0]) for h, v in values.items()}}
+        if watch:
+            shown["train_mse"] = logged(watch(pause.state.params), values)
+        log.pause("tune", pause, steps, t.batch / train.rows, meta["seconds"], shown)
         store.save(pause.step, {"best": best, "state": {"params": now, "opt_state": pause.state.opt_state}}, meta)
 
     if not history.looks:

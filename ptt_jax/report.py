@@ -237,10 +237,16 @@ def _learning(run: Path, _: dict[str, str]) -> Any | None:
 
     pretrain, tune = (_records(run / "metrics.jsonl", stage) for stage in ("pretrain", "tune"))
     names = {"loss": "training", "validation_loss": "validation", "validation_forecast": "validation, forecasting"}
-    change = tune.filter(like="validation_mse.").rename(columns=lambda name: f"horizon {name.split('.')[1]}")
-    change = 100 * (change / change.loc[0] - 1) if 0 in change.index else change.iloc[:0]
+
+    def change(of: str) -> pd.DataFrame:
+        """Errors of tuning by horizon, in % from step 0."""
+        errors = tune.filter(like=f"{of}_mse.").rename(columns=lambda name: f"horizon {name.split('.')[1]}")
+        return 100 * (errors / errors.loc[0] - 1) if 0 in errors.index else errors.iloc[:0]
+
+    watched = change("train")
     stages = {"Pre-training: loss": pretrain.filter(names).rename(columns=names)}
-    stages |= {"Tuning: validation MSE, % from zero-shot": change}
+    dashed = " (dashed: of training rows)" if watched.size else ""
+    stages |= {f"Tuning: validation MSE, % from zero-shot{dashed}": change("validation")}
     stages = {title: known for title, some in stages.items() if (known := some.dropna(axis=1, how="all")).size}
     if not stages:
         return None
@@ -254,6 +260,8 @@ def _learning(run: Path, _: dict[str, str]) -> Any | None:
             best = curve.idxmin()
             ax.plot(curve.dropna(), color=hue, label=f"{name}: {curve[best]:.3g} at {best:,}")
             ax.plot(best, curve[best], "o", color=hue, markersize=4.5)
+            if name in watched:
+                ax.plot(watched[name].dropna(), color=hue, linestyle="--", linewidth=0.9)
         ax.set(title=title, xlabel="step")
         ax.legend(loc="upper left", bbox_to_anchor=(0, -0.18))  # below: curves leave no corner free
     return figure

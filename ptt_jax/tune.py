@@ -52,6 +52,13 @@ def finite(x: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(x), x, np.inf)
 
 
+def logged(train: dict[str, np.ndarray], validation: dict[str, np.ndarray]) -> dict[str, float]:
+    """Returns {horizon: training rows' MSE} of each seed's best setting by validation; without what is not finite."""
+    best = {h: finite(v).argmin(1)[:, None] for h, v in validation.items()}
+    means = {h: float(np.take_along_axis(v, best[h], 1).mean()) for h, v in train.items()}
+    return {h: mse for h, mse in means.items() if np.isfinite(mse)}
+
+
 @dataclasses.dataclass
 class History:
     """What validation said at each look, {horizon: MSE_SG}, nan for a member that diverged.
@@ -114,7 +121,8 @@ class History:
 
 class Job(NamedTuple):
     """What prompts learn: windows, {horizon: how many of the longest one's tokens it takes}, the loss, what it reads,
-    f(params) -> {horizon: validation MSE_SG}, and what else prompts/TASK.json says."""
+    f(params) -> {horizon: validation MSE_SG}, what else prompts/TASK.json says, and the same f of training rows, if they
+    are looked at."""
 
     train: Span
     tokens: dict[int, int]
@@ -122,6 +130,7 @@ class Job(NamedTuple):
     data: Cached
     look: Callable[[Any], dict[str, np.ndarray]]
     about: dict[str, Any]
+    watch: Callable[[Any], dict[str, np.ndarray]] | None = None
 
 
 def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = "") -> str:
@@ -136,7 +145,9 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = 
         tokens = {h: prompts.patches(h, model.patch) for h in cfg.horizons}
         if model.decoder_attention == "self":  # all are asked together, so that each horizon needs the tokens of all
             tokens = dict.fromkeys(tokens, max(tokens.values()))
-        return Job(train, tokens, tasks.forecasting(model, train, penalty=t.loss), data, look, {})
+        few = t.watch_train
+        watch = evaluate.watcher(model, problem, train, cfg.evaluate.batch, backbone, 0, dtype, few) if few else None
+        return Job(train, tokens, tasks.forecasting(model, train, penalty=t.loss), data, look, {}, watch)
 
     return learn(cfg, run, problem, log, prompts.name(problem.series.name, cfg.horizons), job, profile)
 
@@ -218,8 +229,10 @@ def learn(
         history.looks.append((pause.step, values))
         meta.update(history=history.save(), seconds=spent + pause.seconds)
         state = {"prompt": pause.state.params["prompt"], "opt_state": pause.state.opt_state}
-        shown = {h: float(finite(v).min(1).mean()) for h, v in values.items()}  # of each seed's best setting
-        log.pause("tune", pause, steps, t.batch / train.rows, meta["seconds"], {"validation_mse": shown})
+        shown = {"validation_mse": {h: float(finite(v).min(1).mean()) for h, v in values.items()}}
+        if job.watch:
+            shown["train_mse"] = logged(job.watch(pause.state.params), values)
+        log.pause("tune", pause, steps, t.batch / train.rows, meta["seconds"], shown)
         store.save(pause.step, {"prompt": best, "state": state}, meta)
 
     if not history.looks:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ptt_jax import baselines, evaluate, mesh, stream
-from ptt_jax.windows import future, past, take
+from ptt_jax.windows import future, past, shuffle, take
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,30 @@ def test_masked_evaluation_equals_plain_numpy_whatever_the_batch(problem, plain,
         np.testing.assert_allclose(e.mae, np.nanmean(np.abs(by_hand)), rtol=1e-6)
         np.testing.assert_allclose(e.mse_H, np.nanmean(by_hand**2, (0, 1)), rtol=1e-5)
         assert len(e.mae_H) == horizon
+
+
+@pytest.mark.parametrize("batch", [7, 64])
+def test_a_few_rows_are_drawn_once_whatever_the_batch_and_wherever_the_series_lies(problem, batch):
+    span = problem.span("test", 48, (12, 20))
+    errors = evaluate.evaluator(naive, problem.mesh, batch, 40)(problem.panel, None, span)["naive"]
+    row_R = jax.jit(lambda at_R: shuffle(jax.random.key(0), at_R, span.rows))(jnp.arange(40))
+    assert len({*row_R.tolist()}) == 40
+    values_RL, observed_RL = (np.asarray(a) for a in take(problem.panel, span, row_R))
+    for e, horizon, count in zip(errors, (12, 20), span.counts, strict=True):
+        inside_R1 = np.asarray(row_R // span.channels < count)[:, None]
+        error_RH = values_RL[:, 48 : 48 + horizon] - values_RL[:, 24 : 24 + horizon]
+        by_hand = error_RH[observed_RL[:, 48 : 48 + horizon] & inside_R1]
+        assert e.mse == pytest.approx(np.mean(by_hand.astype(np.float64) ** 2), rel=1e-5)
+    host = jax.device_get(problem.panel)
+    streamed = stream.Host(host.values_CT, host.observed_CT, problem.mesh, 10**5)
+    again = evaluate.evaluator(naive, problem.mesh, batch, 40)(streamed, None, span)["naive"]
+    assert [e.mse for e in again] == pytest.approx([e.mse for e in errors], rel=1e-6)
+
+
+def test_asking_for_more_rows_than_there_are_is_asking_for_all(problem):
+    span = problem.span("test", 48, (12, 20))
+    a, b = (evaluate.evaluator(naive, problem.mesh, 64, few)(problem.panel, None, span) for few in (0, 10**6))
+    assert [e.mse for e in a["naive"]] == pytest.approx([e.mse for e in b["naive"]], rel=1e-6)
 
 
 def test_a_perfect_forecast_has_no_error(problem):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ptt_jax import checkpoint, config, finetune, main, train
+from ptt_jax import checkpoint, config, finetune, main, train, tune
 from ptt_jax.checkpoint import Store
 from ptt_jax.config import UserError
 from ptt_jax.log import Log
@@ -139,6 +139,36 @@ def test_what_learns_drops_and_what_is_frozen_does_not(mode, drops, problem, mod
         for i in range(2)
     )
     assert bool((a != b).any()) == drops
+
+
+def looks(run, key):
+    """What tuning said of each look."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line[key] for line in lines if line["stage"] == "tune"]
+
+
+def test_watched_training_rows_choose_nothing_and_are_read_alike_by_all_who_tune(runs, tmp_path, problem):
+    said = {}
+    for mode in ("full", "prompt"):
+        cfg, run = make_config(mode, runs / "probe"), tmp_path / mode
+        cfg.tune.watch_train = 50
+        run.mkdir()
+        checkpoint.refer(run, checkpoint.find_backbone(runs / "probe"))
+        adapt = tune.tune if mode == "prompt" else finetune.finetune
+        adapt(cfg, run, problem, Log(run / "metrics.jsonl"))
+        said[mode] = looks(run, "train_mse")
+        assert len(said[mode]) == 3
+    # Both begin with the mask token's forecast, and looking drops nothing.
+    assert said["full"][0] == pytest.approx(said["prompt"][0], rel=1e-5)
+    assert said["full"][2]["20"] < said["full"][0]["20"]
+    for ours, plain in zip(*(looks(r / "full", "validation_mse") for r in (tmp_path, runs)), strict=True):
+        assert ours == pytest.approx(plain, rel=1e-4)
+
+
+def test_the_training_error_of_a_sweep_is_that_of_the_setting_which_validation_chose():
+    validation, train = {"12": np.array([[2.0, 1.0], [1.0, np.nan]])}, {"12": np.array([[3.0, 4.0], [5.0, 6.0]])}
+    assert tune.logged(train, validation) == {"12": 4.5}
+    assert tune.logged({"12": np.full((2, 2), np.nan)}, validation) == {}
 
 
 @pytest.mark.parametrize(("key", "value"), [("seeds", 2), ("learning_rates", (1e-3,)), ("weight_decays", (0.1,))])

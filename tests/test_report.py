@@ -61,7 +61,7 @@ def records():
         yield {"stage": "pretrain", "step": step, "epoch": float(step), **losses}
     for step in (0, 10, 20):
         errors = {"8": 1 - step / 50, "16": 2.0, "24": None}
-        yield {"stage": "tune", "step": step, "loss": None, "validation_mse": errors}
+        yield {"stage": "tune", "step": step, "loss": None, "validation_mse": errors, "train_mse": {"8": 1 - step / 25}}
 
 
 def table(page, heading):
@@ -198,6 +198,18 @@ def test_writing_twice_changes_nothing_and_leaves_nothing_behind(run):
     report.write(run, "a command")
     assert files() == first
     assert not [path for path in first if path.suffix == ".tmp"]
+
+
+def test_errors_on_training_rows_are_dashed_where_they_were_looked_at(run):
+    pytest.importorskip("matplotlib")
+    _, tuning = report._learning(run, {}).axes
+    dashed = [line for line in tuning.get_lines() if line.get_linestyle() == "--"]
+    assert [list(line.get_ydata()) for line in dashed] == [pytest.approx([0.0, -40.0, -80.0])]
+    assert "dashed: of training rows" in tuning.get_title()
+    text = (run / "metrics.jsonl").read_text()
+    (run / "metrics.jsonl").write_text(text.replace("train_mse", "other"))
+    _, tuning = report._learning(run, {}).axes
+    assert "dashed" not in tuning.get_title()
 
 
 def test_a_run_without_results_is_told_in_one_sentence(run):

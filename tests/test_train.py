@@ -458,7 +458,7 @@ def test_training_and_validation_share_one_budget(finished, problem, tmp_path, m
         budgets.append((budget, data.encoded_bytes))
         return data
 
-    monkeypatch.setattr(tasks, "encode_all", spy)
+    monkeypatch.setattr(encodings, "encode_all", spy)
     tune_on(finished, problem, tmp_path / "run", cache_bytes=900 * EACH)
     (first, used), (second, _) = budgets
     assert first == 900 * EACH

@@ -1,0 +1,136 @@
+"""What the study of tokens says of queries and attention is what the model computes with."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+from test_experiments import script
+
+from ptt_jax import checkpoint, config, train, tune
+from ptt_jax.log import Log
+from ptt_jax.model import CrossMAE, init
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    return script("tokens")
+
+
+@pytest.fixture(scope="module", params=["rotary", "sincos"])
+def asked(request):
+    """A model of two decoder blocks, its weights, and a prompt: everything large enough to show."""
+    model = CrossMAE(
+        patch=12, width=16, mlp=16, heads=2, encoder_layers=1, decoder_layers=2, patches=6, position=request.param
+    )
+    params = init(model, jax.random.key(3))
+    params["mask_token"] = 50 * params["mask_token"]
+    return model, {"params": params}, jax.random.normal(jax.random.key(5), (1, 3, 16))
+
+
+def test_recomputed_attention_reproduces_each_block_and_the_forecast(tokens, asked, history):
+    model, variables, prompt_RMD = asked
+    x_RT, observed_RT = history
+    observed_RT = observed_RT.at[0, 12:24].set(False)  # a patch that nobody may read
+    encoded = model.apply(variables, x_RT, observed_RT, method=model.observe)
+
+    def by_hand(model, encoded, states, weights):
+        out = []
+        for block, (_, v_RNKh), query_RMD, weight_RKMN in zip(
+            model.decoder, encoded.memory, states, weights, strict=False
+        ):
+            read_RMD = block.attention.out(jnp.einsum("RKMN,RNKh->RMKh", weight_RKMN, v_RNKh))
+            after_RMD = query_RMD + read_RMD
+            out.append(after_RMD + block.mlp_out(nn.gelu(block.mlp_in(block.norm_mlp(after_RMD)))))
+        return out
+
+    states, weights, y_RMP = jax.jit(lambda: model.apply(variables, encoded, prompt_RMD, method=tokens.walk))()
+    assert (len(states), len(weights)) == (3, 2)
+    for ours, theirs in zip(model.apply(variables, encoded, states, weights, method=by_hand), states[1:], strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    told = model.apply(variables, encoded, jnp.arange(3), prompt_RMD[0], method=model.foretell)
+    np.testing.assert_allclose(y_RMP, told, rtol=1e-4, atol=1e-5)
+    for weight_RKMN in weights:
+        np.testing.assert_allclose(weight_RKMN.sum(-1), 1, rtol=1e-5)
+        assert float(weight_RKMN[0, :, :, 1].max()) == 0
+        assert float(weight_RKMN[1, :, :, 1].min()) > 0
+
+
+def test_attention_is_measured_in_patches(tokens):
+    rows, heads, queries, keys = 4, 2, 3, 5
+    even = np.full((rows, heads, queries, keys), 1 / keys)
+    latest = np.zeros_like(even)
+    latest[..., -1] = 1
+    np.testing.assert_allclose(tokens.distance(latest), [[1, 2, 3]] * heads)
+    np.testing.assert_allclose(tokens.distance(even), [[3, 4, 5]] * heads)
+    np.testing.assert_allclose(tokens.breadth(even), keys)
+    np.testing.assert_allclose(tokens.latest(even), 1 / keys)
+    np.testing.assert_allclose(tokens.breadth(latest), 1)
+    np.testing.assert_allclose(tokens.by_lag(even), np.ones((heads, queries + keys - 1)))
+
+
+def test_labels_tell_what_depends_on_them_alone(tokens):
+    label_RM = np.arange(12).reshape(4, 3) % 2
+    state_RMD = np.stack([label_RM, 3.0 * label_RM], -1)
+    assert tokens.told(state_RMD, label_RM) == pytest.approx(1)
+    assert tokens.told(state_RMD, np.arange(12).reshape(4, 3) // 6) == pytest.approx(0)
+    assert np.isnan(tokens.told(np.ones((4, 3, 2)), label_RM))
+
+
+def test_the_phase_is_the_one_that_tells_most(tokens):
+    start_R = pd.date_range("2024-01-01", periods=400, freq="h").to_numpy()
+    stamp_RM = start_R[:, None] + np.arange(5) * np.timedelta64(24, "h")
+    label = tokens.labels(stamp_RM, np.arange(400) % 3)
+    assert (label["hour of day"] == label["hour of day"][:, :1]).all()
+    for name in ("hour of day", "day of week"):
+        angle_RM = 2 * np.pi * label[name] / label[name].max()
+        states = [[None, np.stack([np.sin(angle_RM), np.cos(angle_RM)], -1)]]
+        assert tokens.phase(states, label) == name
+    assert "month" not in tokens.labels(stamp_RM[:24], np.zeros(24, int))
+
+
+def test_a_run_is_looked_at_once_and_its_table_stands_in_the_readme(
+    tokens, tiny, problem, tmp_path, monkeypatch, capsys
+):
+    pytest.importorskip("matplotlib")
+    run = checkpoint.open_run(tmp_path / "main" / "ETTh1-s0", tiny, {"name": "generated"})
+    tiny.tune.learning_rate = 3e-2
+    log = Log(run / "metrics.jsonl")
+    train.pretrain(tiny, run, problem, log)
+    tune.tune(tiny, run, problem, log)
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- table tokens -->\nyesterday\n<!-- end tokens -->\nafter\n")
+    monkeypatch.setattr(tokens, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(sys_module("ledger"), "README", readme)
+    monkeypatch.setattr(tokens, "ROWS", 64)
+    assert tokens.study([f"--runs={tmp_path}", "--data=ETTh1"]) == 0
+    pictures = {p.name for p in (tmp_path / "results" / "tokens").iterdir()}
+    assert pictures == {f"generated-s0-{name}.png" for name in ("encodings", "attention", "lags", "norms")}
+    text = readme.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "yesterday" not in text
+    rows = pd.read_csv(tmp_path / "results" / "tokens.csv")
+    distance = rows[rows["quantity"].str.startswith("attention distance") & (rows["head"] == 0)]
+    assert len(distance) == 4  # two horizons, without and with
+    assert distance["value"].between(1, 6).all()
+    assert set(rows["config"]) == {config.content_hash(config.from_json((run / "config.json").read_text()))}
+    capsys.readouterr()
+    assert tokens.study([f"--runs={tmp_path}", "--data=ETTh1"]) == 0
+    assert "done before" in capsys.readouterr().out
+    assert readme.read_text() == text
+
+
+def sys_module(name):
+    import sys
+
+    return sys.modules[name]
+
+
+@pytest.mark.parametrize("argv", [["--data=none"], ["--run=nowhere"]])
+def test_a_run_that_is_not_there_is_one_sentence(tokens, argv, capsys):
+    assert tokens.study(argv) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("tokens: ")
+    assert err.count("\n") == 1

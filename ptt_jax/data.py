@@ -106,9 +106,13 @@ class Scaler:
 def fit_scaler(series: Series) -> Scaler:
     """Mean and standard deviation of observed train rows; a constant channel gets scale 1."""
     train = slice(*series.splits["train"])
-    observed_TC = series.observed_TC[train]
-    values_TC = series.values_TC[train].astype(np.float64)
-    count_C = observed_TC.sum(0)
+    return standardise(series.values_TC[train], series.observed_TC[train])
+
+
+def standardise(values_TC: np.ndarray, observed_TC: np.ndarray) -> Scaler:
+    """Mean and standard deviation of each channel's observed values, as float32; a constant channel gets scale 1."""
+    values_TC = values_TC.astype(np.float32).astype(np.float64)
+    count_C = np.maximum(observed_TC.sum(0), 1)
     mean_C = np.where(observed_TC, values_TC, 0).sum(0) / count_C
     scale_C = np.sqrt(np.where(observed_TC, (values_TC - mean_C) ** 2, 0).sum(0) / count_C)
     # float64 adds equal float32 values without rounding, so that a constant channel has scale 0 exactly

@@ -155,6 +155,16 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
      "the cache's numbers: as computed, or bfloat16, which holds twice as many rows of float32 (rows past it are "
      "rounded alike)"),
 
+    ("detect.score", "reconstruction", one_of("reconstruction", "forecast"),
+     "of a step: its error when its patch is hidden between visible ones, or when only the past is visible"),
+    ("detect.window", 0, at_least(0), "steps of a window, a multiple of the patch; 0 = the backbone's lookback"),
+    ("detect.groups", 2, at_least(2), "reconstruction: interleaved groups of patches, hidden one after the other"),
+    ("detect.stride", 0.5, Rule(lambda v: 0 < v <= 1, "a number above 0 and at most 1"),
+     "from one window to the next, as share of a window; forecast: the share that is hidden, its end"),
+    ("detect.units", "window", one_of("scaled", "window"),
+     "of an error: the channel's spread in training, or that of the window's visible patches"),
+    ("detect.combine", "mean", one_of("mean", "max"), "how the errors of channels become one score"),
+
     ("evaluate.batch", 1024, at_least(1), "rows in a step of evaluation; changes no figure"),
     ("evaluate.test", True, anything,
      "whether the test split is scored; off while something is chosen: no test value then enters anything"),

@@ -121,7 +121,7 @@ class History:
 
 class Job(NamedTuple):
     """What prompts learn: windows, {horizon: how many of the longest one's tokens it takes}, the loss, what it reads,
-    f(params) -> {horizon: validation MSE_SG}, what else prompts/TASK.json says, and the same f of training rows, if they
+    f(params) -> {horizon: validation MSE_SG}, what else prompts/TASK.json says, and the same f of training rows if they
     are looked at."""
 
     train: Span

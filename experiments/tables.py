@@ -64,12 +64,13 @@ def by_horizon(rows: pd.DataFrame, published: pd.DataFrame) -> str:
 
 
 def write_table(name: str, text: str) -> bool:
-    """Writes a table into README.md between its markers; returns whether there are any."""
-    readme = records.HERE / "README.md"
-    page, begin, end = readme.read_text(encoding="utf-8"), f"<!-- table {name} -->", f"<!-- end {name} -->"
-    if begin not in page:
-        return False
-    before, _, rest = page.partition(begin)
-    _, _, after = rest.partition(end)
-    write_atomic(readme, f"{before}{begin}\n{text}\n{end}{after}")
-    return True
+    """Writes a table into the READMEs, here and at the top, between its markers; returns whether one has any."""
+    found, begin, end = False, f"<!-- table {name} -->", f"<!-- end {name} -->"
+    for readme in (records.HERE / "README.md", records.HERE.parent / "README.md"):
+        page = readme.read_text(encoding="utf-8") if readme.exists() else ""
+        if begin in page:
+            before, _, rest = page.partition(begin)
+            _, _, after = rest.partition(end)
+            write_atomic(readme, f"{before}{begin}\n{text}\n{end}{after}")
+            found = True
+    return found

@@ -281,3 +281,16 @@ def test_a_note_is_kept_of_every_run(reproduce, tmp_path):
     assert about["versions"]["device"] == "1 x chip"
     assert "workdir" not in about["command"]
     assert "--config.backbone=runs/reproduce/main/ETTh1-s0" in about["command"]  # no path of this machine
+
+
+def test_a_table_goes_into_both_readmes_between_its_markers_and_nowhere_else(reproduce, monkeypatch, tmp_path):
+    here = tmp_path / "experiments"
+    here.mkdir()
+    monkeypatch.setattr(reproduce.records, "HERE", here)
+    page = "a\n<!-- table main -->\nold\n<!-- end main -->\nb\n<!-- table few -->\nkept\n<!-- end few -->\n"
+    for folder in (here, tmp_path):
+        (folder / "README.md").write_text(page)
+    assert reproduce.write_table("main", "new")
+    for folder in (here, tmp_path):
+        assert (folder / "README.md").read_text() == page.replace("old", "new")
+    assert not reproduce.write_table("nowhere", "new")

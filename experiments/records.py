@@ -12,7 +12,7 @@ import pandas as pd
 from cells import PARTS, SETS, Cell
 
 from ptt_jax import checkpoint, config
-from ptt_jax.config import write_atomic
+from ptt_jax.config import UserError, write_atomic
 from ptt_jax.main import parse
 
 HERE = Path(__file__).parent
@@ -46,12 +46,21 @@ class Plan:
 
 
 class Store:
-    """What finished cells of a part found, a JSON object a line: {'cell', 'config', 'about', 'rows'}."""
+    """What finished cells of a part found, a JSON object a line: {'cell', 'config', 'on', 'about', 'rows'}, 'on' the
+    config of the cell whose backbone it took. Raises UserError for a line that is none."""
 
     def __init__(self, plan: Plan, part: str) -> None:
         self.file = HERE / "results" / "cells" / f"{part}{plan.suffix}.jsonl"
         lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
-        self.records: dict[str, dict[str, Any]] = {r["cell"]: r for r in map(json.loads, lines)}
+        self.records: dict[str, dict[str, Any]] = {}
+        for row, line in enumerate(lines, 1):
+            try:
+                record = json.loads(line)
+                self.records[record["cell"]] = record
+            except (ValueError, TypeError, KeyError) as e:
+                raise UserError(
+                    f"{self.file}, line {row} is no record of a cell ({e}); accepted: lines as reproduce.py wrote them"
+                ) from None
 
     def put(self, record: dict[str, Any]) -> None:
         self.records[record["cell"]] = record
@@ -68,8 +77,7 @@ def keep(plan: Plan, part: str, cell: Cell, seconds: float) -> None:
     """Notes what a finished run found."""
     folder, argv = plan.folder(part) / cell.name, plan.argv(part, cell)
     cfg = config.from_json((folder / "config.json").read_text(encoding="utf-8"))
-    knobs = {key: value for key, value in config.flat(cfg).items() if key not in (*config.FREE, "backbone")}
-    frame = pd.read_csv(folder / "results.csv").round(6)
+    frame, (home, name) = pd.read_csv(folder / "results.csv").round(6), origin(part, cell)
     about = {
         "seconds": round(seconds, 1), "date": datetime.date.today().isoformat(), "hash": config.content_hash(cfg),
         "versions": checkpoint.read_json(folder / "versions.json"),
@@ -78,7 +86,17 @@ def keep(plan: Plan, part: str, cell: Cell, seconds: float) -> None:
             str(plan.runs), "runs/reproduce"
         ),
     }  # fmt: skip
-    Store(plan, part).put({"cell": cell.name, "config": knobs, "about": about, "rows": frame.to_dict("records")})
+    record = {"cell": cell.name, "config": knobs(cfg), "about": about, "rows": frame.to_dict("records")}
+    if home:
+        file = plan.folder(home) / name / "config.json"
+        record["on"] = knobs(config.from_json(file.read_text(encoding="utf-8")))
+    Store(plan, part).put(record)
+
+
+def knobs(cfg: Any) -> dict[str, Any]:
+    """Returns every knob that decides a cell's numbers, as JSON has them; which backbone it took stands elsewhere."""
+    kept = {key: value for key, value in config.flat(cfg).items() if key not in (*config.FREE, "backbone")}
+    return dict(json.loads(json.dumps(kept)))
 
 
 def finished(plan: Plan, part: str) -> dict[str, tuple[Cell, dict[str, Any]]]:
@@ -94,19 +112,34 @@ def finished(plan: Plan, part: str) -> dict[str, tuple[Cell, dict[str, Any]]]:
         if home:
             if home != part and home not in elsewhere:
                 elsewhere[home] = finished(plan, home)
-            if name not in (found if home == part else elsewhere[home]):
+            _, base = (found if home == part else elsewhere[home]).get(name, (None, None))
+            if base is None or differences(record.get("on", {}), base["config"]):
                 continue
-        if not differences(record["config"], now, "model." if home else ""):  # a model is its backbone's
+        if not differences(record["config"], knobs(now), "model." if home else ""):  # a model is its backbone's
             found[cell.name] = cell, record
     return found
 
 
-def differences(saved: dict[str, Any], now: Any, but: str) -> list[str]:
+def differences(saved: dict[str, Any], now: dict[str, Any], but: str = "") -> list[str]:
     """Returns the knobs that differ, those that start with `but` aside; one that was not saved stood at its default."""
-    have, standard = ({**config.flat(cfg)} for cfg in (now, config.default()))
-    keys = [k for k in {*saved, *have} if k not in (*config.FREE, "backbone") and not (but and k.startswith(but))]
-    plain = json.loads(json.dumps({"have": have, "standard": standard}))  # tuples are lists there
-    return [k for k in keys if saved.get(k, plain["standard"].get(k)) != plain["have"].get(k)]
+    standard = knobs(config.default())
+    keys = [k for k in {*saved, *now} if not (but and k.startswith(but))]
+    return [k for k in keys if saved.get(k, standard.get(k)) != now.get(k, standard.get(k))]
+
+
+def is_stale(plan: Plan, part: str, cell: Cell) -> bool:
+    """Says whether a cell's run directory holds a run of another recipe, or on a backbone of another."""
+    file, (home, name) = plan.folder(part) / cell.name / "config.json", origin(part, cell)
+    if not file.exists():
+        return False
+    was, now = config.from_json(file.read_text(encoding="utf-8")), parse(plan.argv(part, cell))[0]
+    if differences(knobs(was), knobs(now), "model." if home else ""):
+        return True
+    cards = [folder / "backbone.json" for folder in (file.parent, plan.folder(home) / name)]
+    if not home or not all(card.exists() for card in cards):
+        return False
+    mine, its = (checkpoint.read_json(card).get("content_hash") for card in cards)
+    return mine != its
 
 
 def found(plan: Plan, part: str) -> pd.DataFrame:

@@ -17,6 +17,7 @@ none. --jobs=N runs N cells at a time, each on its share of the cores.
 import argparse
 import contextlib
 import importlib
+import itertools
 import os
 import subprocess
 import sys
@@ -31,7 +32,7 @@ import jax
 import pandas as pd
 import records
 from cells import PARTS, SETS, Cell
-from records import MOST_SEEDS, Plan, finished, found, gather, keep, origin
+from records import MOST_SEEDS, Plan, finished, found, gather, is_stale, keep, origin
 from tables import by_horizon, markdown, write_table
 
 from ptt_jax import data
@@ -54,9 +55,13 @@ def at_hand(names: list[str]) -> list[str]:
 
 
 def command(plan: Plan, part: str, cell: Cell) -> tuple[Path, list[str]]:
-    """Returns the file for a run's words, and its arguments."""
+    """Returns the file for a run's words, and its arguments. A run of another recipe in its directory is moved away."""
     folder = plan.folder(part) / cell.name
     folder.parent.mkdir(parents=True, exist_ok=True)
+    if is_stale(plan, part, cell):
+        former = (folder.with_name(f"{folder.name}.former-{i}") for i in itertools.count(1))
+        folder.rename(next(path for path in former if not path.exists()))
+        Path(f"{folder}.seconds").unlink(missing_ok=True)
     return Path(f"{folder}.log"), plan.argv(part, cell)
 
 
@@ -122,9 +127,12 @@ def perform(plan: Plan, ahead: list[tuple[str, Cell]], jobs: int) -> Iterator[tu
                     del running[slot]
                     yield part, cell, process.returncode, spent(part, cell, time.monotonic() - begun)
             time.sleep(0.2)
-    finally:
+    finally:  # nobody else may write to a run directory when this has ended
         for _, _, process, _ in running.values():
             process.terminate()
+        for part, cell, process, begun in running.values():
+            process.wait()
+            spent(part, cell, time.monotonic() - begun)
 
 
 def publish(plan: Plan, part: str) -> None:
@@ -170,6 +178,8 @@ def make_plan(args: argparse.Namespace, overrides: list[str]) -> Plan:
             raise UserError(f"--{name}={wrong[0]} does not exist; accepted: {', '.join(known)}")
     if not 1 <= args.seeds <= MOST_SEEDS:
         raise UserError(f"--seeds={args.seeds} is out of range; accepted: 1 to {MOST_SEEDS}")
+    if not Path("configs").is_dir():
+        raise UserError(f"{Path.cwd()} has no configs/; accepted: the project's top folder as working directory")
     if args.jobs < 1:
         raise UserError(f"--jobs={args.jobs} is out of range; accepted: 1 or more")
     sets = [s for s in (args.data.split(",") if args.data else at_hand(list(SETS)))]
@@ -200,14 +210,17 @@ def with_backbones(parts: dict[str, list[Cell]], sets: list[str], seeds: int) ->
 
 
 def with_lost(plan: Plan, ahead: list[tuple[str, Cell]]) -> list[tuple[str, Cell]]:
-    """Returns the cells ahead, and before them finished ones whose backbone they take and whose directory is gone."""
+    """Returns the cells ahead, and before them finished ones whose backbone they take and whose directory is gone or of
+    another recipe."""
     out: list[tuple[str, Cell]] = []
     for part, cell in ahead:
         home, name = origin(part, cell)
         if home:
             known = any(p == home and c.name == name for p, c in [*out, *ahead])
-            if not known and not (plan.folder(home) / name / "backbone.json").exists():
-                out += [(home, c) for c in PARTS[home](SETS, range(MOST_SEEDS)) if c.name == name]
+            base = next(c for c in PARTS[home](SETS, range(MOST_SEEDS)) if c.name == name)
+            there = (plan.folder(home) / name / "backbone.json").exists() and not is_stale(plan, home, base)
+            if not known and not there:
+                out.append((home, base))
         out.append((part, cell))
     return out
 
@@ -227,10 +240,17 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if wrong:
             raise UserError(f"argument {wrong[0]} is unknown; accepted: those of --help, and --config.key=value")
-        plan = make_plan(args, rest)
+        return work(make_plan(args, rest), args)
     except UserError as e:
         print(f"reproduce: {e}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nreproduce: stopped; the same command goes on", file=sys.stderr)
+        return 130
+
+
+def work(plan: Plan, args: argparse.Namespace) -> int:
+    """Runs what is not finished, writes tables, calls studies; returns the exit code."""
     ahead = [(part, cell) for part, cells in plan.parts.items() for cell in cells]
     done = {part: {*finished(plan, part)} for part in plan.parts}
     ahead = [] if args.tables else [(part, cell) for part, cell in ahead if cell.name not in done[part]]
@@ -253,9 +273,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{i} of {len(ahead)}  {part}/{cell.name}  {said}  {spent:.0f} s{remaining}", flush=True)
     for part in plan.parts:
         publish(plan, part)
-    for study in STUDIES if not args.only else [s for s in args.only.split(",") if s in STUDIES]:
-        if not rest:
-            failed += study_of(study, args) != 0
+    asked = args.only.split(",") if args.only else () if args.rows or args.data else STUDIES
+    for study in (s for s in STUDIES if s in asked and not plan.overrides):
+        failed += study_of(study, args) != 0
     return 1 if failed else 0
 
 

@@ -122,6 +122,54 @@ def test_a_cell_of_another_recipe_is_no_row_and_is_run_again(reproduce, tmp_path
     assert reproduce.ran == ["ETTh1-s0", "ETTh1-s0-probe"]
 
 
+def test_a_backbone_of_another_recipe_takes_what_was_tuned_on_it_along(reproduce, tmp_path):
+    argv = ["--data=ETTh1", "--rows=prompts;new head: probe", "--seeds=1"]
+    assert run(reproduce, tmp_path, *argv) == 0
+    file, folder = tmp_path / "results/cells/main.jsonl", tmp_path / "runs/main"
+    was = [json.loads(line) for line in file.read_text().splitlines()]
+    assert was[1]["on"] == was[0]["config"]
+    for r in (was[0]["config"], was[1]["on"]):  # as if the recipe had been another when all of this ran
+        r["pretrain.mask_ratio"] = 0.3
+    file.write_text("".join(json.dumps(r) + "\n" for r in was))
+    for name in ("ETTh1-s0", "ETTh1-s0-probe"):
+        path = folder / name / "config.json"
+        cfg = config.from_json(path.read_text())
+        cfg.pretrain.mask_ratio = 0.3
+        path.write_text(config.to_json(cfg))
+    reproduce.ran.clear()
+    assert run(reproduce, tmp_path, *argv) == 0
+    assert reproduce.ran == ["ETTh1-s0", "ETTh1-s0-probe"]
+    assert (folder / "ETTh1-s0.former-1/config.json").exists()  # nothing is lost
+    # Its own config is that of now, and it was tuned on the backbone of then.
+    now = [json.loads(line) for line in file.read_text().splitlines()]
+    now[1]["on"]["pretrain.mask_ratio"] = 0.3
+    file.write_text("".join(json.dumps(r) + "\n" for r in now))
+    reproduce.ran.clear()
+    assert run(reproduce, tmp_path, *argv) == 0
+    assert reproduce.ran == ["ETTh1-s0-probe"]
+
+
+def test_a_directory_of_another_recipe_is_no_backbone(reproduce, tmp_path):
+    assert run(reproduce, tmp_path, "--data=ETTh1", "--rows=prompts", "--seeds=1") == 0
+    path = tmp_path / "runs/main/ETTh1-s0/config.json"  # left behind by an older version on this machine
+    cfg = config.from_json(path.read_text())
+    cfg.pretrain.mask_ratio = 0.3
+    path.write_text(config.to_json(cfg))
+    reproduce.ran.clear()
+    assert run(reproduce, tmp_path, "--data=ETTh1", "--rows=new head: probe", "--seeds=1") == 0
+    assert reproduce.ran == ["ETTh1-s0", "ETTh1-s0-probe"]
+
+
+def test_a_line_that_is_no_record_is_one_sentence(reproduce, tmp_path, capsys):
+    file = tmp_path / "results/cells/main.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_text("<<<<<<< HEAD\n")
+    assert run(reproduce, tmp_path, "--tables") == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "main.jsonl, line 1 is no record" in err
+
+
 def test_a_knob_that_was_not_there_yet_stood_at_its_default(reproduce, tmp_path):
     assert run(reproduce, tmp_path, "--data=ETTh1", "--rows=prompts", "--seeds=1") == 0
     file = tmp_path / "results/cells/main.jsonl"
@@ -257,7 +305,8 @@ def test_a_study_is_called_with_the_same_runs_and_seeds(reproduce, monkeypatch, 
 @pytest.mark.parametrize(
     ("argv", "words"),
     [(["--only=mian"], "accepted: main"), (["--data=ETTh9"], "accepted: ETTh1"), (["--rows=prompt"], "prompts"),
-     (["--seeds=0"], "accepted: 1 to 10"), (["--nope"], "argument --nope is unknown")],
+     (["--seeds=0"], "accepted: 1 to 10"), (["--nope"], "argument --nope is unknown"),
+     (["--jobs=0"], "accepted: 1 or more")],
 )  # fmt: skip
 def test_what_does_not_exist_is_one_sentence(reproduce, capsys, argv, words):
     assert reproduce.main(argv) == 2

@@ -81,7 +81,7 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
      "H, steps to forecast; all of them are tuned in one run"),
     ("views", 1, at_least(1),
      "lookbacks whose forecasts are averaged: the whole one and evenly shorter ones, in whole patches; 3 of 720: 720, "
-     "480, 240"),
+     "480, 240; a new head (tune.mode probe, head) and the linear model read the whole one alone"),
     ("backbone", "", anything, "run directory whose backbone is tuned on; '' = pre-train one here"),
     ("compute_dtype", "float32", one_of("float32", "bfloat16"),
      "of matrix products and activations; parameters, statistics, softmax and loss stay float32"),

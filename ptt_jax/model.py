@@ -193,7 +193,7 @@ class CrossMAE(nn.Module):
         def look(x_RT: Array, observed_RT: Array, others: tuple["Encoded", ...]) -> "Encoded":
             z_RND, keep_RN, mean_R1, scale_R1 = self.read(x_RT, observed_RT, train=train)
             memory = self.remember(z_RND, jnp.arange(z_RND.shape[1])[None])
-            return Encoded(memory, keep_RN, mean_R1, scale_R1, others)
+            return Encoded(memory, keep_RN, mean_R1, scale_R1, others, observed_RT.any(-1, keepdims=True))
 
         patches = x_RT.shape[1] // self.patch
         counts = {-(-patches * left // self.views) for left in range(1, self.views)} - {patches}  # fewer of few patches
@@ -204,13 +204,18 @@ class CrossMAE(nn.Module):
         """Returns y_RMP in the units of the history: the patches that lie `ahead`, 0 the first one after it.
 
         prompt_MD None is the zero-shot forecast of the mask token alone; other shapes of it are those of `decode`. Of
-        several views it is the mean of what each says, of which each has statistics of its own.
+        several views it is the mean of what each says, of which each has statistics of its own; a shorter one without
+        any observed value says nothing.
         """
         at_1M = encoded.keep_RN.shape[1] + ahead_M[None]
         y_RMP = self.decode(encoded.memory, at_1M, prompt_MD, self.with_zeros(encoded.keep_RN), train=train)
         y_RMP = y_RMP * encoded.scale_R1[..., None] + encoded.mean_R1[..., None]
-        others = [self.foretell(view, ahead_M, prompt_MD, train=train) for view in encoded.others]
-        return sum(others, y_RMP) / (1 + len(others)) if others else y_RMP
+        weight_R11 = jnp.ones_like(encoded.scale_R1)[..., None]
+        for view in encoded.others:
+            seen_R11 = jnp.asarray(view.seen_R1, jnp.float32)[..., None]
+            y_RMP = y_RMP + seen_R11 * self.foretell(view, ahead_M, prompt_MD, train=train)
+            weight_R11 = weight_R11 + seen_R11
+        return y_RMP / weight_R11 if encoded.others else y_RMP
 
     def forecast(
         self, x_RT: Array, observed_RT: Array, prompt_MD: Array | None, horizon: int, *, train: bool = False
@@ -228,13 +233,14 @@ class CrossMAE(nn.Module):
 @flax.struct.dataclass
 class Encoded:
     """A history after the frozen encoder: what the decoder reads of it, (k_RNKh, v_RNKh) for each of its blocks, which
-    patches hold anything, the statistics to undo; and the same of shorter views of it."""
+    patches hold anything, the statistics to undo, whether anything was seen; and the same of shorter views of it."""
 
     memory: tuple[Memory, ...]
     keep_RN: Array
     mean_R1: Array
     scale_R1: Array
     others: tuple["Encoded", ...] = ()
+    seen_R1: Array | None = None  # of a shorter view
 
     def with_memory(self, change: Callable[[Array], Array]) -> "Encoded":
         """Returns it with each array of its memory changed."""

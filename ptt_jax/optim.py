@@ -45,8 +45,7 @@ class Average(NamedTuple):
 def averaging(decay: float) -> optax.GradientTransformation:
     """Returns a transformation that changes no update and keeps the parameters' moving average (Polyak) in its state.
 
-    Over the first steps t it is a plain mean rather, by a decay of at most (1 + t) / (10 + t): the random weights at
-    the start are soon forgotten.
+    The decay of step t is at most (1 + t) / (10 + t), so that the random weights at the start are soon forgotten.
     """
 
     def init(params: Tree) -> Average:

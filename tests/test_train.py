@@ -35,7 +35,7 @@ def make_config():
     cfg.lookback, cfg.horizons, cfg.cache_dir = 48, (12, 20), ""
     cfg.data.rows, cfg.data.channels = 500, 3
     cfg.model.update(patch=12, width=16, mlp=16, heads=2, encoder_layers=1)
-    cfg.pretrain.update(steps=6, batch=16, validations=3, validation_rows=32)
+    cfg.pretrain.update(steps=6, batch=16, validations=3, validation_rows=32, flip=0.5, blend=0.5, average=0.9)
     cfg.tune.update(steps=6, batch=16, validations=3, learning_rate=3e-2)
     cfg.evaluate.batch = 128
     return cfg

@@ -1,4 +1,4 @@
-"""ETTh1: 7 channels, hourly; the shared recipe, patch of a day.
+"""ETTh1: 7 channels, hourly; the shared recipe (`config.benchmark`), patch of a day.
 
 python -m ptt_jax.main --config=configs/etth1.py
 

@@ -1,4 +1,4 @@
-"""ETTm2: 7 channels, every 15 minutes; the shared recipe, patch of half a day.
+"""ETTm2: 7 channels, every 15 minutes; the shared recipe (`config.benchmark`), patch of half a day.
 
 python -m ptt_jax.main --config=configs/ettm2.py
 """

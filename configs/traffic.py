@@ -1,4 +1,4 @@
-"""Traffic: 862 channels, hourly; the shared recipe, patch of a day.
+"""Traffic: 862 channels, hourly; the shared recipe (`config.benchmark`), patch of a day.
 
 Not run here: its file has no plain public home.
 

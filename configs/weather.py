@@ -1,4 +1,4 @@
-"""Weather: 21 channels, every 10 minutes; the shared recipe, patch of eight hours.
+"""Weather: 21 channels, every 10 minutes; the shared recipe (`config.benchmark`), patch of eight hours.
 
 python -m ptt_jax.main --config=configs/weather.py
 

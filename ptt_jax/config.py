@@ -228,7 +228,7 @@ def default() -> ConfigDict:
 
 
 def benchmark(name: str) -> ConfigDict:
-    """Returns the recipe that all sets of the main table share; chosen on validation (levers in experiments/)."""
+    """Returns the recipe that the sets of the main table start from; chosen on validation (levers in experiments/)."""
     cfg = default()
     cfg.data.name = name
     cfg.lookback, cfg.views = 720, 3

@@ -31,6 +31,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pandas as pd
+from records import fingerprint
 
 from ptt_jax import checkpoint, config, data, detect, lessons, mesh, ranking, train
 from ptt_jax import main as program
@@ -125,7 +126,11 @@ class Cell(NamedTuple):
     def key(self) -> dict[str, object]:
         """What a finished cell is known by."""
         card = checkpoint.find_backbone(self.backbone)
-        return {"data": self.name, "seed": self.seed, "config": config.content_hash(recipe(self.seed)),
+        constants = {
+            "probation": PROBATION, "each": EACH, "share": SHARE, "buffer": BUFFER, "every": EVERY,
+            "metrics": [*METRICS], "rows": lessons.MOST_ROWS, "held_back": lessons.HELD_BACK, "far": detect.FAR,
+        }  # fmt: skip
+        return {"data": self.name, "seed": self.seed, "config": fingerprint(recipe(self.seed), **constants),
                 "backbone": card["content_hash"][:12]}  # fmt: skip
 
     def run(self, note: dict[str, object]) -> tuple[pd.DataFrame, str]:
@@ -173,7 +178,7 @@ def learn(
     if not (folder / "prompts" / f"{task}.json").exists():
         tuned = lessons.tune(asked, *lessons.lessons(asked, parts), cfg.tune, cfg.seed)
         lessons.save(folder, task, tuned, asked, card, cfg.seed)
-    return lessons.load(folder, task, asked, card)
+    return lessons.load(folder, task, asked, card, cfg.tune.loss)
 
 
 def draw(name: str, shown: list[tuple[Case, dict[str, np.ndarray]]]) -> None:
@@ -181,6 +186,7 @@ def draw(name: str, shown: list[tuple[Case, dict[str, np.ndarray]]]) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
+        print("no picture: it needs matplotlib, pip install ptt_jax[plot]", flush=True)
         return
     figure = Figure(figsize=(11, 2.6 * len(shown)), layout="constrained")
     heights = [1.3, 1] * len(shown)

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from cells import FIVE, ROOT
+from records import fingerprint
 from reproduce import MOST_SEEDS, at_hand
 
 from ptt_jax import checkpoint, config, data, gaps, impute, mesh, problems, report, train
@@ -62,6 +63,12 @@ def settings(name: str, kind: str, seed: int, card: dict) -> Any:
     return cfg
 
 
+def key(cfg: Any, card: dict) -> tuple[str, str]:
+    """Returns what a cell was measured under, besides its data, kind and seed: (config, backbone), hex digits."""
+    constants = {"models": [*MODELS], "stride": impute.stride(card["architecture"]["patch"])}
+    return fingerprint(cfg, **constants), card["content_hash"][:12]
+
+
 def closing(model: CrossMAE, of: impute.Way) -> impute.Closing:
     """Returns how every model closes gaps, inputs {'backbone', 'prompt'}."""
     plain = impute.Way("mean", 0.0, of.season)  # as a forecast's history is read, and the reconstruction as it is
@@ -84,7 +91,7 @@ def closing(model: CrossMAE, of: impute.Way) -> impute.Closing:
 
 def tuned(cfg: Any, problem: Problem, card: dict, runs: Path) -> tuple[impute.Closing, Any, gaps.Law]:
     """Tunes a cell's prompt, unless that was done; returns what closes gaps, its inputs, and how values are hidden."""
-    about = f"{cfg.impute.kind}-s{cfg.seed}-{config.content_hash(cfg)}-{card['content_hash'][:8]}"
+    about = "-".join([cfg.impute.kind, f"s{cfg.seed}", *key(cfg, card)])
     folder = runs / "imputation" / f"{problem.series.name}-{about}"
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.refer(folder, card)
@@ -98,7 +105,7 @@ def tuned(cfg: Any, problem: Problem, card: dict, runs: Path) -> tuple[impute.Cl
 
 def cell(cfg: Any, problem: Problem, card: dict, runs: Path) -> list[dict]:
     """Returns the rows of a cell: every model at each ratio, on validation and test."""
-    begun = time.monotonic()
+    begun, (of_config, of_backbone) = time.monotonic(), key(cfg, card)
     close, params, hiding = tuned(cfg, problem, card, runs)
     stride = impute.stride(card["architecture"]["patch"])
     measure = impute.evaluator(close, problem.mesh, cfg.evaluate.batch, stride)
@@ -113,7 +120,7 @@ def cell(cfg: Any, problem: Problem, card: dict, runs: Path) -> list[dict]:
             ]
     about = {
         "data": problem.series.name, "kind": cfg.impute.kind, "seed": cfg.seed, "lookback": cfg.lookback,
-        "stride": stride, "config": config.content_hash(cfg), "backbone": card["content_hash"][:12],
+        "stride": stride, "config": of_config, "backbone": of_backbone,
         "seconds": round(time.monotonic() - begun, 1), "date": datetime.date.today().isoformat(),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "command": shlex.join(["python", "experiments/impute.py", f"--data={problem.series.name}"]),
@@ -123,10 +130,13 @@ def cell(cfg: Any, problem: Problem, card: dict, runs: Path) -> list[dict]:
 
 def picture(drawn: dict[str, tuple], problem: Problem, lookback: int, file: Path) -> None:
     """Draws two channels of a test window with half of the values hidden, as points above, as blocks below."""
-    import matplotlib
-    from matplotlib.dates import DateFormatter, DayLocator
-    from matplotlib.figure import Figure
-
+    try:
+        import matplotlib
+        from matplotlib.dates import DateFormatter, DayLocator
+        from matplotlib.figure import Figure
+    except ImportError:
+        print("no picture: it needs matplotlib, pip install ptt_jax[plot]", flush=True)
+        return
     of = impute.span(problem, "test", lookback)
     channel_A = np.unique([0, of.channels - 1])
     row_A = jnp.asarray(of.counts[0] // 2 * of.channels + channel_A)
@@ -161,7 +171,8 @@ def picture(drawn: dict[str, tuple], problem: Problem, lookback: int, file: Path
 
 def known() -> pd.DataFrame:
     """Returns what is finished."""
-    return pd.read_csv(TABLE) if TABLE.exists() else pd.DataFrame(columns=[*KEYS, "config", "backbone"])
+    hexes = {"config": str, "backbone": str}  # 12345678 and 1234e567 are no numbers
+    return pd.read_csv(TABLE, dtype=hexes) if TABLE.exists() else pd.DataFrame(columns=[*KEYS, "config", "backbone"])
 
 
 def keep(rows: Iterable[dict]) -> None:
@@ -202,15 +213,28 @@ def wanted(args: argparse.Namespace) -> list[tuple[str, int, dict]]:
     """Returns (set, seed, card of its backbone) of what is asked for. Raises UserError for what does not exist."""
     names = args.data.split(",") if args.data else at_hand(list(FIVE))
     if wrong := [name for name in names if name not in FIVE]:
-        raise UserError(f"--data={wrong[0]} does not exist; accepted: {', '.join(FIVE)}")
+        raise UserError(
+            f"--data={wrong[0]} is no set of this table; accepted: {', '.join(FIVE)}, each with a backbone in "
+            f"{args.runs / 'main'}/SET-sSEED, where {found(args.runs)}"
+        )
     if not 1 <= args.seeds <= MOST_SEEDS:
         raise UserError(f"--seeds={args.seeds} is out of range; accepted: 1 to {MOST_SEEDS}")
     runs = {(name, seed): args.runs / "main" / f"{name}-s{seed}" for name in names for seed in range(args.seeds)}
     there = {key: run for key, run in runs.items() if (run / "backbone.json").exists()}
     if not there or (args.data and len(there) < len(runs)):
         lacking = next(run for key, run in runs.items() if key not in there)
-        raise UserError(f"{lacking} holds no backbone; accepted: --runs of a finished reproduce.py --only=main")
+        raise UserError(
+            f"{lacking} holds no backbone, and in {args.runs / 'main'} {found(args.runs)}; accepted: --data and "
+            f"--seeds of these, or --runs of a finished reproduce.py --only=main"
+        )
     return [(name, seed, checkpoint.find_backbone(run)) for (name, seed), run in there.items()]
+
+
+def found(runs: Path) -> str:
+    """Says which backbones of the sets lie where they are looked for."""
+    at = [path.parent.name for path in sorted((runs / "main").glob("*-s*/backbone.json"))]
+    own = [name for name in at if name.rpartition("-s")[0] in FIVE]
+    return f"there are {', '.join(own)}" if own else "there is none"
 
 
 @functools.cache
@@ -227,7 +251,7 @@ def run(args: argparse.Namespace) -> None:
     for name, seed, card in asked:
         for kind in gaps.KINDS:
             cfg = settings(name, kind, seed, card)
-            if (name, kind, seed, config.content_hash(cfg), card["content_hash"][:12]) not in done:
+            if (name, kind, seed, *key(cfg, card)) not in done:
                 ahead.append((name, kind, cfg, card))
     begun = time.monotonic()
     for i, (name, kind, cfg, card) in enumerate(ahead, 1):

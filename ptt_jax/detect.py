@@ -98,8 +98,14 @@ def cut(x_TC: np.ndarray, observed_TC: np.ndarray, start_W: np.ndarray, length: 
 def observe(model: CrossMAE, x_RL: Array, observed_RL: Array, asked: Question) -> tuple[Encoded, ...]:
     """Returns for each group what the frozen encoder says of the visible patches, normalised by their statistics.
 
-    No hidden value is read, and nothing depends on a prompt. For `apply`, as its method.
+    No hidden value is read, and nothing depends on a prompt. For `apply`, as its method. Raises UserError for a
+    backbone that learned hidden patches as zeros.
     """
+    if model.hiding == "value":
+        raise UserError(
+            "the backbone learned hidden patches as zeros (model.hiding = value), and anomaly scores leave them out; "
+            "accepted: a backbone of model.hiding = feature"
+        )
     x_RNP, seen_RNP = patchify(x_RL, asked.patch), patchify(observed_RL.astype(jnp.float32), asked.patch)
     out = []
     for hidden in asked.groups:
@@ -114,8 +120,15 @@ def observe(model: CrossMAE, x_RL: Array, observed_RL: Array, asked: Question) -
 
 def answer(model: CrossMAE, encoded: Encoded, hidden: tuple[int, ...], prompt: Prompt | None, patches: int) -> Array:
     """Returns y_RMP in scaled space, a group's hidden patches: by the mask token, with the prompt of their positions,
-    or alone (None). For `apply`, as its method."""
+    or alone (None). For `apply`, as its method. Queries may see each other (decoder_attention 'self'): those of a group
+    are hidden together, as in pre-training. Raises UserError for a prompt that hasn't one token, or one a patch."""
     at_M = np.array(hidden)
+    if prompt is not None and ("tokens_MD" not in prompt or 1 < len(prompt["tokens_MD"]) < patches):
+        ((leaf, tokens),) = prompt.items()
+        raise UserError(
+            f"a prompt of {leaf} {tokens.shape} is not for windows of {patches} patches; accepted: one of tune.prompts "
+            f"= position, a token for each patch, or shared"
+        )
     prompt_MD = None if prompt is None else prompts.tokens(prompt, patches, jnp.zeros(1, int))[at_M]
     y_RMP = model.decode(encoded.memory, jnp.asarray(at_M)[None], prompt_MD, encoded.keep_RN)
     return y_RMP * encoded.scale_R1[..., None] + encoded.mean_R1[..., None]

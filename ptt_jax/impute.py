@@ -8,6 +8,7 @@ token alone.
 """
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -19,9 +20,9 @@ from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ptt_jax import checkpoint, gaps, prompts, tune, windows
+from ptt_jax import checkpoint, gaps, processes, prompts, train, tune, windows
 from ptt_jax import mesh as meshes
-from ptt_jax.config import UserError
+from ptt_jax.config import FREE, UserError, flat, write_atomic
 from ptt_jax.data import Series, season
 from ptt_jax.encodings import Cached
 from ptt_jax.gaps import Law
@@ -36,6 +37,8 @@ from ptt_jax.tune import Job
 from ptt_jax.windows import Panel, Span, Windows, few, take
 
 Params = Any
+# Of tuning, what decides no prompt for imputation; its loss is the squared error.
+UNREAD = (*FREE, "tune.mode", "tune.thaw", "tune.loss", "tune.watch_train", "tune.cache_dtype")
 
 
 class Way(NamedTuple):
@@ -62,6 +65,20 @@ def law(cfg: ConfigDict, series: Series) -> Law:
     return gaps.law(cfg.impute.kind, cfg.impute.ratios, cfg.impute.blocks, season(series.freq))
 
 
+def check(model: CrossMAE) -> None:
+    """Raises UserError for a backbone that learned to read or to be asked otherwise than is done here."""
+    if model.hiding == "value":
+        raise UserError(
+            "the backbone learned hidden patches as zeros (model.hiding = value), and imputation leaves them out; "
+            "accepted: a backbone of model.hiding = feature"
+        )
+    if model.decoder_attention == "self":
+        raise UserError(
+            "the backbone's queries see each other (model.decoder_attention = self), and imputation asks for seen "
+            "patches, too, which would change the others; accepted: a backbone of model.decoder_attention = cross"
+        )
+
+
 def filled(of: Way, x_RL: Array, seen_RL: Array) -> Array:
     """Returns the window with a first guess at its gaps, for the encoder."""
     if of.fill == "season":
@@ -71,7 +88,8 @@ def filled(of: Way, x_RL: Array, seen_RL: Array) -> Array:
 
 def observe(model: CrossMAE, backbone: Params, of: Way, x_RL: Array, seen_RL: Array) -> Encoded:
     """Returns what the frozen encoder says of a window. Statistics are of seen values only; a patch without one is read
-    by none."""
+    by none. Raises UserError for a backbone that `check` refuses."""
+    check(model)
 
     def encode(model: CrossMAE, guess_RL: Array) -> Encoded:
         mean_R1, scale_R1 = instance_stats(x_RL, seen_RL.astype(jnp.float32))
@@ -189,13 +207,23 @@ def evaluator(
 
 def tuning(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = "") -> str:
     """Tunes the prompt of a config's kind and ratios on the run's backbone, unless that was done; returns the task's
-    name. Every window of the training split is learned from; validation's gaps are fixed."""
+    name. Every window of the training split is learned from; validation's gaps are fixed.
+
+    Raises UserError when the run has a prompt of that name that was tuned otherwise, or a backbone that `check`
+    refuses.
+    """
     hiding = law(cfg, problem.series)
+    task = name(problem.series.name, hiding)
+    with processes.together():
+        of_run = train.build(checkpoint.find_backbone(run)["architecture"], cfg.compute_dtype)
+        check(of_run)
+    of = way(cfg, of_run, problem.series)
+    about = {"impute": {**dataclasses.asdict(hiding), **of._asdict()}, "knobs": knobs(cfg)}
+    processes.once(lambda: claim(run / "prompts", task, about))
 
     def job(model: CrossMAE, backbone: Params) -> Job:
-        of = way(cfg, model, problem.series)
-        train, validation = (span(problem, split, cfg.lookback) for split in ("train", "validation"))
-        train = few(train, cfg.tune.share)
+        learned, validation = (span(problem, split, cfg.lookback) for split in ("train", "validation"))
+        learned = few(learned, cfg.tune.share)
 
         def close(params: Params, x_RL: Array, seen_RL: Array, channel_R: Array) -> dict[str, Array]:
             encoded = observe(model, params["backbone"], of, jnp.where(seen_RL, x_RL, 0), seen_RL)
@@ -211,11 +239,42 @@ def tuning(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str 
         def look(params: Params) -> dict[str, np.ndarray]:
             return {str(cfg.lookback): measure(problem.panel, params, validation, hiding)["prompt"].mse}
 
-        about = {"impute": {**dataclasses.asdict(hiding), **of._asdict()}}
-        loss = imputing(model, train, hiding, of)
-        return Job(train, {cfg.lookback: cfg.lookback // model.patch}, loss, Cached(problem.panel), look, about)
+        loss = imputing(model, learned, hiding, of)
+        return Job(learned, {cfg.lookback: cfg.lookback // model.patch}, loss, Cached(problem.panel), look, about)
 
-    return tune.learn(cfg, run, problem, log, name(problem.series.name, hiding), job, profile)
+    return tune.learn(cfg, run, problem, log, task, job, profile)
+
+
+def knobs(cfg: ConfigDict) -> dict[str, Any]:
+    """Returns what decides a prompt besides the backbone, the data, and how values are hidden and gaps closed."""
+    own = ("seed", "lookback", "compute_dtype")
+    return {k: v for k, v in flat(cfg).items() if k in own or (k.startswith("tune.") and k not in UNREAD)}
+
+
+def claim(folder: Path, task: str, about: dict[str, Any]) -> None:
+    """Notes in TASK.asked how a prompt is to be tuned: tuning that was stopped goes on as it began.
+
+    Raises UserError when TASK.json, or TASK.asked before it is there, says otherwise.
+    """
+    now = json.loads(json.dumps(about))  # tuples are lists there
+    begun = folder / f"{task}.asked"
+    for path in (folder / f"{task}.json", begun):
+        if path.exists():
+            known = checkpoint.read_json(path)
+            was, asked = (
+                {**of.get("knobs", {}), **{f"impute.{key}": value for key, value in of.get("impute", {}).items()}}
+                for of in (known, now)
+            )
+            differing = [key for key, value in asked.items() if was.get(key, "not said") != value]
+            if differing:
+                key = differing[0]
+                more = f", and {len(differing) - 1} more" if len(differing) > 1 else ""
+                raise UserError(
+                    f"{path} is of a prompt tuned with {key} = {was.get(key, 'not said')!r}, not {asked[key]!r}{more}; "
+                    f"accepted: the same, or another run directory"
+                )
+            return
+    write_atomic(begun, json.dumps(about, indent=2))
 
 
 def load(run: Path, task: str, backbone_hash: str) -> tuple[list[prompts.Prompt], Way]:

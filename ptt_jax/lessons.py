@@ -28,6 +28,7 @@ from ptt_jax.prompts import Prompt
 from ptt_jax.train import chain
 
 MOST_ROWS = 4096  # windows of a channel that a prompt learns from, evenly spread
+KINDS = ("position", "shared")  # of prompts
 HELD_BACK = 0.2  # share of each training part, its end, that decides which look is best
 
 Part = tuple[np.ndarray, np.ndarray]  # x_TC in scaled space and observed_TC, the training rows of a series
@@ -51,11 +52,12 @@ class Lessons:
 
 
 class Tuned(NamedTuple):
-    """A prompt, and what the held-back rows said of it: (step, loss) of each look, and the chosen step."""
+    """A prompt, and what the held-back rows said of it: (step, loss) of each look, the chosen step, and which loss."""
 
     prompt: Prompt
     looks: list[tuple[int, float]]
     chosen: int
+    penalty: str
 
 
 def lessons(detector: Detector, parts: Sequence[Part]) -> tuple[Lessons, Lessons]:
@@ -132,8 +134,13 @@ def loss_of(detector: Detector, penalty: str) -> tasks.Loss:
 def tune(detector: Detector, learn: Lessons, choose: Lessons, section: ConfigDict, seed: int) -> Tuned:
     """Returns the prompt of the look that the held-back rows like best, no prompt (zeros, step 0) among them.
 
-    section: a config's `tune`; prompts of kind 'position' or 'shared'.
+    section: a config's `tune`. Raises UserError when its prompts are neither of kind 'position' nor 'shared': one
+    prompt serves series of different channels, at the positions of a group's patches.
     """
+    if section.prompts not in KINDS:
+        raise UserError(
+            f"config.tune.prompts = {section.prompts} is not for anomaly scores; accepted: {' or '.join(KINDS)}"
+        )
     prompt = prompts.make(section.prompts, detector.asked.patches, detector.model.width)
     params = meshes.replicate(detector.mesh, {"backbone": detector.backbone, "prompt": prompt})
     batch = -(-min(section.batch, learn.rows) // detector.mesh.size) * detector.mesh.size
@@ -161,7 +168,7 @@ def tune(detector: Detector, learn: Lessons, choose: Lessons, section: ConfigDic
         looks.append((at, value))
         if stalled([v for _, v in looks], section.patience):
             break
-    return Tuned(best, looks, chosen)
+    return Tuned(best, looks, chosen, section.loss)
 
 
 def save(run: Path, task: str, tuned: Tuned, detector: Detector, card: dict[str, Any], seed: int) -> None:
@@ -176,18 +183,25 @@ def save(run: Path, task: str, tuned: Tuned, detector: Detector, card: dict[str,
         "chosen": {length: [tuned.chosen]}, "setting": {length: {"index": 0}},
         "shapes": {length: list(jax.tree.leaves(kept)[0].shape)}, "content_hash": checkpoint.content_hash(kept),
         "backbone": card["content_hash"], "backbone_run": card["run"], "tuned_parameters": prompts.size(tuned.prompt),
-        "asked": detector.asked._asdict(), "units": detector.units,
+        "asked": detector.asked._asdict(), "units": detector.units, "penalty": tuned.penalty,
     }  # fmt: skip
     write_atomic(run / "prompts" / f"{task}.json", json.dumps(about, indent=2))
 
 
-def load(run: Path, task: str, detector: Detector, card: dict[str, Any]) -> Prompt:
-    """Returns a prompt of `save`. Raises UserError when it is of another backbone, or was asked something else."""
+def load(run: Path, task: str, detector: Detector, card: dict[str, Any], penalty: str) -> Prompt:
+    """Returns a prompt of `save`. Raises UserError when it is of another backbone, was asked something else, or was
+    tuned for errors in other units or by another loss."""
     ((length, (prompt,)),) = checkpoint.load_prompts(run, task, card["content_hash"]).items()
-    was = checkpoint.read_json(run / "prompts" / f"{task}.json").get("asked")
-    if was != json.loads(json.dumps(detector.asked._asdict())):
+    about = checkpoint.read_json(run / "prompts" / f"{task}.json")
+    if about.get("asked") != json.loads(json.dumps(detector.asked._asdict())):
         raise UserError(
             f"the prompt {run / 'prompts' / task} was asked something else than config.detect asks "
             f"(windows of {length} steps, and {task}.json says more); accepted: the same config.detect, or a new prompt"
         )
+    for key, knob, now in (("units", "detect.units", detector.units), ("penalty", "tune.loss", penalty)):
+        if (was := about.get(key, "not said")) != now:
+            raise UserError(
+                f"the prompt {run / 'prompts' / task} was tuned with config.{knob} = {was}, not {now}; "
+                f"accepted: the same, or a new prompt"
+            )
     return prompt

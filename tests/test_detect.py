@@ -121,6 +121,31 @@ def test_a_missing_value_has_no_error_and_its_number_changes_nothing(detector, s
     np.testing.assert_array_equal(error_TC, detector.errors(np.where(observed_TC, x_TC, np.nan), observed_TC)[0])
 
 
+def test_a_backbone_that_learned_hidden_patches_as_zeros_is_refused(detector, series):
+    zeros = detector._replace(model=detector.model.clone(hiding="value"))
+    with pytest.raises(UserError, match=r"model.hiding = value.*accepted: a backbone of model.hiding = feature"):
+        zeros.errors(*series)
+
+
+def test_where_queries_see_each_other_a_group_is_answered_as_in_pretraining(detector, history):
+    """They are hidden together there, too."""
+    model = detector.model.clone(decoder_attention="self")
+    params, (x_RL, _), asked = init(model, jax.random.key(3)), history, detector.asked
+    whole_RL, hidden = jnp.ones_like(x_RL, bool), asked.groups[0]
+    visible_RV, hidden_RM = (jnp.tile(jnp.array([n]), (len(x_RL), 1)) for n in (asked.visible(hidden), hidden))
+
+    @jax.jit
+    def both(variables):
+        encoded = model.apply(variables, x_RL, whole_RL, asked, method=detect.observe)[0]
+        window = x_RL, whole_RL, visible_RV, hidden_RM
+        said = model.apply(variables, *window, norm="visible", units="scaled", method=model.reconstruct)
+        return model.apply(variables, encoded, hidden, None, 4, method=detect.answer), said
+
+    y_RMP, (said_RMP, target_RMP, _) = both({"params": params})
+    want_RMP = x_RL.reshape(-1, 4, 12)[:, np.array(hidden)] + said_RMP - target_RMP
+    np.testing.assert_allclose(y_RMP, want_RMP, atol=1e-4)
+
+
 def test_channels_that_never_move_have_no_error_and_take_none_from_others(detector, series):
     x_TC, observed_TC = series
     wide = np.insert(x_TC, 1, 7.0, axis=1), np.insert(observed_TC, 1, True, axis=1)

@@ -1,24 +1,20 @@
 """The experiment on anomaly detection: small collections in the files' own form, a backbone of no training."""
 
-import importlib.util
-from pathlib import Path
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+from test_experiments import script
 
 from ptt_jax import config, data, mesh, problems, train
 from ptt_jax.log import Log
-
-ROOT = Path(__file__).parent.parent / "experiments"
 
 
 @pytest.fixture
 def experiment(monkeypatch, tmp_path):
     """The script with its results in tmp_path and a recipe of a few steps."""
-    spec = importlib.util.spec_from_file_location("experiments_detect", ROOT / "detect.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = script("detect")
 
     def recipe(seed):
         cfg = config.default()
@@ -86,6 +82,30 @@ def test_a_cell_has_metrics_a_picture_and_a_table_and_is_not_run_again(
     assert "old" not in text
     assert experiment.main(argv) == 0
     assert "NAB-s0" not in capsys.readouterr().out
+
+
+def test_a_cell_under_another_key_takes_the_place_of_the_former_one(experiment, monkeypatch, tmp_path):
+    monkeypatch.setattr(experiment.checkpoint, "find_backbone", lambda run: {"content_hash": "a" * 64})
+    now = experiment.Cell("NAB", 0, tmp_path, tmp_path)
+    keys = [now.key, {**now.key, "seed": 1}]
+    for key in keys:
+        experiment.put("anomalies.csv", key, pd.DataFrame([{**key, "model": "prompts", "auprc": 0.1}]))
+    assert experiment.has(experiment.known("anomalies.csv"), now.key).sum() == 1
+    for name in ("PROBATION", "EACH", "SHARE", "BUFFER", "EVERY"):
+        monkeypatch.setattr(experiment, name, getattr(experiment, name) * 2)
+        assert now.key["config"] not in {key["config"] for key in keys}, name
+        assert not experiment.has(experiment.known("anomalies.csv"), now.key).any()
+        keys.append(now.key)
+    experiment.put("anomalies.csv", now.key, pd.DataFrame([{**now.key, "model": "prompts", "auprc": 0.2}]))
+    table = experiment.known("anomalies.csv")
+    assert table.sort_values("seed")["auprc"].tolist() == [0.2, 0.1]
+
+
+def test_without_matplotlib_there_is_a_word_about_pictures(experiment, monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    experiment.draw("NAB", [])
+    assert "pip install ptt_jax[plot]" in capsys.readouterr().out
+    assert not (tmp_path / "experiments/results").exists()
 
 
 def test_labels_reach_the_metrics_alone(experiment, collections, tmp_path):

@@ -1,6 +1,8 @@
 """Imputation: what the answer may know, what stays as it is, what is counted, what is learned."""
 
+import json
 import os
+import shutil
 from pathlib import Path
 
 import jax
@@ -179,6 +181,55 @@ def test_a_task_is_tuned_on_a_frozen_backbone_and_helps_on_validation(tuned):
     assert way == Way("season", 6.0, 24)
     with pytest.raises(UserError, match="belongs to backbone"):
         impute.load(run, task, "0" * 64)
+
+
+OTHERWISE = [
+    ("impute.fill", "mean", "impute.fill = 'season', not 'mean'"),
+    ("impute.reach", 0.25, "impute.reach = 6.0, not 3.0"),
+    ("impute.blocks", (0.25, 1.0), "impute.longest = 48, not 24"),
+    ("tune.learning_rate", 1e-3, "tune.learning_rate = 0.03, not 0.001"),
+    ("tune.prompts", "shared", "tune.prompts = 'position', not 'shared'"),
+    ("seed", 1, "seed = 0, not 1"),
+]
+
+
+@pytest.mark.parametrize(("knob", "value", "said"), OTHERWISE, ids=[knob for knob, *_ in OTHERWISE])
+def test_a_prompt_that_was_tuned_otherwise_is_not_taken_for_what_is_asked(tuned, problem, tmp_path, knob, value, said):
+    cfg, run, task, _ = tuned
+    other = cfg.copy_and_resolve_references()
+    other.update_from_flattened_dict({knob: value})
+    shutil.copy(run / "backbone.json", tmp_path)
+    (tmp_path / "prompts").mkdir()
+    for file in (f"{task}.asked", f"{task}.json"):  # what was begun alone, and what is finished
+        shutil.copy(run / "prompts" / file, tmp_path / "prompts")
+        with pytest.raises(UserError, match=rf"{file} is of .*{said}; accepted: the same, or another run directory"):
+            impute.tuning(other, tmp_path, problem, Log(tmp_path / "metrics.jsonl", quiet=True))
+
+
+def test_what_decides_no_prompt_may_differ(tuned, problem):
+    cfg, run, task, _ = tuned
+    before = (run / "prompts" / f"{task}.json").read_bytes()
+    other = cfg.copy_and_resolve_references()
+    other.tune.watch_train, other.tune.cache_bytes, other.evaluate.batch = 8, 0, 32
+    assert impute.tuning(other, run, problem, Log(run / "metrics.jsonl", quiet=True)) == task
+    assert (run / "prompts" / f"{task}.json").read_bytes() == before
+
+
+LEARNED = [("hiding", "value", "feature"), ("decoder_attention", "self", "cross")]
+
+
+@pytest.mark.parametrize(("knob", "value", "other"), LEARNED)
+def test_a_backbone_of_another_kind_is_refused(model, prompted, history, problem, tmp_path, knob, value, other):
+    words = rf"model.{knob} = {value}.*accepted: a backbone of model.{knob} = {other}"
+    with pytest.raises(UserError, match=words):
+        impute.impute(model.clone(**{knob: value}), prompted, WAYS[0], *history, jnp.zeros(5, int))
+    cfg = config.default()
+    cfg.model[knob] = value
+    card = {"run": "", "step": 0, "content_hash": "a", "architecture": train.architecture(cfg)}
+    (tmp_path / "backbone.json").write_text(json.dumps(card))
+    with pytest.raises(UserError, match=words):
+        impute.tuning(cfg, tmp_path, problem, Log(tmp_path / "metrics.jsonl", quiet=True))
+    assert not (tmp_path / "prompts").exists()
 
 
 def test_a_prompt_that_forecasts_is_no_prompt_to_impute(tmp_path):

@@ -78,11 +78,13 @@ def test_step_0_is_the_score_of_the_mask_token_alone(detector, parts, section):
 
 @pytest.mark.parametrize("kind", ["position", "shared"])
 def test_prompts_alone_learn_and_never_make_the_held_back_rows_worse(detector, parts, section, kind):
-    before, section.prompts = checkpoint.content_hash(detector.backbone), kind
+    before = checkpoint.content_hash(detector.backbone)
+    section.update(prompts=kind, loss="mae")
     tuned = lessons.tune(detector, *lessons.lessons(detector, parts), section, 0)
     assert checkpoint.content_hash(detector.backbone) == before
     assert tuned.prompt["tokens_MD"].shape == ((4, 16) if kind == "position" else (1, 16))
     assert [at for at, _ in tuned.looks] == [0, 2, 4, 6]
+    assert tuned.penalty == "mae"
     values = [value for _, value in tuned.looks]
     assert len({*values}) == 4
     assert dict(tuned.looks)[tuned.chosen] == min(values)
@@ -104,17 +106,31 @@ def optax_worse():
 
 
 def test_a_saved_prompt_belongs_to_its_backbone_and_its_question(detector, tmp_path):
-    tuned = lessons.Tuned({"tokens_MD": jax.random.normal(jax.random.key(0), (4, 16))}, [(0, 1.0), (6, 0.5)], 6)
+    tuned = lessons.Tuned({"tokens_MD": jax.random.normal(jax.random.key(0), (4, 16))}, [(0, 1.0), (6, 0.5)], 6, "mse")
     card = {"content_hash": "a" * 64, "run": "somewhere"}
     lessons.save(tmp_path, "UCR", tuned, detector, card, 0)
-    found = lessons.load(tmp_path, "UCR", detector, card)
+    found = lessons.load(tmp_path, "UCR", detector, card, "mse")
     np.testing.assert_array_equal(found["tokens_MD"], tuned.prompt["tokens_MD"])
     assert prompts.size(found) == 64
     with pytest.raises(UserError, match="belongs to backbone aaaaaaaaaaaa, not to bbbbbbbbbbbb"):
-        lessons.load(tmp_path, "UCR", detector, {**card, "content_hash": "b" * 64})
+        lessons.load(tmp_path, "UCR", detector, {**card, "content_hash": "b" * 64}, "mse")
     other = detector._replace(asked=detector.asked._replace(stride=48))
     with pytest.raises(UserError, match="windows of 48 steps"):
-        lessons.load(tmp_path, "UCR", other, card)
+        lessons.load(tmp_path, "UCR", other, card, "mse")
+    with pytest.raises(UserError, match=r"tuned with config.detect.units = scaled, not window; accepted: the same"):
+        lessons.load(tmp_path, "UCR", detector._replace(units="window"), card, "mse")
+    with pytest.raises(UserError, match=r"tuned with config.tune.loss = mse, not mae; accepted: the same"):
+        lessons.load(tmp_path, "UCR", detector, card, "mae")
+
+
+@pytest.mark.parametrize("kind", ["channel", "layer"])
+def test_prompts_of_other_kinds_are_refused_and_neither_learn_nor_answer(detector, parts, section, kind):
+    section.prompts = kind
+    with pytest.raises(UserError, match=f"config.tune.prompts = {kind} .* accepted: position or shared"):
+        lessons.tune(detector, None, None, section, 0)
+    for prompt in (prompts.make(kind, 4, 16, 3, 1), prompts.make("position", 3, 16)):
+        with pytest.raises(UserError, match="is not for windows of 4 patches; accepted: "):
+            detector.errors(*parts[0], (prompt,))
 
 
 def test_the_frozen_encoder_is_not_in_a_tuning_step(detector, parts, section):

@@ -18,6 +18,7 @@ from pathlib import Path
 import costs
 import pandas as pd
 from cells import ABLATIONS, LOOKBACKS, PATCHES, RATIOS, RECIPE, SETS, configured, is_recipe, possible
+from ledger import pictures
 
 from ptt_jax import config, data
 from ptt_jax.clock import season
@@ -211,13 +212,13 @@ def costs_by_patch(spent: pd.DataFrame, sets: Sequence[str]) -> dict[int, float]
 
 
 def publish(table: pd.DataFrame, spent: pd.DataFrame, readme: Path, folder: Path) -> None:
-    """Writes the figures, and table and guideline into a README between its markers."""
-    draw(table, spent, folder)
+    """Writes table and guideline into a README between its markers, and the figures."""
     begin, end = "<!-- table ablations -->", "<!-- end ablations -->"
     before, found, rest = readme.read_text(encoding="utf-8").partition(begin)
     if found:
         body = "\n\n".join(filter(None, [markdown(table, spent), guideline(table, spent)]))
         write_atomic(readme, f"{before}{begin}\n{body}\n{end}{rest.partition(end)[2]}")
+    pictures(lambda: draw(table, spent, folder))
 
 
 def main(argv: list[str] | None = None) -> int:

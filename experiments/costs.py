@@ -26,7 +26,14 @@ COSTED = (
     "Prompts", "Decoder blocks", "What queries see", "Feature or value masking", "Pre-training window", "Patch length",
     "Frozen or thawed",
 )  # fmt: skip
-DECIDES = ("lookback", "horizons", "compute_dtype", "pretrain.mask_ratio", "pretrain.horizon")  # and all of model
+DECIDES = (
+    "lookback",
+    "horizons",
+    "views",
+    "compute_dtype",
+    "pretrain.mask_ratio",
+    "pretrain.horizon",
+)  # and all of model
 TUNES = ("tune.mode", "tune.thaw", "tune.prompts")
 
 

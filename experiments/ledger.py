@@ -1,40 +1,80 @@
-"""What a study remembers: finished cells in a csv, and its table in README.md between its markers."""
+"""What a study remembers: finished cells in a csv, its table in README.md between its markers, pictures if it can."""
 
+import functools
+import hashlib
+import json
 import shlex
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from ptt_jax import config
 from ptt_jax.config import write_atomic
 
 README = Path(__file__).parent / "README.md"
 
 
 class Ledger:
-    """A csv to which every finished cell is added at once; `keys` are the columns that tell cells apart."""
+    """A csv to which every finished cell is added at once.
 
-    def __init__(self, path: Path, keys: tuple[str, ...]) -> None:
-        self.path, self.keys = path, list(keys)
+    keys: the columns that tell cells apart; versions: those that tell what a cell was run under. A cell of another
+    version is not finished, and when it is run again its new rows replace the former ones: a cell is in a table once.
+    """
+
+    def __init__(self, path: Path, keys: tuple[str, ...], versions: tuple[str, ...] = ()) -> None:
+        self.path, self.keys, self.versions = path, list(keys), list(versions)
         self.read()
 
     def read(self) -> None:
         """Takes what the file says: a table is the same whether its rows are new or old."""
         hashes = {"config": str, "backbone": str}  # 12345678 and 1234e567 are no numbers
         there = self.path.exists()
-        self.rows = pd.read_csv(self.path, dtype=hashes) if there else pd.DataFrame(columns=self.keys)
-        self.done = self.cells(self.rows)
+        names = [*self.keys, *self.versions]
+        self.rows = self.newest(pd.read_csv(self.path, dtype=hashes) if there else pd.DataFrame(columns=names))
+        self.done = {tuple(map(word, cell)) for cell in self.rows[names].itertuples(index=False)}
 
-    def cells(self, rows: pd.DataFrame) -> set[tuple[str, ...]]:
-        return {tuple(map(word, cell)) for cell in rows[self.keys].itertuples(index=False)}
+    def newest(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Returns the rows of each cell's last version."""
+        if rows.empty or not self.versions:
+            return rows
+        last = rows.groupby(self.keys)[self.versions].transform("last")
+        return rows[(rows[self.versions] == last).all(axis=1)]
 
     def has(self, **cell: object) -> bool:
-        return tuple(word(cell[key]) for key in self.keys) in self.done
+        """Says whether a cell is finished, in this version."""
+        return tuple(word(cell[key]) for key in (*self.keys, *self.versions)) in self.done
 
     def add(self, rows: pd.DataFrame) -> None:
-        """Adds a cell's rows, which hold its keys, and writes the file whole."""
-        whole = pd.concat([self.rows, rows]) if len(self.rows) else rows
+        """Adds a cell's rows, which hold its keys and versions, and writes the file whole."""
+        whole = self.newest(pd.concat([self.rows, rows], ignore_index=True)) if len(self.rows) else rows
         write_atomic(self.path, whole.to_csv(index=False, float_format="%.6g"))
         self.read()
+
+
+def fingerprint(cfg: Any, **constants: Any) -> str:
+    """Returns 8 hex digits over what decides a study's figures: a script's constants, and all knobs, those at their
+    default too, so that a changed default is noticed, but for where things lie and what may differ between two calls.
+    """
+    knobs = {k: v for k, v in config.flat(cfg).items() if k not in (*config.FREE, "backbone", "data.path")}
+    text = json.dumps({"knobs": knobs, "constants": constants}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def pictures(draw: Callable[[], object]) -> None:
+    """Draws; without matplotlib, an extra, says once how to get it."""
+    try:
+        draw()
+    except ModuleNotFoundError as e:
+        if (e.name or "").partition(".")[0] != "matplotlib":
+            raise
+        say("pictures need `pip install ptt_jax[plot]`")
+
+
+@functools.cache
+def say(line: str) -> None:
+    print(line, flush=True)
 
 
 def command(script: str, argv: list[str]) -> str:

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from cells import ROOT, SETS
-from ledger import Ledger, command, show
+from ledger import Ledger, command, fingerprint, pictures, show
 from ml_collections import ConfigDict
 
 from ptt_jax import baselines, checkpoint, config, data, evaluate, finetune, main, mesh, optim, problems, step, tasks
@@ -41,7 +41,7 @@ from ptt_jax.problems import Problem
 from ptt_jax.windows import Span, past
 
 RESULTS = Path(__file__).parent / "results"
-KEYS = ("data", "model", "share", "width", "seed", "config")
+KEYS, VERSIONS = ("data", "model", "share", "width", "seed"), ("config",)
 WATCHED = 2048
 # Backbones of every width learn as long, so that they compare.
 SAME = (
@@ -114,7 +114,7 @@ def backbone(cfg: ConfigDict, folder: Path, problem: Problem) -> dict[str, Any]:
     for key, value in config.default().tune.items():
         cfg.tune[key] = value  # whoever tunes on it
     kind = "random" if not (cfg.pretrain.epochs or cfg.pretrain.steps) else "backbone"
-    run = folder / f"{cfg.data.name}-s{cfg.seed}-w{cfg.model.width}-{kind}-{config.content_hash(cfg)}"
+    run = folder / f"{cfg.data.name}-s{cfg.seed}-w{cfg.model.width}-{kind}-{fingerprint(cfg)}"
     series = problem.series
     checkpoint.open_run(run, cfg, {"name": series.name, "fingerprint": series.fingerprint, "splits": series.splits})
     training.pretrain(cfg, run, problem, Log(run / "metrics.jsonl"))
@@ -198,7 +198,7 @@ def run(cell: Cell, cfg: ConfigDict, folder: Path, problem: Problem, typed: str)
     folder.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
     found = (linear if cell.model == "linear" else adapt)(cell, cfg, folder, problem)
-    about = {**dataclasses.asdict(cell), "config": config.content_hash(cfg), "seconds": time.monotonic() - begun,
+    about = {**dataclasses.asdict(cell), "config": fingerprint(cfg), "seconds": time.monotonic() - begun,
              "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
              "date": datetime.date.today().isoformat(), "command": typed}  # fmt: skip
     names = {"model": found["model"].fillna(cell.model)} if "model" in found else {}
@@ -210,7 +210,7 @@ def ends(rows: pd.DataFrame) -> pd.DataFrame:
     """Returns one row a cell: its best look at validation, the gap to training there and at the end, and by how many
     % validation ended above its best. Means over seeds."""
     found = []
-    for cell, looks in rows.groupby(["data", "model", "share", "width", "seed"], sort=False):
+    for cell, looks in rows.groupby([*KEYS], sort=False):
         looks = looks.sort_values("step")
         best, last = looks.loc[looks["validation_mse"].idxmin()], looks.iloc[-1]
         found.append((
@@ -255,10 +255,15 @@ def publish(rows: pd.DataFrame) -> None:
     """Writes the table and the figures of what is finished."""
     if rows.empty:
         return
-    import curves
-
     table = ends(rows)
     show("overfitting", markdown(table))
+    pictures(lambda: draw(rows, table))
+
+
+def draw(rows: pd.DataFrame, table: pd.DataFrame) -> None:
+    """Writes the figures of each data set. table: of `ends`."""
+    import curves
+
     for name in table["data"].unique():
         of, summary = rows[rows["data"] == name], table[table["data"] == name]
         curves.learning(of, MODELS, RESULTS / "overfit" / f"{name}-curves.png")
@@ -288,13 +293,13 @@ def arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
 
 def study(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    ledger = Ledger(RESULTS / "overfit.csv", KEYS)
+    ledger = Ledger(RESULTS / "overfit.csv", KEYS, VERSIONS)
     try:
         args, overrides = arguments(argv)
         wanted = [(cell, settle(cell, overrides)) for cell in cells(args.data.split(","), range(args.seeds))]
         ahead = [
             (cell, cfg) for cell, cfg in wanted
-            if not ledger.has(**dataclasses.asdict(cell), config=config.content_hash(cfg))
+            if not ledger.has(**dataclasses.asdict(cell), config=fingerprint(cfg))
         ]  # fmt: skip
         ahead = [] if args.tables else ahead
         prepared: dict[str, Problem] = {}

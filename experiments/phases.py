@@ -61,7 +61,7 @@ class Subject:
 
     def __post_init__(self) -> None:
         self.card = train.architecture(self.cfg)
-        self.model, self.mesh = train.build(self.card, self.cfg.compute_dtype), meshes.make(1)
+        self.model, self.mesh = train.build(self.card, self.cfg.compute_dtype, views=self.cfg.views), meshes.make(1)
         self.rows = self.span(self.horizons).rows
 
     def span(self, horizons: tuple[int, ...]) -> Span:
@@ -151,7 +151,7 @@ class Subject:
     def thawing(self, name: str, horizons: tuple[int, ...], data: Callable[[Material], Cached]) -> Phase:
         """Returns tuning of the prompt with the parts of the backbone that the config thaws."""
         t, span = self.cfg.tune, self.span(horizons)
-        model = train.build(self.card, self.cfg.compute_dtype, self.cfg.model.dropout)
+        model = train.build(self.card, self.cfg.compute_dtype, self.cfg.model.dropout, self.cfg.views)
         loss = baselines.thawing(model, span, penalty=t.loss, thawed=finetune.thawed(t))
         beside = {"prompt": self.prompt(horizons)}
         return self.learning(name, horizons, loss, finetune.groups_of(t), t, beside, span.rows, data)

@@ -5,7 +5,9 @@
     python experiments/tokens.py --tables                                         # the table of what is finished
 
 Takes finished runs of `tune.mode=prompt` and ROWS rows (a channel of a window) of the validation split, drawn once;
-nothing of test is read. The prompt is the longest horizon's that was tuned at all, of the first seed.
+nothing of test is read. The prompt is the longest horizon's that was tuned at all, of the first seed. Errors are of the
+forecast as the run makes it, the mean of all its views; queries and attention are those of the view that is the whole
+lookback.
 """
 
 import argparse
@@ -22,7 +24,7 @@ import numpy as np
 import pandas as pd
 from cells import SETS
 from jax import Array
-from ledger import Ledger, command, show
+from ledger import Ledger, command, fingerprint, pictures, show
 from ml_collections import ConfigDict
 
 from ptt_jax import checkpoint, config, data, mesh, problems, prompts
@@ -33,7 +35,7 @@ from ptt_jax.model import CrossMAE, Encoded
 from ptt_jax.windows import future, past
 
 RESULTS = Path(__file__).parent / "results"
-KEYS = ("data", "seed", "config", "backbone")
+KEYS, VERSIONS = ("data", "seed"), ("config", "backbone")
 ROWS = 2048
 SIDES = ("without", "with")  # the prompt
 PHASES = {"hour of day": lambda s: s.hour, "day of week": lambda s: s.day_of_week, "month": lambda s: s.month}
@@ -55,7 +57,8 @@ def weigh(block: Block, query_RMD: Array, at_1M: Array, k_RNKh: Array, keep_RN: 
 
 def walk(model: CrossMAE, encoded: Encoded, prompt_RMD: Array) -> tuple[list[Array], list[Array], Array]:
     """Returns the queries before the decoder and after each of its blocks, the attention weights of each block, and the
-    forecast y_RMP in scaled space. A method for `model.apply`; a prompt of zeros is the mask token alone."""
+    forecast y_RMP in scaled space: all of the view that is the whole lookback. A method for `model.apply`; a prompt of
+    zeros is the mask token alone."""
     at_1M = encoded.keep_RN.shape[1] + jnp.arange(prompt_RMD.shape[1])[None]
     query_RMD = model.place((model.mask_token[None, None] + prompt_RMD).astype(model.dtype), at_1M)
     states, weights = [query_RMD], []
@@ -77,7 +80,7 @@ class Seen(NamedTuple):
     patch: int
     states: list[list[np.ndarray]]  # of stages, state_RMD
     weights: list[list[np.ndarray]]  # of blocks, weight_RKMN
-    mse_M: list[np.ndarray]  # by future patch, scaled space
+    mse_M: list[np.ndarray]  # by future patch, scaled space, of the mean of all views
     norm_M: np.ndarray  # of the prompt tokens
     mask_norm: float
     periods: np.ndarray  # of the waves by which rotary positions turn, in patches
@@ -87,11 +90,27 @@ class Seen(NamedTuple):
 
 
 def read(run: Path) -> tuple[ConfigDict, dict[str, Any], dict[str, Any]]:
-    """Returns a run's config, its backbone's card, and what tells the run from others (KEYS)."""
-    cfg = config.from_json(json.dumps(checkpoint.read_json(run / "config.json")))
+    """Returns a run's config, its backbone's card, and what tells the run from others (KEYS, VERSIONS). A knob
+    that a run of an earlier version lacks stands at its default."""
+    cfg = config.default()
+    cfg.update(config.from_json(json.dumps(checkpoint.read_json(run / "config.json"))))
     card, name = checkpoint.find_backbone(run), checkpoint.read_json(run / "data.json")["name"]
-    known = name, cfg.seed, config.content_hash(cfg), card["content_hash"][:12]
-    return cfg, card, dict(zip(KEYS, known, strict=True))
+    known = name, cfg.seed, fingerprint(cfg, rows=ROWS, phases=[*PHASES]), card["content_hash"][:12]
+    return cfg, card, dict(zip((*KEYS, *VERSIONS), known, strict=True))
+
+
+def check(run: Path, model: CrossMAE, kind: str) -> None:
+    """Raises UserError where queries are not what `walk` follows them as."""
+    followed = (
+        ("model.hiding", model.hiding, ("feature",)), ("model.decoder_attention", model.decoder_attention, ("cross",)),
+        ("tune.prompts", kind, ("position", "shared", "channel")),
+    )  # fmt: skip
+    for key, value, accepted in followed:
+        if value not in accepted:
+            raise UserError(
+                f"{run} has config.{key} = {value}, whose queries this study cannot follow; accepted: "
+                f"{', '.join(accepted)}"
+            )
 
 
 def look(run: Path) -> Seen:
@@ -99,7 +118,8 @@ def look(run: Path) -> Seen:
     cfg, card, about = read(run)
     series = data.load(cfg.data)
     problem = problems.prepare(series, mesh.make(1))
-    model = training.build(card["architecture"], cfg.compute_dtype)
+    model = training.build(card["architecture"], cfg.compute_dtype, views=cfg.views)
+    check(run, model, cfg.tune.prompts)
     backbone = checkpoint.load_backbone(card, training.shapes(model))
     by_horizon = checkpoint.load_prompts(run, prompts.name(series.name, cfg.horizons), card["content_hash"])
     tuned = [h for h, (prompt, *_) in by_horizon.items() if any(np.any(leaf) for leaf in prompt.values())]
@@ -118,9 +138,9 @@ def look(run: Path) -> Seen:
     @jax.jit
     def see(row_R: Array, prompt_RMD: Array) -> Any:
         variables, history = {"params": backbone}, past(problem.panel, span, row_R)
-        states, weights, y_RMP = model.apply(
-            variables, model.apply(variables, *history, method=model.observe), prompt_RMD, method=walk
-        )
+        encoded = model.apply(variables, *history, method=model.observe)
+        states, weights, _ = model.apply(variables, encoded, prompt_RMD, method=walk)
+        y_RMP = model.apply(variables, encoded, jnp.arange(count), prompt_RMD, method=model.foretell)
         x_RH, observed_RH = future(problem.panel, span, row_R)
         error_RH = jnp.where(observed_RH, jnp.square(y_RMP.reshape(len(row_R), -1)[:, :horizon] - x_RH), 0)
         whole = ((0, 0), (0, count * model.patch - horizon))  # steps past the horizon count for nothing
@@ -269,6 +289,13 @@ def markdown(rows: pd.DataFrame) -> str:
     return "\n".join(lines).strip()
 
 
+def draw(seen: Seen) -> None:
+    """Writes the figures of a run."""
+    import maps
+
+    maps.draw(seen, RESULTS / "tokens")
+
+
 def study(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -278,7 +305,7 @@ def study(argv: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--tables", action="store_true", help="the table of what is finished, look at nothing")
     args = parser.parse_args(argv)
-    ledger = Ledger(RESULTS / "tokens.csv", KEYS)
+    ledger = Ledger(RESULTS / "tokens.csv", KEYS, VERSIONS)
     try:
         wrong = [name for name in args.data.split(",") if name not in SETS]
         if wrong:
@@ -294,10 +321,8 @@ def study(argv: list[str] | None = None) -> int:
             if ledger.has(**read(run)[2]):
                 print(f"{i} of {len(runs)}  {run}  done before")
                 continue
-            import maps
-
             begun, seen = time.monotonic(), look(run)
-            maps.draw(seen, RESULTS / "tokens")
+            pictures(lambda seen=seen: draw(seen))
             rows = numbers(seen)
             seconds = time.monotonic() - begun
             ledger.add(rows.assign(**seen.about, seconds=seconds, **about))

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from test_experiments import without_matplotlib
 
 from ptt_jax import config
 
@@ -141,6 +142,21 @@ def test_a_row_costs_what_learns_and_what_is_compiled_for_it(small, tiny):
     assert plain["pretrain_mflops"] == whole["pretrain_mflops"] > 0
 
 
+def test_views_tell_costs_apart(small, monkeypatch):
+    keys, configured = set(), small.configured
+    for views in (1, 2):
+
+        def seen(name, knobs, views=views):
+            cfg = configured(name, knobs)
+            cfg.views = views
+            return cfg
+
+        monkeypatch.setattr(small, "configured", seen)
+        keys.add(small.key("ETTh1", "the recipe"))
+        assert small.canonical("ETTh1", "the recipe").views == views
+    assert len(keys) == 2
+
+
 def test_a_known_cost_is_not_compiled_again(scripts, monkeypatch, tmp_path, capsys):
     costs, ran = scripts["costs"], []
 
@@ -205,6 +221,17 @@ def test_figures_and_table_are_written_where_they_belong(scripts, table, spent, 
     few = table[table["model"].isin(["the recipe", "patch 12"]) & (table["data"] == "ETTh1")]
     drawn = scripts["ablations"].draw(few, pd.DataFrame(), tmp_path / "few")
     assert [f.name for f in drawn] == ["patch.png"]  # the others have one point
+
+
+def test_without_matplotlib_the_table_is_written_all_the_same(scripts, table, spent, tmp_path, monkeypatch, capsys):
+    without_matplotlib(monkeypatch)
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- table ablations -->\n<!-- end ablations -->\n")
+    for _ in range(2):
+        scripts["ablations"].publish(table, spent, readme, tmp_path / "figures")
+    assert "| **Prompts** |" in readme.read_text()
+    assert capsys.readouterr().out == "pictures need `pip install ptt_jax[plot]`\n"
+    assert not (tmp_path / "figures").exists()
 
 
 @pytest.mark.parametrize(("argv", "words"), [(["--data=ETTh9"], "accepted: ETTh1"), (["--rows=patch 7"], "patch 6")])

@@ -24,6 +24,16 @@ def script(name: str):
     return module
 
 
+def without_matplotlib(patch: pytest.MonkeyPatch) -> None:
+    """Makes its import fail, as where the extra `plot` is not installed."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        patch.setitem(sys.modules, name, None)
+    patch.setitem(sys.modules, "matplotlib", None)
+    for name in ("curves", "maps"):
+        patch.delitem(sys.modules, name, raising=False)
+    sys.modules["ledger"].say.cache_clear()
+
+
 def make_run(folder: Path, seed: int, rate: float, mse: float) -> Path:
     folder.mkdir()
     cfg = config.default()
@@ -123,6 +133,26 @@ def test_a_wide_series_is_timed_beside_a_narrow_one(bench, small, monkeypatch, c
     assert "| forecast | 2 |" in out
     assert "| forecast | 5 |" in out
     assert out.count("a row of 5 channels costs") == 1
+
+
+def test_views_cost_what_each_of_them_reads(bench, tiny):
+    """Pre-training and a probe look at the whole lookback alone."""
+
+    def flops(views):
+        tiny.views = views
+        subject = bench.Subject(tiny, (20,), 16, 3, 1000, True)
+        todo = {
+            "pretrain": subject.pretraining(), "probe": subject.probing("", (20,), bench.phases.optim.PROBE),
+            "tune": subject.tuning("", (20,), bench.phases.whole), "forecast": subject.forecasting((20,)),
+        }  # fmt: skip
+        return {
+            k: bench.figures(p, bench.compiled(p), bench.Peak("", 1.0, 1.0))["mflops_a_row"] for k, p in todo.items()
+        }
+
+    one, two = flops(1), flops(2)
+    assert (two["pretrain"], two["probe"]) == (one["pretrain"], one["probe"])
+    assert two["tune"] > 1.3 * one["tune"]
+    assert two["forecast"] > 1.3 * one["forecast"]
 
 
 def test_a_chip_of_the_table_is_computed_and_not_run(bench, small, monkeypatch, tmp_path):

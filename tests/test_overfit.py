@@ -5,7 +5,7 @@ import sys
 
 import pandas as pd
 import pytest
-from test_experiments import script
+from test_experiments import script, without_matplotlib
 
 from ptt_jax import config
 
@@ -95,6 +95,59 @@ def test_a_study_that_cannot_be_is_one_sentence(overfit, argv, capsys):
     err = capsys.readouterr().err
     assert err.startswith("overfit: ")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_cell_that_is_run_again_under_another_config_replaces_its_former_rows(overfit, tmp_path, merged):
+    """Also where git has put rows of both into one file."""
+    ledger, file = sys.modules["ledger"].Ledger, tmp_path / "a.csv"
+
+    def looks(model, version, best):
+        return pd.DataFrame({
+            "step": [0, 5], "train_mse": 0.5, "validation_mse": [1.0, best], "parameters": 5, "model": model,
+            "data": "ETTh1", "share": 1.0, "width": 16, "seed": 0, "config": version,
+        })  # fmt: skip
+
+    former, other, latter = looks("full", "11111111", 0.2), looks("prompt", "33333333", 0.3), looks("full", "1e1", 0.8)
+    if merged:
+        pd.concat([former, other, latter]).to_csv(file, index=False)
+    else:
+        for rows in (former, other, latter):
+            ledger(file, overfit.KEYS, overfit.VERSIONS).add(rows)
+        assert len(pd.read_csv(file)) == 4
+    there = ledger(file, overfit.KEYS, overfit.VERSIONS)
+    assert overfit.ends(there.rows).set_index("model")["best"].to_dict() == {"prompt": 0.3, "full": 0.8}
+    cell = {"data": "ETTh1", "model": "full", "share": 1.0, "width": 16, "seed": 0}
+    assert there.has(**cell, config="1e1")
+    assert not there.has(**cell, config="11111111")
+
+
+def test_a_changed_default_makes_another_cell_and_the_place_of_a_file_does_not(overfit, tiny):
+    fingerprint, cfg = sys.modules["ledger"].fingerprint, config.default()
+    first = fingerprint(cfg, rows=5)
+    assert fingerprint(cfg, rows=6) != first
+    cfg.update({"backbone": "elsewhere", "cache_dir": "elsewhere"})
+    cfg.data.dir = cfg.data.path = "elsewhere"
+    assert fingerprint(cfg, rows=5) == first == fingerprint(config.from_json(config.to_json(cfg)), rows=5)
+    cell = overfit.Cell("ETTh1", "full", 1.0, 16, 0)
+    before = fingerprint(overfit.settle(cell, []))
+    tiny.tune.update(learning_rate=2e-2)
+    (overfit.recipe("ETTh1")).write_text(config.to_json(tiny))
+    assert fingerprint(overfit.settle(cell, [])) != before
+
+
+def test_without_matplotlib_tables_are_written_and_one_line_says_what_pictures_need(
+    overfit, tmp_path, monkeypatch, capsys
+):
+    without_matplotlib(monkeypatch)
+    looks = pd.DataFrame({
+        "data": "ETTh1", "model": "full", "share": 1.0, "width": 16, "seed": 0, "parameters": 5,
+        "step": [0, 10], "train_mse": [1.0, 0.5], "validation_mse": [2.0, 0.8],
+    })  # fmt: skip
+    overfit.publish(looks)
+    overfit.publish(looks)
+    assert "| 0.800 @ 10 /" in (tmp_path / "README.md").read_text()
+    assert capsys.readouterr().out == "pictures need `pip install ptt_jax[plot]`\n"
 
 
 def test_a_ledger_knows_a_cell_however_its_numbers_are_written(overfit, tmp_path):

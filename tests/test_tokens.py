@@ -1,12 +1,15 @@
 """What the study of tokens says of queries and attention is what the model computes with."""
 
+import json
+import sys
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from test_experiments import script
+from test_experiments import script, without_matplotlib
 
 from ptt_jax import checkpoint, config, train, tune
 from ptt_jax.log import Log
@@ -102,7 +105,7 @@ def test_a_run_is_looked_at_once_and_its_table_stands_in_the_readme(
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- table tokens -->\nyesterday\n<!-- end tokens -->\nafter\n")
     monkeypatch.setattr(tokens, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(sys_module("ledger"), "README", readme)
+    monkeypatch.setattr(sys.modules["ledger"], "README", readme)
     monkeypatch.setattr(tokens, "ROWS", 64)
     assert tokens.study([f"--runs={tmp_path}", "--data=ETTh1"]) == 0
     pictures = {p.name for p in (tmp_path / "results" / "tokens").iterdir()}
@@ -115,17 +118,79 @@ def test_a_run_is_looked_at_once_and_its_table_stands_in_the_readme(
     distance = rows[rows["quantity"].str.startswith("attention distance") & (rows["head"] == 0)]
     assert len(distance) == 4  # two horizons, without and with
     assert distance["value"].between(1, 6).all()
-    assert set(rows["config"]) == {config.content_hash(config.from_json((run / "config.json").read_text()))}
+    fingerprint = sys.modules["ledger"].fingerprint
+    cfg = config.from_json((run / "config.json").read_text())
+    assert set(rows["config"]) == {fingerprint(cfg, rows=64, phases=[*tokens.PHASES])}
     capsys.readouterr()
     assert tokens.study([f"--runs={tmp_path}", "--data=ETTh1"]) == 0
     assert "done before" in capsys.readouterr().out
     assert readme.read_text() == text
 
 
-def sys_module(name):
-    import sys
+@pytest.fixture
+def tuned(tiny, problem, tmp_path):
+    """f(name, knobs of the config) -> a finished run."""
 
-    return sys.modules[name]
+    def make(name, **knobs):
+        tiny.tune.learning_rate = 3e-2
+        tiny.update(knobs)
+        run = checkpoint.open_run(tmp_path / name, tiny, {"name": "generated"})
+        log = Log(run / "metrics.jsonl", quiet=True)
+        train.pretrain(tiny, run, problem, log)
+        tune.tune(tiny, run, problem, log)
+        return run
+
+    return make
+
+
+def test_errors_are_those_of_the_forecast_that_the_run_makes_with_all_its_views(tokens, tuned, monkeypatch):
+    run = tuned("run", views=2)
+    monkeypatch.setattr(tokens, "ROWS", 10**6)  # all: what tuning looked at
+    seen = tokens.look(run)
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    said = [line["validation_mse"]["20"] for line in lines if line["stage"] == "tune"]
+    of_patch = [mse_M @ [12 / 20, 8 / 20] for mse_M in seen.mse_M]
+    assert of_patch == pytest.approx([said[0], min(said)], rel=1e-5)
+    assert of_patch[1] < of_patch[0]
+    assert seen.weights[0][0].shape[-1] == 4  # attention is of the whole lookback
+
+
+def test_a_run_that_is_looked_at_again_replaces_its_rows(tokens, tmp_path):
+    """Another config or backbone of a data set and seed."""
+    file = tmp_path / "tokens.csv"
+    for version, value in (("11111111", 0.25), ("22222222", 0.5)):
+        rows = [("MSE of future patch", np.nan, np.nan, 1.0, side, value) for side in tokens.SIDES]
+        frame = pd.DataFrame(rows, columns=["quantity", "stage", "head", "at", "side", "value"])
+        frame = frame.assign(data="ETTh1", seed=0, config=version, backbone=version)
+        ledger = sys.modules["ledger"].Ledger(file, tokens.KEYS, tokens.VERSIONS)
+        ledger.add(frame)
+    assert "| MSE of future patch 1 | 0.500 | 0.500 |" in tokens.markdown(ledger.rows)
+    assert len(pd.read_csv(file)) == 2
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [{"model": {"hiding": "value"}}, {"model": {"decoder_attention": "self"}}, {"tune": {"prompts": "layer"}}],
+)
+def test_queries_that_cannot_be_followed_are_one_sentence(tokens, tuned, tmp_path, monkeypatch, capsys, knobs):
+    monkeypatch.setattr(tokens, "RESULTS", tmp_path / "results")
+    ((section, of),) = knobs.items()
+    ((key, value),) = of.items()
+    run = tuned("run", **knobs)
+    assert tokens.study([f"--run={run}"]) == 2
+    err = capsys.readouterr().err
+    assert f"has config.{section}.{key} = {value}" in err
+    assert err.count("\n") == 1
+
+
+def test_without_matplotlib_a_run_is_looked_at_all_the_same(tokens, tuned, tmp_path, monkeypatch, capsys):
+    without_matplotlib(monkeypatch)
+    monkeypatch.setattr(tokens, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(sys.modules["ledger"], "README", tmp_path / "README.md")
+    (tmp_path / "README.md").write_text("<!-- table tokens -->\n<!-- end tokens -->\n")
+    assert tokens.study([f"--run={tuned('run')}"]) == 0
+    assert capsys.readouterr().out.count("pictures need `pip install ptt_jax[plot]`\n") == 1
+    assert "| norm of mask token |" in (tmp_path / "README.md").read_text()
 
 
 @pytest.mark.parametrize("argv", [["--data=none"], ["--run=nowhere"]])

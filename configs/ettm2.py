@@ -1,6 +1,9 @@
 """ETTm2: 7 channels, every 15 minutes; the shared recipe (`config.benchmark`), patch of half a day.
 
 python -m ptt_jax.main --config=configs/ettm2.py
+
+One core of an AMD EPYC, shared with other jobs: 8 minutes. Test MSE at 96, 192, 336, 720, mean of seeds 0 to 2:
+prompts .162 .218 .270 .357, mean .252; mask token alone, mean .257; linear, mean .248.
 """
 
 from ptt_jax.config import benchmark

@@ -242,6 +242,7 @@ ABLATIONS: dict[str, Variant] = {
         "sincos positions, base 10000": "sincos10000", "learned positions": "learned",
     }),
     "prompts alone": Variant("Frozen or thawed", (), RECIPE),
+    "prompts alone, trained as the thawed": Variant("Frozen or thawed", TRAIN, RECIPE),
     "prompts and mask token": thaw("mask_token"),
     "prompts and head": thaw("head"),
     "prompts, mask token, head": thaw("mask_token,head"),

@@ -5,8 +5,8 @@ python -m ptt_jax.main --config=configs/weather.py
 Its validation is better with Huber's loss in pre-training, with the whole lookback alone, and without windows that are
 flipped or blended (experiments/results/levers.csv).
 
-One core of an AMD EPYC, shared with other jobs: 9 minutes. Test MSE at 96, 192, 336, 720, mean of seeds 0 and 1:
-prompts .147 .191 .244 .317, mean .225; mask token alone, mean .228; linear, mean .243.
+One core of an AMD EPYC, shared with other jobs: 9 minutes. Test MSE at 96, 192, 336, 720, mean of seeds 0 to 2:
+prompts .146 .190 .243 .315, mean .224; mask token alone, mean .227; linear, mean .243.
 """
 
 from ptt_jax.config import benchmark

@@ -135,7 +135,7 @@ def tuned(tiny, problem, tmp_path):
         tiny.tune.learning_rate = 3e-2
         tiny.update(knobs)
         run = checkpoint.open_run(tmp_path / name, tiny, {"name": "generated"})
-        log = Log(run / "metrics.jsonl", quiet=True)
+        log = Log(run / "metrics.jsonl")
         train.pretrain(tiny, run, problem, log)
         tune.tune(tiny, run, problem, log)
         return run
@@ -150,7 +150,8 @@ def test_errors_are_those_of_the_forecast_that_the_run_makes_with_all_its_views(
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     said = [line["validation_mse"]["20"] for line in lines if line["stage"] == "tune"]
     of_patch = [mse_M @ [12 / 20, 8 / 20] for mse_M in seen.mse_M]
-    assert of_patch == pytest.approx([said[0], min(said)], rel=1e-5)
+    # Missing values: a patch's mean weighs a little otherwise. One view alone is 4e-2 away.
+    assert of_patch == pytest.approx([said[0], min(said)], rel=2e-3)
     assert of_patch[1] < of_patch[0]
     assert seen.weights[0][0].shape[-1] == 4  # attention is of the whole lookback
 

@@ -26,14 +26,8 @@ COSTED = (
     "Prompts", "Decoder blocks", "What queries see", "Feature or value masking", "Pre-training window", "Patch length",
     "Frozen or thawed",
 )  # fmt: skip
-DECIDES = (
-    "lookback",
-    "horizons",
-    "views",
-    "compute_dtype",
-    "pretrain.mask_ratio",
-    "pretrain.horizon",
-)  # and all of model
+# All of model decides, too.
+DECIDES = ("lookback", "horizons", "views", "compute_dtype", "pretrain.mask_ratio", "pretrain.horizon")
 TUNES = ("tune.mode", "tune.thaw", "tune.prompts")
 
 

@@ -14,6 +14,7 @@ from test_experiments import script, without_matplotlib
 from ptt_jax import checkpoint, config, train, tune
 from ptt_jax.log import Log
 from ptt_jax.model import CrossMAE, init
+from ptt_jax.windows import future
 
 
 @pytest.fixture(scope="module")
@@ -143,16 +144,18 @@ def tuned(tiny, problem, tmp_path):
     return make
 
 
-def test_errors_are_those_of_the_forecast_that_the_run_makes_with_all_its_views(tokens, tuned, monkeypatch):
+def test_errors_are_those_of_the_forecast_that_the_run_makes_with_all_its_views(tokens, tuned, problem, monkeypatch):
     run = tuned("run", views=2)
     monkeypatch.setattr(tokens, "ROWS", 10**6)  # all: what tuning looked at
     seen = tokens.look(run)
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     said = [line["validation_mse"]["20"] for line in lines if line["stage"] == "tune"]
-    of_patch = [mse_M @ [12 / 20, 8 / 20] for mse_M in seen.mse_M]
-    # Missing values: a patch's mean weighs a little otherwise. One view alone is 4e-2 away.
-    assert of_patch == pytest.approx([said[0], min(said)], rel=2e-3)
-    assert of_patch[1] < of_patch[0]
+    span = problem.span("validation", 48, (20,))
+    _, observed_RH = future(problem.panel, span, np.arange(span.rows))
+    count_M = np.array([observed_RH[:, :12].sum(), observed_RH[:, 12:].sum()])
+    of_all = [mse_M @ count_M / count_M.sum() for mse_M in seen.mse_M]
+    assert of_all == pytest.approx([said[0], min(said)], rel=1e-5)
+    assert of_all[1] < of_all[0]
     assert seen.weights[0][0].shape[-1] == 4  # attention is of the whole lookback
 
 

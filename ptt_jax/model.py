@@ -190,15 +190,19 @@ class CrossMAE(nn.Module):
     def observe(self, x_RT: Array, observed_RT: Array, *, train: bool = False) -> "Encoded":
         """Returns everything of a history that a forecast needs. Nothing in it depends on a prompt."""
 
-        def look(x_RT: Array, observed_RT: Array, others: tuple["Encoded", ...]) -> "Encoded":
+        def look(x_RT: Array, observed_RT: Array) -> "Encoded":
             z_RND, keep_RN, mean_R1, scale_R1 = self.read(x_RT, observed_RT, train=train)
             memory = self.remember(z_RND, jnp.arange(z_RND.shape[1])[None])
-            return Encoded(memory, keep_RN, mean_R1, scale_R1, others, observed_RT.any(-1, keepdims=True))
+            return Encoded(memory, keep_RN, mean_R1, scale_R1)
+
+        def shorter(T: int) -> "Encoded":
+            view = look(x_RT[:, -T:], observed_RT[:, -T:])
+            return view.replace(seen_R1=observed_RT[:, -T:].any(-1, keepdims=True))  # type: ignore[attr-defined, no-any-return]
 
         patches = x_RT.shape[1] // self.patch
         counts = {-(-patches * left // self.views) for left in range(1, self.views)} - {patches}  # fewer of few patches
         steps = [self.patch * count for count in sorted(counts, reverse=True)]
-        return look(x_RT, observed_RT, tuple(look(x_RT[:, -T:], observed_RT[:, -T:], ()) for T in steps))
+        return look(x_RT, observed_RT).replace(others=tuple(map(shorter, steps)))  # type: ignore[attr-defined, no-any-return]
 
     def foretell(self, encoded: "Encoded", ahead_M: Array, prompt_MD: Array | None, *, train: bool = False) -> Array:
         """Returns y_RMP in the units of the history: the patches that lie `ahead`, 0 the first one after it.

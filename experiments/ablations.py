@@ -18,11 +18,11 @@ from pathlib import Path
 import costs
 import pandas as pd
 from cells import ABLATIONS, LOOKBACKS, PATCHES, RATIOS, RECIPE, SETS, configured, is_recipe, possible
-from ledger import pictures
+from ledger import pictures, set_table
 
 from ptt_jax import config, data
 from ptt_jax.clock import season
-from ptt_jax.config import UserError, write_atomic
+from ptt_jax.config import UserError
 
 HERE = Path(__file__).parent
 TRIPLE = ("ETTh1", "ETTm1", "Weather")
@@ -213,11 +213,7 @@ def costs_by_patch(spent: pd.DataFrame, sets: Sequence[str]) -> dict[int, float]
 
 def publish(table: pd.DataFrame, spent: pd.DataFrame, readme: Path, folder: Path) -> None:
     """Writes table and guideline into a README between its markers, and the figures."""
-    begin, end = "<!-- table ablations -->", "<!-- end ablations -->"
-    before, found, rest = readme.read_text(encoding="utf-8").partition(begin)
-    if found:
-        body = "\n\n".join(filter(None, [markdown(table, spent), guideline(table, spent)]))
-        write_atomic(readme, f"{before}{begin}\n{body}\n{end}{rest.partition(end)[2]}")
+    set_table(readme, "ablations", "\n\n".join(filter(None, [markdown(table, spent), guideline(table, spent)])))
     pictures(lambda: draw(table, spent, folder))
 
 

@@ -31,7 +31,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pandas as pd
-from records import fingerprint
+from ledger import fingerprint, set_table
 
 from ptt_jax import checkpoint, config, data, detect, lessons, mesh, ranking, train
 from ptt_jax import main as program
@@ -251,13 +251,10 @@ def markdown(table: pd.DataFrame) -> str:
 
 def publish() -> None:
     """Writes the table into experiments/README.md between its markers."""
-    table, readme = known("anomalies.csv"), HERE / "README.md"
-    text, begin, end = readme.read_text(encoding="utf-8"), "<!-- table anomalies -->", "<!-- end anomalies -->"
-    if len(table) and begin in text:
+    if len(table := known("anomalies.csv")):
         order = {name: i for i, name in enumerate(FILES)}
         table = table.sort_values("data", key=lambda names: names.map(order), kind="stable")
-        before, _, rest = text.partition(begin)
-        write_atomic(readme, f"{before}{begin}\n{markdown(table)}\n{end}{rest.partition(end)[2]}")
+        set_table(HERE / "README.md", "anomalies", markdown(table))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from cells import FIVE, ROOT
-from records import fingerprint
+from ledger import fingerprint, set_table
 from reproduce import MOST_SEEDS, at_hand
 
 from ptt_jax import checkpoint, config, data, gaps, impute, mesh, problems, report, train
@@ -201,12 +201,8 @@ def markdown(table: pd.DataFrame) -> str:
 
 def publish() -> None:
     """Writes the table into README.md."""
-    if not len(table := known()):
-        return
-    readme = HERE / "README.md"
-    before, begin, rest = readme.read_text(encoding="utf-8").partition("<!-- table imputation -->")
-    _, end, after = rest.partition("<!-- end imputation -->")
-    write_atomic(readme, f"{before}{begin}\n{markdown(table)}\n{end}{after}")
+    if len(table := known()):
+        set_table(HERE / "README.md", "imputation", markdown(table))
 
 
 def wanted(args: argparse.Namespace) -> list[tuple[str, int, dict]]:

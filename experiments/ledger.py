@@ -87,11 +87,17 @@ def word(value: object) -> str:
     return value if isinstance(value, str) else f"{value:g}"
 
 
+def set_table(readme: Path, name: str, text: str) -> bool:
+    """Writes a table into a README between its markers; returns whether it has them."""
+    page, begin, end = readme.read_text(encoding="utf-8"), f"<!-- table {name} -->", f"<!-- end {name} -->"
+    if begin not in page:
+        return False
+    before, _, rest = page.partition(begin)
+    write_atomic(readme, f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}")
+    return True
+
+
 def show(name: str, text: str) -> None:
     """Writes a table into README.md between its markers; prints it where there are none."""
-    page, begin, end = README.read_text(encoding="utf-8"), f"<!-- table {name} -->", f"<!-- end {name} -->"
-    if begin not in page:
+    if not set_table(README, name, text):
         print(text)
-        return
-    before, _, rest = page.partition(begin)
-    write_atomic(README, f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}")

@@ -168,11 +168,3 @@ def gather(rows: pd.DataFrame) -> pd.DataFrame:
         seeds=("seed", "nunique"), windows=("windows", "first"), config=("config", "first"),
         seconds=("seconds", "mean"), device=("device", "first"), date=("date", "max"), command=("command", "first"),
     ).reset_index()  # fmt: skip
-
-
-def fingerprint(cfg: Any, **constants: Any) -> str:
-    """Returns 8 hex digits over what decides a study's figures: a script's constants and all knobs, those at their
-    default too, so that a changed one is noticed, but for what may differ between two calls and where things lie."""
-    knobs = {k: v for k, v in config.flat(cfg).items() if k not in (*config.FREE, "backbone", "data.path")}
-    text = json.dumps({"knobs": knobs, "constants": constants}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -3,9 +3,8 @@
 import pandas as pd
 import records
 from cells import SETS
+from ledger import set_table
 from records import gather
-
-from ptt_jax.config import write_atomic
 
 PUBLISHED = ("PatchTST self-supervised, fine-tuned, mean of 5", "DUET", "PatchTST/64 supervised", "SimMTM, GPHT re-run")
 WIDE = ("linear", "from scratch: everything", "mask token: everything", "mask token: zero-shot", "prompts")
@@ -65,12 +64,5 @@ def by_horizon(rows: pd.DataFrame, published: pd.DataFrame) -> str:
 
 def write_table(name: str, text: str) -> bool:
     """Writes a table into the READMEs, here and at the top, between its markers; returns whether one has any."""
-    found, begin, end = False, f"<!-- table {name} -->", f"<!-- end {name} -->"
-    for readme in (records.HERE / "README.md", records.HERE.parent / "README.md"):
-        page = readme.read_text(encoding="utf-8") if readme.exists() else ""
-        if begin in page:
-            before, _, rest = page.partition(begin)
-            _, _, after = rest.partition(end)
-            write_atomic(readme, f"{before}{begin}\n{text}\n{end}{after}")
-            found = True
-    return found
+    pages = [folder / "README.md" for folder in (records.HERE, records.HERE.parent)]
+    return any([set_table(page, name, text) for page in pages if page.exists()])

@@ -20,8 +20,8 @@ import pandas as pd
 from cells import ABLATIONS, LOOKBACKS, PATCHES, RATIOS, RECIPE, SETS, configured, is_recipe, possible
 from ledger import pictures, set_table
 
-from ptt_jax import config, data
-from ptt_jax.clock import season
+from ptt_jax import benchmarks, config
+from ptt_jax.clock import season, step_seconds
 from ptt_jax.config import UserError
 
 HERE = Path(__file__).parent
@@ -119,7 +119,7 @@ def markdown(table: pd.DataFrame, spent: pd.DataFrame) -> str:
 
 def words(steps: int, name: str) -> str:
     """Returns a number of steps as a span of time: '6 h', '90 min'."""
-    minutes = int(pd.Timedelta(pd.tseries.frequencies.to_offset(data.TABLE[name].freq)).total_seconds() * steps / 60)
+    minutes = int(step_seconds(benchmarks.TABLE[name].freq) * steps / 60)
     return f"{minutes // 60} h" if minutes % 60 == 0 else f"{minutes} min"
 
 
@@ -132,7 +132,7 @@ def guideline(table: pd.DataFrame, spent: pd.DataFrame) -> str:
         if len(known) < 2:
             continue
         mse = {int(row.rsplit(" ", 1)[1]): value for row, value in zip(known["row"], known["mse"], strict=True)}
-        best, day = min(mse, key=lambda p: mse[p]), season(data.TABLE[name].freq)
+        best, day = min(mse, key=lambda p: mse[p]), season(benchmarks.TABLE[name].freq)
         near = sorted(p for p in mse if mse[p] <= 1.01 * mse[best])
         of = {p: costs.key(name, f"patch {p}") for p in near}
         flops = {p: float(spent.loc[k, "pretrain_mflops"]) for p, k in of.items() if k in spent.index}

@@ -18,7 +18,7 @@ import phases
 from cells import ABLATIONS, configured, possible
 from ml_collections import ConfigDict
 
-from ptt_jax import config, data, finetune, optim, train
+from ptt_jax import benchmarks, config, finetune, optim, train
 from ptt_jax.config import write_atomic
 
 # Questions whose rows differ in what they cost.
@@ -51,7 +51,7 @@ def canonical(name: str, label: str, tuning: bool = True) -> ConfigDict:
 def key(name: str, label: str) -> str:
     """Returns what names a row's cost in the file. Prompts of channels depend on their number."""
     cfg = canonical(name, label)
-    channels = data.TABLE[name].columns if cfg.tune.prompts == "channel" else 1
+    channels = benchmarks.TABLE[name].columns if cfg.tune.prompts == "channel" else 1
     return f"{config.content_hash(cfg)}-{channels}"
 
 

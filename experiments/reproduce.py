@@ -35,7 +35,7 @@ from cells import PARTS, SETS, Cell
 from records import MOST_SEEDS, Plan, finished, found, gather, is_stale, keep, origin
 from tables import by_horizon, markdown, write_table
 
-from ptt_jax import data
+from ptt_jax import benchmarks
 from ptt_jax.config import UserError, write_atomic
 from ptt_jax.main import main as run_main
 
@@ -47,8 +47,8 @@ def at_hand(names: list[str]) -> list[str]:
     """Returns the data sets whose file is found, or can be fetched."""
 
     def found(name: str) -> bool:
-        bench = data.TABLE[name]
-        places = filter(None, (os.environ.get("PTT_DATA_DIR"), data.cache_dir()))
+        bench = benchmarks.TABLE[name]
+        places = filter(None, (os.environ.get("PTT_DATA_DIR"), benchmarks.cache_dir()))
         return bool(bench.url) or any((Path(place) / bench.file).is_file() for place in places)
 
     return [name for name in names if found(name)]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ptt_jax import config, data, main, train
+from ptt_jax import benchmarks, config, data, main, train
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 EXPECTED = "csv electricity etth1 etth1_light etth2 ettm1 ettm2 exchange ili quickstart traffic weather"
@@ -16,7 +16,7 @@ def load(path):
 
 def test_there_is_a_config_for_every_data_set():
     assert [p.stem for p in CONFIGS] == EXPECTED.split()
-    assert {load(p).data.name for p in CONFIGS} == {*data.TABLE, "csv", "generated"}
+    assert {load(p).data.name for p in CONFIGS} == {*benchmarks.TABLE, "csv", "generated"}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
@@ -32,9 +32,9 @@ def test_a_config_is_valid_and_builds_a_model(path):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_windows_fit_the_splits_of_the_benchmark(path):
     cfg = load(path)
-    if cfg.data.name not in data.TABLE:
+    if cfg.data.name not in benchmarks.TABLE:
         pytest.skip("no row of TABLE")
-    row = data.TABLE[cfg.data.name]
+    row = benchmarks.TABLE[cfg.data.name]
     months = row.split == "months"
     borders = data.by_months(row.freq) if months else data.by_fractions(row.rows, tuple(cfg.data.split), path)
     for begin, end in borders.values():

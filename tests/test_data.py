@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ptt_jax import clock, config, data
+from ptt_jax import benchmarks, clock, config, data
 
 HOURS = "date,load\n" + "".join(f"2024-01-{1 + h // 24:02d} {h % 24:02d}:00:00,{h}\n" for h in range(240))
 
@@ -64,8 +64,10 @@ def refuse(url, timeout):
 @pytest.fixture
 def tiny(monkeypatch):
     """A benchmark of 240 rows and one channel, with the text of its file."""
-    row = data.DataSet("tiny.csv", 240, 1, "h", "fractions", hashlib.sha256(HOURS.encode()).hexdigest(), "https://x/y")
-    monkeypatch.setitem(data.TABLE, "Tiny", row)
+    row = benchmarks.DataSet(
+        "tiny.csv", 240, 1, "h", "fractions", hashlib.sha256(HOURS.encode()).hexdigest(), "https://x/y"
+    )
+    monkeypatch.setitem(benchmarks.TABLE, "Tiny", row)
     return HOURS
 
 
@@ -87,7 +89,7 @@ def tiny(monkeypatch):
     ],
 )
 def test_the_parts_of_every_benchmark_end_where_the_protocol_says(name, borders):
-    row = data.TABLE[name]
+    row = benchmarks.TABLE[name]
     splits = (
         data.by_months(row.freq) if row.split == "months" else data.by_fractions(row.rows, (0.7, 0.1, 0.2), row.file)
     )
@@ -96,7 +98,7 @@ def test_the_parts_of_every_benchmark_end_where_the_protocol_says(name, borders)
 
 
 def test_every_row_of_the_table_has_its_borders_tested():
-    assert len(data.TABLE) == 9
+    assert len(benchmarks.TABLE) == 9
 
 
 def changed(series, values_TC=None, observed_TC=None):
@@ -207,14 +209,14 @@ def test_the_weather_file_is_read_as_it_is_and_its_quirks_are_told():
 
 def test_every_benchmark_file_at_hand_is_the_published_one():
     folder = os.environ.get("PTT_DATA_DIR")
-    there = [name for name, row in data.TABLE.items() if folder and (Path(folder) / row.file).is_file()]
+    there = [name for name, row in benchmarks.TABLE.items() if folder and (Path(folder) / row.file).is_file()]
     if not there:
         pytest.skip("no benchmark file is in $PTT_DATA_DIR")
     for name in there:
         if name not in ("ETTm1", "ETTm2"):  # as large as the rest together, and made like ETTh
             series = load(name=name, dir=folder)
             assert not any("published" in note for note in series.notes)
-            assert series.values_TC.shape == (data.TABLE[name].rows, data.TABLE[name].columns)
+            assert series.values_TC.shape == (benchmarks.TABLE[name].rows, benchmarks.TABLE[name].columns)
             assert pd.Series(np.diff(series.stamps_T.asi8)).mode()[0] / 1e9 == data.step_seconds(series.freq)
 
 
@@ -222,21 +224,21 @@ def test_files_are_looked_for_in_dir_then_environment_then_cache(folders, tiny):
     own, env, cache = folders
     for folder, dir_knob in ((cache, ""), (env, ""), (own, str(own))):  # each later one wins over those before
         write(folder, tiny, "tiny.csv")
-        assert data.find(data.TABLE["Tiny"], section(dir=dir_knob)) == folder / "tiny.csv"
+        assert benchmarks.find(benchmarks.TABLE["Tiny"], section(dir=dir_knob)) == folder / "tiny.csv"
     (own / "tiny.csv").unlink()
     (own / "tiny").mkdir()
     write(own / "tiny", tiny, "tiny.csv")  # one folder for each set
-    assert data.find(data.TABLE["Tiny"], section(dir=str(own))).parent == own / "tiny"
+    assert benchmarks.find(benchmarks.TABLE["Tiny"], section(dir=str(own))).parent == own / "tiny"
 
 
 def test_the_cache_folder_follows_the_environment(monkeypatch):
     monkeypatch.setenv("PTT_CACHE_DIR", "/a")
     monkeypatch.setenv("XDG_CACHE_HOME", "/b")
-    assert data.cache_dir() == Path("/a")
+    assert benchmarks.cache_dir() == Path("/a")
     monkeypatch.delenv("PTT_CACHE_DIR")
-    assert data.cache_dir() == Path("/b/ptt_jax")
+    assert benchmarks.cache_dir() == Path("/b/ptt_jax")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert data.cache_dir() == Path.home() / ".cache" / "ptt_jax"
+    assert benchmarks.cache_dir() == Path.home() / ".cache" / "ptt_jax"
 
 
 def test_a_download_is_verified_kept_and_not_repeated(folders, tiny, monkeypatch):
@@ -248,7 +250,7 @@ def test_a_download_is_verified_kept_and_not_repeated(folders, tiny, monkeypatch
 
     monkeypatch.setattr(urllib.request, "urlopen", serve)
     first, second = load(name="Tiny"), load(name="Tiny")
-    assert asked == [("https://x/y", data.TIMEOUT)]
+    assert asked == [("https://x/y", benchmarks.TIMEOUT)]
     assert [path.name for path in folders[2].iterdir()] == ["tiny.csv"]
     assert first.fingerprint == second.fingerprint
 
@@ -284,7 +286,7 @@ def test_offline_one_sentence_says_which_file_goes_where(folders):
         text = str(e.value)
         assert reason in text
         assert "\n" not in text
-        assert data.TABLE[knobs["name"]].file in text
+        assert benchmarks.TABLE[knobs["name"]].file in text
         assert str(folders[1]) in text
         assert str(folders[2]) in text
     assert "Autoformer" in text
@@ -299,8 +301,8 @@ def test_another_file_of_the_same_shape_is_taken_with_a_note_and_another_shape_i
 
 
 def test_ett_says_that_it_has_borders_of_its_own(folders, monkeypatch):
-    row = data.DataSet("tiny.csv", 17420, 1, "h", "months")
-    monkeypatch.setitem(data.TABLE, "Tiny", row)
+    row = benchmarks.DataSet("tiny.csv", 17420, 1, "h", "months")
+    monkeypatch.setitem(benchmarks.TABLE, "Tiny", row)
     write(folders[0], csv_of(pd.date_range("2016-07-01", periods=17420, freq="h")), "tiny.csv")
     plain, other = (load(name="Tiny", dir=str(folders[0]), split=s) for s in ((0.7, 0.1, 0.2), (0.6, 0.2, 0.2)))
     assert plain.splits == other.splits

@@ -29,7 +29,7 @@ from cells import FIVE, ROOT
 from ledger import fingerprint, set_table
 from reproduce import MOST_SEEDS, at_hand
 
-from ptt_jax import checkpoint, config, data, gaps, impute, mesh, problems, report, train
+from ptt_jax import checkpoint, config, data, gaps, imputation, impute, mesh, problems, report, train
 from ptt_jax.config import UserError, write_atomic
 from ptt_jax.log import Log
 from ptt_jax.main import adopt, load_file, set_up
@@ -65,11 +65,11 @@ def settings(name: str, kind: str, seed: int, card: dict) -> Any:
 
 def key(cfg: Any, card: dict) -> tuple[str, str]:
     """Returns what a cell was measured under, besides its data, kind and seed: (config, backbone), hex digits."""
-    constants = {"models": [*MODELS], "stride": impute.stride(card["architecture"]["patch"])}
+    constants = {"models": [*MODELS], "stride": imputation.stride(card["architecture"]["patch"])}
     return fingerprint(cfg, **constants), card["content_hash"][:12]
 
 
-def closing(model: CrossMAE, of: impute.Way) -> impute.Closing:
+def closing(model: CrossMAE, of: impute.Way) -> imputation.Closing:
     """Returns how every model closes gaps, inputs {'backbone', 'prompt'}."""
     plain = impute.Way("mean", 0.0, of.season)  # as a forecast's history is read, and the reconstruction as it is
 
@@ -89,29 +89,29 @@ def closing(model: CrossMAE, of: impute.Way) -> impute.Closing:
     return close
 
 
-def tuned(cfg: Any, problem: Problem, card: dict, runs: Path) -> tuple[impute.Closing, Any, gaps.Law]:
+def tuned(cfg: Any, problem: Problem, card: dict, runs: Path) -> tuple[imputation.Closing, Any, gaps.Law]:
     """Tunes a cell's prompt, unless that was done; returns what closes gaps, its inputs, and how values are hidden."""
     about = "-".join([cfg.impute.kind, f"s{cfg.seed}", *key(cfg, card)])
     folder = runs / "imputation" / f"{problem.series.name}-{about}"
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.refer(folder, card)
     with (folder / "tune.log").open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
-        task = impute.tuning(cfg, folder, problem, Log(folder / "metrics.jsonl"))
-    (prompt,), way = impute.load(folder, task, card["content_hash"])
+        task = imputation.tuning(cfg, folder, problem, Log(folder / "metrics.jsonl"))
+    (prompt,), way = imputation.load(folder, task, card["content_hash"])
     model = train.build(card["architecture"], cfg.compute_dtype)
     params = {"backbone": checkpoint.load_backbone(card, train.shapes(model)), "prompt": prompt}
-    return closing(model, way), params, impute.law(cfg, problem.series)
+    return closing(model, way), params, imputation.law(cfg, problem.series)
 
 
 def cell(cfg: Any, problem: Problem, card: dict, runs: Path) -> list[dict]:
     """Returns the rows of a cell: every model at each ratio, on validation and test."""
     begun, (of_config, of_backbone) = time.monotonic(), key(cfg, card)
     close, params, hiding = tuned(cfg, problem, card, runs)
-    stride = impute.stride(card["architecture"]["patch"])
-    measure = impute.evaluator(close, problem.mesh, cfg.evaluate.batch, stride)
+    stride = imputation.stride(card["architecture"]["patch"])
+    measure = imputation.evaluator(close, problem.mesh, cfg.evaluate.batch, stride)
     rows = []
     for split in ("validation", "test"):
-        of = impute.span(problem, split, cfg.lookback)
+        of = imputation.span(problem, split, cfg.lookback)
         for ratio in hiding.ratios:
             found = measure(problem.panel, params, of, hiding.replace(ratios=(ratio,)))
             rows += [
@@ -137,7 +137,7 @@ def picture(drawn: dict[str, tuple], problem: Problem, lookback: int, file: Path
     except ImportError:
         print("no picture: it needs matplotlib, pip install ptt_jax[plot]", flush=True)
         return
-    of = impute.span(problem, "test", lookback)
+    of = imputation.span(problem, "test", lookback)
     channel_A = np.unique([0, of.channels - 1])
     row_A = jnp.asarray(of.counts[0] // 2 * of.channels + channel_A)
     steps = min(3 * max(data.season(problem.series.freq), 24), lookback)  # of more, lines are no longer told apart

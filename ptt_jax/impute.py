@@ -4,41 +4,20 @@ Pre-training hid whole patches. Here a patch may be seen in part, which the froz
 value next to seen ones is better told by these than by any reconstruction of a day. Two things that need no parameter
 bridge both (`Way`): what the encoder reads at the gaps of a patch that is seen in part, and how far an answer is drawn
 to its seen neighbours. A task is one prompt token for each patch of the window, zero at the start, which is the mask
-token alone.
+token alone; `imputation.py` tunes it.
 """
 
-import dataclasses
-import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from ptt_jax import checkpoint, gaps, processes, prompts, train, tune, windows
-from ptt_jax import mesh as meshes
-from ptt_jax.config import FREE, UserError, flat, write_atomic
-from ptt_jax.data import Series, season
-from ptt_jax.encodings import Cached
-from ptt_jax.gaps import Law
+from ptt_jax import gaps, prompts
+from ptt_jax.config import UserError
 from ptt_jax.layers import instance_stats, patchify
-from ptt_jax.log import Log
-from ptt_jax.loop import keys
 from ptt_jax.model import CrossMAE, Encoded, flatten, keepable, normalise
-from ptt_jax.problems import Problem
-from ptt_jax.stream import Host
-from ptt_jax.tasks import Loss
-from ptt_jax.tune import Job
-from ptt_jax.windows import Panel, Span, Windows, few, take
 
 Params = Any
-# Of tuning, what decides no prompt for imputation; its loss is the squared error.
-UNREAD = (*FREE, "tune.mode", "tune.thaw", "tune.loss", "tune.watch_train", "tune.cache_dtype")
 
 
 class Way(NamedTuple):
@@ -53,16 +32,6 @@ class Way(NamedTuple):
     fill: str
     reach: float
     season: int
-
-
-def way(cfg: ConfigDict, model: CrossMAE, series: Series) -> Way:
-    """Returns what a config says for a series."""
-    return Way(cfg.impute.fill, cfg.impute.reach * model.patch, season(series.freq))
-
-
-def law(cfg: ConfigDict, series: Series) -> Law:
-    """Returns how a config hides values of a series."""
-    return gaps.law(cfg.impute.kind, cfg.impute.ratios, cfg.impute.blocks, season(series.freq))
 
 
 def check(model: CrossMAE) -> None:
@@ -123,180 +92,3 @@ def impute(model: CrossMAE, params: Params, of: Way, x_RL: Array, seen_RL: Array
     x_RL = jnp.where(seen_RL, x_RL, 0)
     y_RL = reconstruct(model, params, observe(model, params["backbone"], of, x_RL, seen_RL), channel_R)
     return gaps.draw(y_RL, x_RL, seen_RL, of.reach)
-
-
-def span(problem: Problem, split: str, length: int) -> Span:
-    """Returns the windows that lie in a split whole: unlike a forecast's, they have no history before it. Raises
-    UserError when there is none."""
-    begin, end = problem.series.splits[split]
-    if end - begin < length:
-        raise UserError(
-            f"the {split} split has rows {begin} to {end}: too few for one window of {length} steps; accepted: a "
-            f"longer split, or a smaller lookback"
-        )
-    return windows.span((begin, end), 0, (length,), len(problem.series.names_C), split)
-
-
-def imputing(model: CrossMAE, span: Span, hiding: Law, of: Way) -> Loss:
-    """Returns the tuning loss: squared error in scaled space at hidden values, all of them observed."""
-
-    def loss(params: Params, data: Cached, row_R: Array, key: Array) -> tuple[Array, Array]:
-        x_RL, observed_RL = take(data.panel, span, row_R)
-        hidden_RL = gaps.hide(hiding, key, row_R, observed_RL)
-        y_RL = impute(model, params, of, x_RL, observed_RL & ~hidden_RL, row_R % span.channels)
-        return jnp.where(hidden_RL, jnp.square(y_RL - x_RL), 0).sum(1), hidden_RL.sum(1, dtype=jnp.float32)
-
-    return loss
-
-
-class Errors(NamedTuple):
-    """Errors over the hidden values of every window, and how many these are; members measured together have axes."""
-
-    mse: Any
-    mae: Any
-    hidden: int
-
-
-# f(inputs, x_RL, seen_RL, channel_R) -> {model: windows with their gaps closed}, y_RL or, of members, y_..RL
-Closing = Callable[[Any, Array, Array, Array], dict[str, Array]]
-
-
-def every(span: Span, stride: int) -> np.ndarray:
-    """Returns the rows of every `stride`-th window and of the last one: with a stride of at most a window, every step
-    of the split is in one."""
-    last = span.counts[0] - 1
-    start_W = np.minimum(np.arange(0, last + stride, stride), last)
-    return (start_W[:, None] * span.channels + np.arange(span.channels)).ravel()
-
-
-def evaluator(
-    close: Closing, mesh: Mesh, batch: int, stride: int
-) -> Callable[[Panel | Host, Any, Span, Law], dict[str, Errors]]:
-    """Returns f(panel, inputs, span, hiding) -> {model: Errors} over `every` window. What is hidden follows from the
-    law and a window's place alone: all models, seeds and batch sizes are measured on the same values."""
-    batch = -(-batch // mesh.size) * mesh.size
-
-    @jax.jit
-    def sums(panel: Windows, inputs: Any, span: Span, hiding: Law, row_R: Array, real_R: Array) -> Any:
-        row_R, real_R = meshes.split(mesh, (row_R, real_R))
-        x_RL, observed_RL = take(panel.at(0), span, row_R)
-        key = jax.random.fold_in(keys(0, "validation")[1], span.first)
-        hidden_RL = gaps.hide(hiding, key, row_R, observed_RL) & real_R[:, None]
-        closed = close(inputs, x_RL, observed_RL & ~hidden_RL, row_R % span.channels)
-
-        def errors(y_SRL: Array) -> tuple[Array, Array]:
-            lead = tuple(range(y_SRL.ndim - 2))  # members, if any
-            e_SRL = jnp.where(jnp.expand_dims(hidden_RL, lead), y_SRL - jnp.expand_dims(x_RL, lead), 0)
-            return jnp.square(e_SRL).sum((-2, -1)), jnp.abs(e_SRL).sum((-2, -1))
-
-        return meshes.whole(mesh, ({name: errors(y) for name, y in closed.items()}, hidden_RL.sum()))
-
-    def run(panel: Panel | Host, inputs: Any, span: Span, hiding: Law) -> dict[str, Errors]:
-        row_A = every(span, stride)
-        blocks = -(-len(row_A) // batch)
-        at_JR = np.arange(blocks * batch).reshape(blocks, batch)
-        row_JR, real_JR = row_A[np.minimum(at_JR, len(row_A) - 1)], at_JR < len(row_A)
-        feed = panel.feed(span, lambda i: row_JR[i][None], blocks)
-        parts = [sums(fed, inputs, span, hiding, row_JR[i], real_JR[i]) for i, fed in enumerate(feed)]
-        of, count = jax.tree.map(lambda *part: np.sum(np.asarray(part, np.float64), 0), *jax.device_get(parts))
-        some = count or np.nan  # nothing hidden: nan, and no warning
-        return {name: Errors(se / some, ae / some, int(count)) for name, (se, ae) in of.items()}
-
-    return run
-
-
-def tuning(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = "") -> str:
-    """Tunes the prompt of a config's kind and ratios on the run's backbone, unless that was done; returns the task's
-    name. Every window of the training split is learned from; validation's gaps are fixed.
-
-    Raises UserError when the run has a prompt of that name that was tuned otherwise, or a backbone that `check`
-    refuses.
-    """
-    hiding = law(cfg, problem.series)
-    task = name(problem.series.name, hiding)
-    with processes.together():
-        of_run = train.build(checkpoint.find_backbone(run)["architecture"], cfg.compute_dtype)
-        check(of_run)
-    of = way(cfg, of_run, problem.series)
-    about = {"impute": {**dataclasses.asdict(hiding), **of._asdict()}, "knobs": knobs(cfg)}
-    processes.once(lambda: claim(run / "prompts", task, about))
-
-    def job(model: CrossMAE, backbone: Params) -> Job:
-        learned, validation = (span(problem, split, cfg.lookback) for split in ("train", "validation"))
-        learned = few(learned, cfg.tune.share)
-
-        def close(params: Params, x_RL: Array, seen_RL: Array, channel_R: Array) -> dict[str, Array]:
-            encoded = observe(model, params["backbone"], of, jnp.where(seen_RL, x_RL, 0), seen_RL)
-
-            def member(prompt: Params) -> Array:
-                y_RL = reconstruct(model, {**params, "prompt": prompt}, encoded, channel_R)
-                return gaps.draw(y_RL, x_RL, seen_RL, of.reach)
-
-            return {"prompt": jax.vmap(jax.vmap(member))(params["prompt"])}
-
-        measure = evaluator(close, problem.mesh, cfg.evaluate.batch, stride(model.patch))
-
-        def look(params: Params) -> dict[str, np.ndarray]:
-            return {str(cfg.lookback): measure(problem.panel, params, validation, hiding)["prompt"].mse}
-
-        loss = imputing(model, learned, hiding, of)
-        return Job(learned, {cfg.lookback: cfg.lookback // model.patch}, loss, Cached(problem.panel), look, about)
-
-    return tune.learn(cfg, run, problem, log, task, job, profile)
-
-
-def knobs(cfg: ConfigDict) -> dict[str, Any]:
-    """Returns what decides a prompt besides the backbone, the data, and how values are hidden and gaps closed."""
-    own = ("seed", "lookback", "compute_dtype")
-    return {k: v for k, v in flat(cfg).items() if k in own or (k.startswith("tune.") and k not in UNREAD)}
-
-
-def claim(folder: Path, task: str, about: dict[str, Any]) -> None:
-    """Notes in TASK.asked how a prompt is to be tuned: tuning that was stopped goes on as it began.
-
-    Raises UserError when TASK.json, or TASK.asked before it is there, says otherwise.
-    """
-    now = json.loads(json.dumps(about))  # tuples are lists there
-    begun = folder / f"{task}.asked"
-    for path in (folder / f"{task}.json", begun):
-        if path.exists():
-            known = checkpoint.read_json(path)
-            was, asked = (
-                {**of.get("knobs", {}), **{f"impute.{key}": value for key, value in of.get("impute", {}).items()}}
-                for of in (known, now)
-            )
-            differing = [key for key, value in asked.items() if was.get(key, "not said") != value]
-            if differing:
-                key = differing[0]
-                more = f", and {len(differing) - 1} more" if len(differing) > 1 else ""
-                raise UserError(
-                    f"{path} is of a prompt tuned with {key} = {was.get(key, 'not said')!r}, not {asked[key]!r}{more}; "
-                    f"accepted: the same, or another run directory"
-                )
-            return
-    write_atomic(begun, json.dumps(about, indent=2))
-
-
-def load(run: Path, task: str, backbone_hash: str) -> tuple[list[prompts.Prompt], Way]:
-    """Returns the prompt of each seed, and the way to close gaps that it was tuned for.
-
-    Raises UserError when it belongs to another backbone, or is no prompt for imputation.
-    """
-    about = checkpoint.read_json(run / "prompts" / f"{task}.json")
-    if "impute" not in about:
-        raise UserError(
-            f"the prompt {run / 'prompts' / task} was tuned to forecast; accepted: one that was tuned to impute, "
-            f"like {about['task'].split('-')[0]}-points-12.5-25-37.5-50"
-        )
-    (of_seeds,) = checkpoint.load_prompts(run, task, backbone_hash).values()
-    return of_seeds, Way(*(about["impute"][key] for key in Way._fields))
-
-
-def name(data: str, hiding: Law) -> str:
-    """Returns the task's name, a folder: 'ETTh1-points-12.5-25-37.5-50'."""
-    return "-".join([data, hiding.kind, *(f"{100 * ratio:g}" for ratio in hiding.ratios)])
-
-
-def stride(patch: int) -> int:
-    """Returns the steps between windows that are measured: one more than a patch, so that they begin at every hour."""
-    return patch + 1

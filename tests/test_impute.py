@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ptt_jax import checkpoint, config, data, gaps, impute, mesh, optim, problems, prompts, step, train
+from ptt_jax import checkpoint, config, data, gaps, imputation, impute, mesh, optim, problems, prompts, step, train
 from ptt_jax.config import UserError
 from ptt_jax.encodings import Cached
 from ptt_jax.impute import Way
@@ -98,8 +98,8 @@ def test_each_channel_may_have_a_prompt_of_its_own(model, prompted, close, histo
 
 
 def test_the_loss_is_the_squared_error_of_hidden_observed_values(problem, model, prompted, close):
-    span, row_R, key = impute.span(problem, "train", 48), jnp.arange(60), jax.random.key(0)
-    loss = jax.jit(impute.imputing(model, span, HIDING, WAYS[2]))
+    span, row_R, key = imputation.span(problem, "train", 48), jnp.arange(60), jax.random.key(0)
+    loss = jax.jit(imputation.imputing(model, span, HIDING, WAYS[2]))
     total_R, count_R = loss(prompted, Cached(problem.panel), row_R, key)
     x_RL, observed_RL = take(problem.panel, span, row_R)
     hidden_RL = np.asarray(gaps.hide(HIDING, key, row_R, observed_RL))
@@ -112,8 +112,8 @@ def test_the_loss_is_the_squared_error_of_hidden_observed_values(problem, model,
 
 
 def test_errors_are_those_of_plain_numpy_over_windows_that_cover_the_split(problem, model, prompted):
-    span = impute.span(problem, "test", 48)
-    row_A = impute.every(span, 15)
+    span = imputation.span(problem, "test", 48)
+    row_A = imputation.every(span, 15)
     start_A = span.first + row_A // 3
     covered = {(r % 3, t) for r, s in zip(row_A, start_A, strict=True) for t in range(s, s + 48)}
     assert covered == {(c, t) for c in range(3) for t in range(*problem.series.splits["test"])}
@@ -122,12 +122,12 @@ def test_errors_are_those_of_plain_numpy_over_windows_that_cover_the_split(probl
     def line(inputs, x_RL, seen_RL, channel_R):
         return {"line": gaps.interpolate(x_RL, seen_RL), "two": jnp.stack([x_RL, x_RL + 2])}
 
-    found = [impute.evaluator(line, mesh.make(1), b, 15)(problem.panel, None, span, HIDING) for b in (32, 128)]
+    found = [imputation.evaluator(line, mesh.make(1), b, 15)(problem.panel, None, span, HIDING) for b in (32, 128)]
     assert found[0]["line"].hidden == found[1]["line"].hidden
     np.testing.assert_allclose(found[0]["line"][:2], found[1]["line"][:2], rtol=1e-6)
     np.testing.assert_allclose(found[0]["two"].mse, [0, 4], atol=1e-6)
     x_RL, observed_RL = take(problem.panel, span, jnp.asarray(row_A))
-    key = jax.random.fold_in(impute.keys(0, "validation")[1], span.first)
+    key = jax.random.fold_in(imputation.keys(0, "validation")[1], span.first)
     hidden_RL = np.asarray(gaps.hide(HIDING, key, jnp.asarray(row_A), observed_RL))
     e = np.asarray(gaps.interpolate(x_RL, observed_RL & ~hidden_RL) - x_RL)[hidden_RL]
     np.testing.assert_allclose(found[0]["line"][:2], [(e**2).mean(), np.abs(e).mean()], rtol=1e-5)
@@ -143,7 +143,7 @@ def test_errors_are_the_same_streamed_and_on_several_devices(problem, devices):
         pytest.importorskip("grain")
     other = problems.prepare(problem.series, mesh.make(devices or 1), 1e9 if devices else 9e4)
     errors = [
-        impute.evaluator(line, of.mesh, 64, 13)(of.panel, None, impute.span(of, "test", 48), HIDING)["line"]
+        imputation.evaluator(line, of.mesh, 64, 13)(of.panel, None, imputation.span(of, "test", 48), HIDING)["line"]
         for of in (problem, other)
     ]
     np.testing.assert_allclose(*errors, rtol=1e-6)
@@ -161,7 +161,7 @@ def tuned(problem, tmp_path_factory):
     log = Log(run / "metrics.jsonl", quiet=True)
     train.pretrain(cfg, run, problem, log)
     before = (run / "backbone.json").read_bytes(), checkpoint.find_backbone(run)
-    return cfg, run, impute.tuning(cfg, run, problem, log), before
+    return cfg, run, imputation.tuning(cfg, run, problem, log), before
 
 
 def test_a_task_is_tuned_on_a_frozen_backbone_and_helps_on_validation(tuned):
@@ -176,11 +176,11 @@ def test_a_task_is_tuned_on_a_frozen_backbone_and_helps_on_validation(tuned):
     assert about["chosen"]["48"] != [0]
     assert about["groups"]["encoder"]["tuned"] == 0
     assert (about["impute"]["kind"], about["impute"]["fill"], about["impute"]["reach"]) == ("blocks", "season", 6.0)
-    (again,), way = impute.load(run, task, card["content_hash"])
+    (again,), way = imputation.load(run, task, card["content_hash"])
     np.testing.assert_array_equal(again["tokens_MD"], prompt["tokens_MD"])
     assert way == Way("season", 6.0, 24)
     with pytest.raises(UserError, match="belongs to backbone"):
-        impute.load(run, task, "0" * 64)
+        imputation.load(run, task, "0" * 64)
 
 
 OTHERWISE = [
@@ -203,7 +203,7 @@ def test_a_prompt_that_was_tuned_otherwise_is_not_taken_for_what_is_asked(tuned,
     for file in (f"{task}.asked", f"{task}.json"):  # what was begun alone, and what is finished
         shutil.copy(run / "prompts" / file, tmp_path / "prompts")
         with pytest.raises(UserError, match=rf"{file} is of .*{said}; accepted: the same, or another run directory"):
-            impute.tuning(other, tmp_path, problem, Log(tmp_path / "metrics.jsonl", quiet=True))
+            imputation.tuning(other, tmp_path, problem, Log(tmp_path / "metrics.jsonl", quiet=True))
 
 
 def test_what_decides_no_prompt_may_differ(tuned, problem):
@@ -211,7 +211,7 @@ def test_what_decides_no_prompt_may_differ(tuned, problem):
     before = (run / "prompts" / f"{task}.json").read_bytes()
     other = cfg.copy_and_resolve_references()
     other.tune.watch_train, other.tune.cache_bytes, other.evaluate.batch = 8, 0, 32
-    assert impute.tuning(other, run, problem, Log(run / "metrics.jsonl", quiet=True)) == task
+    assert imputation.tuning(other, run, problem, Log(run / "metrics.jsonl", quiet=True)) == task
     assert (run / "prompts" / f"{task}.json").read_bytes() == before
 
 
@@ -228,7 +228,7 @@ def test_a_backbone_of_another_kind_is_refused(model, prompted, history, problem
     card = {"run": "", "step": 0, "content_hash": "a", "architecture": train.architecture(cfg)}
     (tmp_path / "backbone.json").write_text(json.dumps(card))
     with pytest.raises(UserError, match=words):
-        impute.tuning(cfg, tmp_path, problem, Log(tmp_path / "metrics.jsonl", quiet=True))
+        imputation.tuning(cfg, tmp_path, problem, Log(tmp_path / "metrics.jsonl", quiet=True))
     assert not (tmp_path / "prompts").exists()
 
 
@@ -236,14 +236,14 @@ def test_a_prompt_that_forecasts_is_no_prompt_to_impute(tmp_path):
     (tmp_path / "prompts").mkdir()
     (tmp_path / "prompts" / "generated-12.json").write_text('{"task": "generated-12", "backbone": "a"}')
     with pytest.raises(UserError, match="was tuned to forecast; accepted: one that was tuned to impute"):
-        impute.load(tmp_path, "generated-12", "a")
+        imputation.load(tmp_path, "generated-12", "a")
 
 
 def test_a_step_leaves_every_bit_of_the_backbone(problem, model, params):
-    span = impute.span(problem, "train", 48)
+    span = imputation.span(problem, "train", 48)
     start = {"backbone": params, "prompt": prompts.make("position", 4, 16)}
     tx = optim.PROMPT.transform(optim.chain(peak=0.1, warmup=0.1, steps=9, weight_decay=0.1, clip=1.0), start)
-    loss = impute.imputing(model, span, HIDING, WAYS[2])
+    loss = imputation.imputing(model, span, HIDING, WAYS[2])
     chunk = step.many(step.one(loss, tx, optim.PROMPT, problem.mesh, 16, span.rows))
     state = step.start(jax.tree.map(jnp.copy, start), tx)
     state, _ = chunk(state, jnp.int32(3), Cached(problem.panel), jax.random.key(0))
@@ -253,7 +253,7 @@ def test_a_step_leaves_every_bit_of_the_backbone(problem, model, params):
 
 def test_a_split_without_a_window_is_refused(problem):
     with pytest.raises(UserError, match=r"validation split has rows .* too few for one window of 60 steps"):
-        impute.span(problem, "validation", 60)
+        imputation.span(problem, "validation", 60)
 
 
 @pytest.mark.skipif(not os.environ.get("PTT_DATA_DIR"), reason="PTT_DATA_DIR is not set: no real gaps")
@@ -264,7 +264,7 @@ def test_real_gaps_are_neither_hidden_nor_counted(model, prompted):
     cfg = config.default()
     cfg.data.name, cfg.data.path = "csv", str(path)
     problem = problems.prepare(data.load(cfg.data), mesh.make(1))
-    span = impute.span(problem, "train", 48)
+    span = imputation.span(problem, "train", 48)
     observed_CT = np.asarray(problem.panel.observed_CT)
     gone = int(np.nonzero(~observed_CT[:, : span.end].all(0))[0][0])
     window_W = np.arange(max(gone - 60, 0), gone + 30)  # whole ones, ones with a gap, ones of which nothing is seen
@@ -278,7 +278,7 @@ def test_real_gaps_are_neither_hidden_nor_counted(model, prompted):
         hidden_RL = jax.jit(gaps.hide)(HIDING.replace(kind=kind), jax.random.key(0), row_R, observed_RL)
         assert not (hidden_RL & ~observed_RL).any()
         assert abs(hidden_RL.sum() / seen_R.sum() - 0.375) < 0.02
-    loss = jax.jit(impute.imputing(model, span, HIDING, WAYS[2]))
+    loss = jax.jit(imputation.imputing(model, span, HIDING, WAYS[2]))
     total_R, count_R = (np.asarray(a) for a in loss(prompted, Cached(problem.panel), row_R, jax.random.key(0)))
     assert np.isfinite(total_R).all()
     assert (count_R[some_R] > 0).mean() > 0.95

@@ -31,11 +31,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pandas as pd
-from ledger import fingerprint, set_table
+from ledger import Ledger, fingerprint, set_table
 
 from ptt_jax import checkpoint, config, data, detect, lessons, mesh, ranking, train
 from ptt_jax import main as program
-from ptt_jax.config import UserError, write_atomic
+from ptt_jax.config import UserError
 
 HERE = Path(__file__).parent
 FILES = {"NAB": "NAB.csv.gz", "UCR": "UCR_anomaly*.csv.gz", "SMAP": "SMAP.csv.gz", "SMAP-telemetry": "SMAP.csv.gz",
@@ -213,23 +213,9 @@ def draw(name: str, shown: list[tuple[Case, dict[str, np.ndarray]]]) -> None:
     figure.savefig(path, dpi=110)
 
 
-def known(file: str) -> pd.DataFrame:
-    """Returns a table of results; an empty one before the first."""
-    path = HERE / "results" / file
-    return pd.read_csv(path, dtype={"config": str, "backbone": str}) if path.exists() else pd.DataFrame()
-
-
-def has(table: pd.DataFrame, key: dict[str, object]) -> pd.Series:
-    """Returns which rows are of a cell."""
-    return (table[list(key)] == pd.Series(key)).all(axis=1) if len(table) else pd.Series(dtype=bool)
-
-
-def put(file: str, key: dict[str, object], rows: pd.DataFrame) -> None:
-    """Writes a cell's rows into a table of results, in the place of older ones of the same data and seed."""
-    before = known(file)
-    older = has(before, {k: key[k] for k in ("data", "seed")})
-    table = pd.concat([before[~older], rows]) if len(before) else rows
-    write_atomic(HERE / "results" / file, table.to_csv(index=False, float_format="%.5f"))
+def ledger(file: str) -> Ledger:
+    """Returns a table of results: what is finished of each collection and seed."""
+    return Ledger(HERE / "results" / file, ("data", "seed"), ("config", "backbone"))
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
@@ -251,7 +237,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 def publish() -> None:
     """Writes the table into experiments/README.md between its markers."""
-    if len(table := known("anomalies.csv")):
+    if len(table := ledger("anomalies.csv").rows):
         order = {name: i for i, name in enumerate(FILES)}
         table = table.sort_values("data", key=lambda names: names.map(order), kind="stable")
         set_table(HERE / "README.md", "anomalies", markdown(table))
@@ -277,7 +263,8 @@ def main(argv: list[str] | None = None) -> int:
         if not args.tables:
             logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns that it may not write beside a backbone
             program.set_up(recipe(0))
-            ahead = [cell for cell in cells if not has(known("anomalies.csv"), cell.key).any()]
+            book = ledger("anomalies.csv")
+            ahead = [cell for cell in cells if not book.has(**cell.key)]
             finish(ahead, args)
         publish()
     except UserError as e:
@@ -297,8 +284,8 @@ def finish(ahead: list[Cell], args: argparse.Namespace) -> None:
             seconds=round(time.monotonic() - started, 1), date=datetime.date.today().isoformat(),
             device=f"{jax.device_count()} x {jax.devices()[0].device_kind}", command=shlex.join(one),
         )  # fmt: skip
-        put("anomalies-series.csv", key, rows.drop(columns=["seconds", "date", "device", "command"]))
-        put("anomalies.csv", key, summary(rows))
+        ledger("anomalies-series.csv").add(rows.drop(columns=["seconds", "date", "device", "command"]))
+        ledger("anomalies.csv").add(summary(rows))
         publish()
         left = (time.monotonic() - begun) / i * (len(ahead) - i) / 60
         shown = summary(rows).set_index("model")["auprc"].round(3).to_dict()

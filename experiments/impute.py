@@ -17,7 +17,6 @@ import functools
 import shlex
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,11 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from cells import FIVE, ROOT
-from ledger import fingerprint, set_table
+from ledger import Ledger, fingerprint, set_table
 from reproduce import MOST_SEEDS, at_hand
 
 from ptt_jax import checkpoint, config, data, gaps, imputation, impute, mesh, problems, report, train
-from ptt_jax.config import UserError, write_atomic
+from ptt_jax.config import UserError
 from ptt_jax.log import Log
 from ptt_jax.main import adopt, load_file, set_up
 from ptt_jax.model import CrossMAE
@@ -40,7 +39,7 @@ from ptt_jax.windows import take
 HERE = Path(__file__).parent
 TABLE = HERE / "results" / "imputation.csv"
 RECIPE = {"steps": 200, "batch": 224, "validations": 4}  # of tuning: ETTh1's validation stands still after 150 steps
-KEYS = ["data", "kind", "seed"]
+KEYS = ("data", "kind", "seed")
 MODELS = {
     "mean": "mean",
     "linear": "linear interpolation",
@@ -169,18 +168,9 @@ def picture(drawn: dict[str, tuple], problem: Problem, lookback: int, file: Path
         figure.savefig(file, dpi=130)
 
 
-def known() -> pd.DataFrame:
+def ledger() -> Ledger:
     """Returns what is finished."""
-    hexes = {"config": str, "backbone": str}  # 12345678 and 1234e567 are no numbers
-    return pd.read_csv(TABLE, dtype=hexes) if TABLE.exists() else pd.DataFrame(columns=[*KEYS, "config", "backbone"])
-
-
-def keep(rows: Iterable[dict]) -> None:
-    """Adds a cell's rows in place of former ones of the same keys."""
-    new, old = pd.DataFrame(rows), known()
-    former = old[KEYS].apply(tuple, axis=1).isin({*new[KEYS].apply(tuple, axis=1)}) if len(old) else []
-    whole = pd.concat([old[~former], new]) if len(old) else new
-    write_atomic(TABLE, whole.to_csv(index=False, float_format="%.6f"))
+    return Ledger(TABLE, KEYS, ("config", "backbone"))
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -201,7 +191,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 def publish() -> None:
     """Writes the table into README.md."""
-    if len(table := known()):
+    if len(table := ledger().rows):
         set_table(HERE / "README.md", "imputation", markdown(table))
 
 
@@ -241,18 +231,18 @@ def load(name: str) -> Problem:
 
 
 def run(args: argparse.Namespace) -> None:
-    done = {(*key, config_hash, backbone) for *key, config_hash, backbone in
-            known()[[*KEYS, "config", "backbone"]].drop_duplicates().itertuples(index=False)}  # fmt: skip
+    book = ledger()
     ahead, asked = [], wanted(args)
     for name, seed, card in asked:
         for kind in gaps.KINDS:
             cfg = settings(name, kind, seed, card)
-            if (name, kind, seed, *key(cfg, card)) not in done:
+            of_config, of_backbone = key(cfg, card)
+            if not book.has(data=name, kind=kind, seed=seed, config=of_config, backbone=of_backbone):
                 ahead.append((name, kind, cfg, card))
     begun = time.monotonic()
     for i, (name, kind, cfg, card) in enumerate(ahead, 1):
         rows = cell(cfg, load(name), card, args.runs)
-        keep(rows)
+        book.add(pd.DataFrame(rows))
         publish()
         left = (time.monotonic() - begun) / i * (len(ahead) - i)
         said = f"{name} {kind} seed {cfg.seed}  {rows[0]['seconds']:.0f} s  {left / 60:.0f} min left"

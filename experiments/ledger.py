@@ -47,8 +47,10 @@ class Ledger:
         return tuple(word(cell[key]) for key in (*self.keys, *self.versions)) in self.done
 
     def add(self, rows: pd.DataFrame) -> None:
-        """Adds a cell's rows, which hold its keys and versions, and writes the file whole."""
-        whole = self.newest(pd.concat([self.rows, rows], ignore_index=True)) if len(self.rows) else rows
+        """Adds a cell's rows, which hold its keys and versions, in the place of former ones; writes the file whole."""
+        cells = {tuple(cell) for cell in rows[self.keys].itertuples(index=False)}
+        others = [tuple(cell) not in cells for cell in self.rows[self.keys].itertuples(index=False)]
+        whole = pd.concat([self.rows[others], rows], ignore_index=True) if any(others) else rows
         write_atomic(self.path, whole.to_csv(index=False, float_format="%.6g"))
         self.read()
 

@@ -89,15 +89,15 @@ def test_a_cell_under_another_key_takes_the_place_of_the_former_one(experiment, 
     now = experiment.Cell("NAB", 0, tmp_path, tmp_path)
     keys = [now.key, {**now.key, "seed": 1}]
     for key in keys:
-        experiment.put("anomalies.csv", key, pd.DataFrame([{**key, "model": "prompts", "auprc": 0.1}]))
-    assert experiment.has(experiment.known("anomalies.csv"), now.key).sum() == 1
+        experiment.ledger("anomalies.csv").add(pd.DataFrame([{**key, "model": "prompts", "auprc": 0.1}]))
+    assert experiment.ledger("anomalies.csv").has(**now.key)
     for name in ("PROBATION", "EACH", "SHARE", "BUFFER", "EVERY"):
         monkeypatch.setattr(experiment, name, getattr(experiment, name) * 2)
         assert now.key["config"] not in {key["config"] for key in keys}, name
-        assert not experiment.has(experiment.known("anomalies.csv"), now.key).any()
+        assert not experiment.ledger("anomalies.csv").has(**now.key)
         keys.append(now.key)
-    experiment.put("anomalies.csv", now.key, pd.DataFrame([{**now.key, "model": "prompts", "auprc": 0.2}]))
-    table = experiment.known("anomalies.csv")
+    experiment.ledger("anomalies.csv").add(pd.DataFrame([{**now.key, "model": "prompts", "auprc": 0.2}]))
+    table = experiment.ledger("anomalies.csv").rows
     assert table.sort_values("seed")["auprc"].tolist() == [0.2, 0.1]
 
 

@@ -34,7 +34,7 @@ def rows(impute, data, kind, seed, error):
 
 def test_a_cell_takes_the_place_of_a_former_one_alone(impute):
     for seed, error in ((0, 1.0), (1, 1.0), (0, 2.0)):
-        impute.keep(rows(impute, "ETTh1", "points", seed, error))
+        impute.ledger().add(pd.DataFrame(rows(impute, "ETTh1", "points", seed, error)))
     table = pd.read_csv(impute.TABLE)
     assert len(table) == 2 * 4 * len(impute.MODELS)
     assert table.groupby("seed")["mse"].min().round(3).to_dict() == {0: 2.125, 1: 1.125}
@@ -43,7 +43,7 @@ def test_a_cell_takes_the_place_of_a_former_one_alone(impute):
 def test_the_table_has_the_means_of_ratios_and_seeds_on_test_and_its_best_in_bold(impute, tmp_path):
     for seed in range(2):
         for kind in gaps.KINDS:
-            impute.keep(rows(impute, "ETTh2", kind, seed, seed / 10))
+            impute.ledger().add(pd.DataFrame(rows(impute, "ETTh2", kind, seed, seed / 10)))
     assert impute.main(["--tables"]) == 0
     text = (tmp_path / "README.md").read_text()
     assert text.startswith("before\n")
@@ -119,9 +119,9 @@ def test_a_changed_default_and_a_changed_constant_make_a_new_cell_and_where_thin
 
 def test_hex_digits_that_look_like_a_number_stay_what_they_are(impute):
     about = {"config": "01234567", "backbone": "1234e5678901"}
-    impute.keep(row | about for row in rows(impute, "ETTh1", "points", 0, 0.0))
-    impute.keep(rows(impute, "ETTh2", "points", 0, 0.0))
-    table = impute.known()
+    impute.ledger().add(pd.DataFrame([row | about for row in rows(impute, "ETTh1", "points", 0, 0.0)]))
+    impute.ledger().add(pd.DataFrame(rows(impute, "ETTh2", "points", 0, 0.0)))
+    table = impute.ledger().rows
     assert {*table[table["data"] == "ETTh1"]["config"]} == {"01234567"}
     assert {*table[table["data"] == "ETTh1"]["backbone"]} == {"1234e5678901"}
 

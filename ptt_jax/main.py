@@ -43,14 +43,16 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
             raise UserError(f"config key {key} does not exist; {config.nearest(key, list(known))}")
         if not equals:
             raise UserError(f"config key {key} has no value; accepted: {flag}=VALUE")
-        values = flags.FlagValues()
-        config_flags.DEFINE_config_dict("config", cfg, flag_values=values, sys_argv=["ptt_jax", flag])
+        one = ConfigDict({"value": config.flat(cfg)[key]})  # of all knobs, each flag would print all twice
+        values, argument = flags.FlagValues(), f"--config.value={value}"
+        config_flags.DEFINE_config_dict("config", one, flag_values=values, sys_argv=["ptt_jax", argument])
         try:
-            values(["ptt_jax", flag])
+            values(["ptt_jax", argument])
         except (flags.Error, ValueError, TypeError, SyntaxError):
             (standard, rule), kind = known[key], type(known[key][0]).__name__
             words = rule.words or f"a {kind} like {standard!r}"
             raise UserError(f"config.{key} = {value} is no {kind}; accepted: {words}, as {kind}") from None
+        cfg.update_from_flattened_dict({key: one.value})
     flagged = ("--config=", "--config.", "--workdir=", "--distributed=", "--profile=")
     rest = [a for a in argv if not a.startswith(flagged) and a not in ("--distributed", "--profile")]
     if rest:

@@ -261,30 +261,28 @@ def test_one_backbone_of_all_sets_comes_before_its_prompts(reproduce, tmp_path):
 
 def test_every_cell_is_a_command_that_parses(reproduce, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT.parent)
-    for part, make in reproduce.PARTS.items():
-        cells = make(reproduce.SETS, range(2))
-        plan = reproduce.Plan({part: cells}, tmp_path, [])
-        names = [cell.name for cell in cells]
-        assert len(names) == len({*names})
-        for i, cell in enumerate(cells):
-            cfg, _ = program.parse(plan.argv(part, cell))
-            assert cfg.data.name == cell.data
-            assert {*cell.rows} <= {"seasonal_naive", "linear", "zero_shot", cfg.tune.mode}
-            if cfg.tune.mode != "prompt":  # what prompts are compared with never gets fewer steps
-                prompted, _ = program.parse([f"--config={cell.config}"])
-                epoch = {"ETTh1": 126, "ETTh2": 126}.get(cell.data, 0)
-                assert cfg.tune.steps >= 2 * epoch
-                assert cfg.tune.steps > prompted.tune.steps
-            if cell.backbone:  # whose patch must divide this lookback
-                source = [c for c in cells if c.name == cell.backbone] or [
-                    c for c in reproduce.PARTS["main"](reproduce.SETS, range(2)) if f"main/{c.name}" == cell.backbone
-                ]
-                patch = program.parse(plan.argv(part, source[0]))[0].model.patch
-                config.check_lookback(cfg.lookback, patch)
-            home, _, backbone = cell.backbone.rpartition("/")
-            there = [c.name for c in reproduce.PARTS[home](reproduce.SETS, range(2))] if home else names[:i]
-            assert not cell.backbone or backbone in there
-            assert not backbone or cfg.backbone == str(tmp_path / (home or part) / backbone)
+    parts = {part: make(reproduce.SETS, range(2)) for part, make in reproduce.PARTS.items()}
+    by_name = {f"{part}/{cell.name}": cell for part, cells in parts.items() for cell in cells}
+    assert len(by_name) == sum(map(len, parts.values()))
+    plan, behind, steps, patches = reproduce.Plan(parts, tmp_path, []), set(), {}, {}
+    for name, cell in by_name.items():
+        part = name.partition("/")[0]
+        cfg, _ = program.parse(plan.argv(part, cell))
+        patches[name] = cfg.model.patch
+        assert cfg.data.name == cell.data
+        assert {*cell.rows} <= {"seasonal_naive", "linear", "zero_shot", cfg.tune.mode}
+        if cfg.tune.mode != "prompt":  # what prompts are compared with never gets fewer steps
+            if cell.config not in steps:
+                steps[cell.config] = program.parse([f"--config={cell.config}"])[0].tune.steps
+            epoch = {"ETTh1": 126, "ETTh2": 126}.get(cell.data, 0)
+            assert cfg.tune.steps >= 2 * epoch
+            assert cfg.tune.steps > steps[cell.config]
+        if cell.backbone:  # whose patch must divide this lookback, and which comes first
+            source = cell.backbone if "/" in cell.backbone else f"{part}/{cell.backbone}"
+            assert source in (behind if source.startswith(f"{part}/") else by_name)
+            config.check_lookback(cfg.lookback, patches[source])
+            assert cfg.backbone == str(tmp_path / source)
+        behind.add(name)
 
 
 def test_a_study_is_called_with_the_same_runs_and_seeds(reproduce, monkeypatch, tmp_path):

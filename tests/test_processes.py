@@ -65,7 +65,7 @@ def ends(pair: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
-    return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -93,37 +93,43 @@ def one(folder):
     return folder / "one"
 
 
-@pytest.fixture(scope="module")
-def two(one, folder):
-    """What two processes say that go on from that checkpoint to the end."""
-    where = f"--distributed=127.0.0.1:{free_port()},2"
-    return ends([start(*flags(folder), f"{where},{index}") for index in (0, 1)])
-
-
 CALLS = """
-import json, sys
+import json, runpy, shutil, sys
+index, run, calls = json.loads(sys.argv[1])
+
+def ended(code):
+    for stream in (sys.stdout, sys.stderr):
+        print(f"-- {code}", file=stream, flush=True)
+    return code
+
+sys.argv[1:] = calls.pop(0)
+try:
+    runpy.run_module("ptt_jax.main", run_name="__main__")  # what python -m ptt_jax.main does
+except SystemExit as e:
+    ended(e.code)
+if index == 0:  # which alone writes
+    shutil.copytree(run, f"{run}-before")
 from ptt_jax import main, processes
 with processes.company():
-    for argv in json.loads(sys.argv[1]):
-        code = main.main(argv)
-        for stream in (sys.stdout, sys.stderr):
-            print(f"-- {code}", file=stream, flush=True)
+    for argv in calls:
+        code = ended(main.main(argv))
     sys.exit(code)
 """
 
 
 @pytest.fixture(scope="module")
-def calls(two, folder):
-    """What two processes that have met say in three more calls: (code, output, errors) of each process in each call.
+def calls(one, folder):
+    """What two processes that have met say in four calls: (code, output, errors) of each process in each call.
 
-    The same again, another config, and data that process 1 alone does not find.
+    The first goes on from that checkpoint to the end. Then the same again, another config, and data that process 1
+    alone does not find.
     """
     where, common = f"--distributed=127.0.0.1:{free_port()},2", flags(folder)
-    missing = ["--config.data.name=csv", "--config.data.path=none.csv"]
-    before, pair = snapshot(folder / "two"), []
+    missing, pair = ["--config.data.name=csv", "--config.data.path=none.csv"], []
     for index in (0, 1):
-        each = [*common, f"{where},{index}"], [*common, "--config.tune.steps=5"], [*common, *(missing * index)]
-        pair.append(start(json.dumps(each), program=("-c", CALLS)))
+        first = [*common, f"{where},{index}"]
+        each = first, common, [*common, "--config.tune.steps=5"], [*common, *(missing * index)]
+        pair.append(start(json.dumps([index, str(folder / "two"), each]), program=("-c", CALLS)))
     said = []
     for code, *streams in ends(pair):
         (*out, rest_out), (*err, rest_err) = (
@@ -133,13 +139,13 @@ def calls(two, folder):
         assert (code, rest_out) == (int(out[-1]), ""), streams
         assert "Traceback" not in rest_err
         said.append(list(zip(map(int, out[1::2]), out[::2], err[::2], strict=True)))
-    assert snapshot(folder / "two") == before  # none of them changed a byte
+    assert snapshot(folder / "two") == snapshot(folder / "two-before")  # none of the last three changed a byte
     return list(zip(*said, strict=True))
 
 
-def test_process_0_speaks_and_process_1_is_silent(two):
-    (code_0, out_0, _), (code_1, out_1, err_1) = two
-    assert (code_0, code_1) == (0, 0), two
+def test_process_0_speaks_and_process_1_is_silent(calls):
+    (code_0, out_0, _), (code_1, out_1, err_1) = calls[0]
+    assert (code_0, code_1) == (0, 0), calls[0]
     assert "pretrain: going on from step 2" in out_0
     assert out_0.splitlines()[-1].startswith("report: ")
     assert out_1 == ""
@@ -152,7 +158,7 @@ def records(run: Path) -> list[dict]:
     return [{k: v for k, v in record.items() if k != "seconds"} for record in found]
 
 
-def test_two_processes_go_on_from_a_checkpoint_of_one_to_its_metrics_and_weights(one, two, folder):
+def test_two_processes_go_on_from_a_checkpoint_of_one_to_its_metrics_and_weights(one, calls, folder):
     ours, theirs = (pd.read_csv(run / "results.csv") for run in (folder / "two", one))
     pd.testing.assert_frame_equal(ours, theirs, rtol=1e-5)
     ours, theirs = (pd.json_normalize(records(run)) for run in (folder / "two", one))
@@ -172,21 +178,21 @@ def test_two_processes_go_on_from_a_checkpoint_of_one_to_its_metrics_and_weights
 
 
 def test_a_second_call_of_both_does_nothing(calls):
-    (code_0, out_0, _), (code_1, out_1, _) = calls[0]
+    (code_0, out_0, _), (code_1, out_1, _) = calls[1]
     assert (code_0, code_1) == (0, 0)
     assert all(f"{stage}: done before" in out_0 for stage in ("pretrain", "tune", "evaluate", "report"))
     assert out_1 == ""
 
 
 def test_a_run_of_another_config_is_refused_by_both(calls):
-    for code, _, err in calls[1]:
+    for code, _, err in calls[2]:
         assert code == 2
         assert re.search(r"^ptt_jax: .*holds a run with config.tune.steps = 4, not 5", err, re.MULTILINE)
         assert "Traceback" not in err
 
 
 def test_what_one_process_cannot_do_ends_both(calls):
-    (code_0, _, err_0), (code_1, _, err_1) = calls[2]
+    (code_0, _, err_0), (code_1, _, err_1) = calls[3]
     assert (code_0, code_1) == (2, 2)
     assert re.search(r"^ptt_jax: process 1 cannot go on: .*none.csv", err_0, re.MULTILINE)
     assert re.search(r"^ptt_jax: .*none.csv", err_1, re.MULTILINE)

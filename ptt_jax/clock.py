@@ -23,7 +23,7 @@ def counted(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
-def read_stamps(column: pd.Series, path: Path) -> tuple[pd.DatetimeIndex, list[str]]:
+def read_stamps(column: pd.Series, path: Path | str) -> tuple[pd.DatetimeIndex, list[str]]:
     """Stamps without time zone, in nanoseconds, and notes; the column's index is the row in the file.
 
     Where every stamp has the same offset, the clock is kept as written and the offset dropped. Where offsets differ
@@ -116,9 +116,22 @@ def season(freq: str) -> int:
     return max(1, round(period / step))
 
 
-def infer_freq(stamps_T: pd.DatetimeIndex) -> str:
-    """The commonest difference of sorted stamps as an offset alias; from a day upwards, the calendar step that fits."""
-    step = pd.Series(stamps_T[1:] - stamps_T[:-1]).mode()[0]
+def read_freq(freq: str, knob: str) -> pd.offsets.BaseOffset:
+    """The offset that an alias stands for. UserError when `knob`, whose value it is, holds none."""
+    try:
+        return pd.tseries.frequencies.to_offset(freq)
+    except ValueError as e:
+        raise UserError(
+            f"{knob} = {freq!r} is no step; give a pandas offset alias like h, 15min, D, W-MON or MS"
+        ) from e
+
+
+def infer_freq(stamps_T: pd.DatetimeIndex, step: pd.Timedelta | None = None) -> str:
+    """The step as an offset alias; from a day upwards, the calendar step that fits all of the sorted stamps.
+
+    `step` None is the commonest difference of the stamps.
+    """
+    step = pd.Series(stamps_T[1:] - stamps_T[:-1]).mode()[0] if step is None else step
     days, first = step / pd.Timedelta(days=1), stamps_T[0]
     month = first.month_name()[:3].upper()
     calendar = (
@@ -164,12 +177,8 @@ def to_grid(
         raise UserError(f"{path} has {counted(len(stamps_T), 'stamp')}; at least 3 are needed to see the step")
     advice = "bring the rows to one step first" + ("" if freq else ", or give it with data.freq")
     freq = freq or infer_freq(stamps_T)
-    try:
-        step = step_seconds(freq)
-    except ValueError as e:
-        raise UserError(
-            f"config.data.freq = {freq!r} is no step; give a pandas offset alias like h, 15min, D, W-MON or MS"
-        ) from e
+    read_freq(freq, "config.data.freq")
+    step = step_seconds(freq)
     span = f"from {stamps_T[0]} to {stamps_T[-1]}"
     length = (stamps_T[-1] - stamps_T[0]).total_seconds() / step
     if not 0 < length < SPARSE * len(stamps_T):

@@ -18,6 +18,7 @@ import pandas as pd
 from ptt_jax.clock import STAMP, counted
 from ptt_jax.config import UserError
 
+BAD_NUMBERS = ("is not a number", "is infinite or more than a float32 holds")
 TIME_NAMES = ("date", "ds", "time", "timestamp", "datetime")
 
 
@@ -129,6 +130,12 @@ def find_time_column(frame: pd.DataFrame, wanted: str, path: Path) -> str:
     )
 
 
+def to_numbers(cells: pd.Series) -> tuple[pd.Series, pd.Series, pd.Series]:
+    """float64, NaN where a cell is empty or no number; which cells are no number; which are infinite or too large."""
+    number = pd.to_numeric(cells, errors="coerce").astype("float64")
+    return number, cells.notna() & number.isna(), number.abs() > np.finfo(np.float32).max
+
+
 def read_numbers(
     frame: pd.DataFrame, wanted: str, time_column: str, path: Path
 ) -> tuple[np.ndarray, list[str], list[str]]:
@@ -144,15 +151,13 @@ def read_numbers(
     names, columns, left_out = [], [], []
     for name in dict.fromkeys(chosen or others):
         cells = frame[name]
-        number = pd.to_numeric(cells, errors="coerce").astype("float64")
-        text = cells.notna() & number.isna()
+        number, text, too_large = to_numbers(cells)
         # without a name in the header: the row numbers that pandas writes, or what follows a last comma
         filler = re.fullmatch(r"column \d+", name) and (number.isna().all() or (number.diff().iloc[1:] == 1).all())
         if not chosen and (filler or text.sum() * 2 > cells.notna().sum()):
             left_out.append(name)
             continue
-        too_large = number.abs() > np.finfo(np.float32).max
-        for bad, words in ((text, "is not a number"), (too_large, "is infinite or more than a float32 holds")):
+        for bad, words in zip((text, too_large), BAD_NUMBERS, strict=True):
             if bad.any():
                 row = cells.index[bad][0]
                 raise UserError(

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 import pandas as pd
 
-from ptt_jax.clock import STAMP, read_stamps
+from ptt_jax.clock import STAMP, number_stamps, read_stamps
 from ptt_jax.config import UserError
 from ptt_jax.frame import BAD_NUMBERS, TIME_NAMES, nearest, shorten, to_numbers
 
@@ -119,7 +119,7 @@ def read_ids(cells: pd.Series) -> tuple[np.ndarray, pd.Index]:
     return code_N, pd.Index(ids_S)
 
 
-def read_cells(cells: pd.Series, stamps_N: pd.Index, names_N: Sequence[str] | str) -> np.ndarray:
+def read_cells(cells: pd.Series, stamps_N: pd.Index, group_N: np.ndarray, names_S: Sequence[str]) -> np.ndarray:
     """Returns float64, NaN where a cell is empty. Raises UserError for what is no number, or out of float32."""
     if not pd.api.types.is_numeric_dtype(cells.dtype):
         cells = cells.astype(object)
@@ -129,9 +129,9 @@ def read_cells(cells: pd.Series, stamps_N: pd.Index, names_N: Sequence[str] | st
     for bad_N, words in zip(bad, BAD_NUMBERS, strict=True):
         if bad_N.any():
             n = int(bad_N.argmax())
-            name = names_N if isinstance(names_N, str) else names_N[n]
             raise UserError(
-                f"{name} at {stamps_N[n]} (row {n}): {str(cells[n])!r} {words}; give a number, or NaN if it is missing"
+                f"{names_S[group_N[n]]} at {stamps_N[n]} (row {n}): {str(cells[n])!r} {words}; give a number, or NaN "
+                "if it is missing"
             )
     return number.to_numpy()
 
@@ -151,6 +151,11 @@ def read_time(column: pd.Series, where: str) -> tuple[pd.Index, list[str]]:
         rows = column.index[np.unique(code_N, return_index=True)[1]]
         stamps_U, notes = read_stamps(pd.Series(texts.astype(object), rows, name=column.name), where)
         return stamps_U[code_N], notes
+    dates = kind == "integer" and len(str(column.iloc[0])) in (6, 8)
+    if dates and number_stamps(column.astype("int64")).dt.year.between(1900, 2200).all():  # steps of 1, 1, 70, 1 ...
+        raise UserError(
+            f"{name} holds whole numbers that look like dates, like {column.iloc[0]}; give datetimes or text instead"
+        )
     try:
         if kind in ("datetime64", "datetime", "date"):
             stamps_N = pd.DatetimeIndex(column)

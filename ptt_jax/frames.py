@@ -87,8 +87,7 @@ def read(
     grid = lay_out(stamps_N, group_N, called_S, str(freq))
     values_TSK = np.full((grid.length_S.max(), len(grid.length_S), len(labels)), np.nan)
     for k, label in enumerate(labels):
-        called = [called_S[s] for s in group_N] if has_ids else called_C[k]
-        y_N = read_cells(frame[label], stamps_N, called)
+        y_N = read_cells(frame[label], stamps_N, group_N, called_C if has_ids else called_C[k:])
         values_TSK[grid.row_N[grid.kept_N], group_N[grid.kept_N], k] = y_N[grid.kept_N]
     layout = Layout(wide, id_column if has_ids else None, time, tuple(labels), ids_S, index, grid, group_N)
     steps, each = grid.steps, len(labels)

@@ -357,6 +357,12 @@ def test_a_score_stands_at_the_row_that_it_is_of(make):
         frames.attach(table, out, {"score": table.values_TC})
 
 
+def test_a_repeated_row_gets_the_score_of_its_stamp():
+    df = pd.concat([long(), long().iloc[[20, 60]]])
+    table = frames.read(df)
+    assert (frames.attach(table, df, {"score": table.values_TC}).score == df.y).all()
+
+
 # ---- real files ----
 
 

@@ -7,19 +7,22 @@ import pytest
 
 RANKS = (
     ("config", "bits", "ranking"),
-    ("gaps", "layers", "windows", "mesh", "clock", "generated", "processes"),
-    ("frame", "stream", "benchmarks", "steps"),
+    ("gaps", "layers", "windows", "mesh", "clock", "generated", "processes", "cache", "intervals", "recipe"),
+    ("frame", "stream", "benchmarks", "steps", "seasons"),
     ("data", "columns", "model", "prompts"),
     ("frames", "optim", "problems"),
     ("encodings",),
     ("tasks", "impute"),
+    ("predict",),
     ("step", "baselines"),
     ("evaluate", "checkpoint", "log", "detect"),
     ("loop",),
     ("train",),
     ("tune", "lessons"),
     ("finetune", "imputation"),
-    ("score", "report"),
+    ("score", "report", "fitted"),
+    ("forecaster",),
+    ("stages",),
     ("main",),
 )
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}

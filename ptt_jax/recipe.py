@@ -1,0 +1,71 @@
+"""What own data get untouched: patch, lookback, size and steps, from season, length and number of series.
+
+Rules, not searches: what the benchmark sets were found to like (experiments/README.md, Levers), carried over to other
+steps and cut down for a short history.
+"""
+
+from ml_collections import ConfigDict
+
+from ptt_jax import config
+from ptt_jax.config import UserError
+
+LONGEST_PATCH = 48  # steps: half a day of quarters of an hour, a third of a day of ten minutes
+MOST_PATCHES = 30  # of a lookback: a month of hours
+LOOKBACK = 720  # steps that a lookback has where the history allows it
+SMALL = 20_000  # values in all, below which the model is smaller
+LEAST_STEPS, MOST_STEPS = 800, 3000  # of pre-training: minutes on two cores
+ENOUGH = 1500  # rows of validation
+LEAST_ROWS = 12
+
+
+def patch_length(season: int, most: int) -> int:
+    """Returns the longest patch of at most `most` steps that divides the season; of a season shorter than 4 steps, or
+    one that has no divisor to speak of, whole seasons, or half of what is allowed."""
+    most = max(1, min(most, LONGEST_PATCH))
+    divisors = [p for p in range(1, most + 1) if season % p == 0]
+    if season >= 4 and 3 * divisors[-1] >= min(season, most):
+        return divisors[-1]
+    whole = range(season, most + 1, season)
+    best = [p for p in whole if p <= max(16, season)]
+    return best[-1] if best and season < most else max(1, most // 2)
+
+
+def recipe(rows: int, channels: int, season: int, horizon: int, patch: int = 0, lookback: int = 0) -> ConfigDict:
+    """Returns the config for a series: rows and channels of its values, its season, how far to forecast.
+
+    patch, lookback: taken as they are; 0 = by rule. A lookback is at most a third of the rows, so that training has
+    windows to speak of, and at least four patches.
+
+    Raises:
+      UserError: fewer rows than a model can learn from.
+    """
+    need = max(LEAST_ROWS, 2 * horizon + 8)
+    if rows < need:
+        raise UserError(
+            f"the longest series has {rows} rows; accepted: at least {need} to learn to forecast {horizon}, or a "
+            f"smaller horizon"
+        )
+    learned = rows - validation_rows(rows, horizon) - horizon  # lookbacks and windows of training share these
+    most = max(4, min(LOOKBACK, learned // 2, rows // 3))
+    patch = patch or patch_length(season, max(1, (lookback or most) // 4))
+    lookback = lookback or patch * max(1, min(most // patch, MOST_PATCHES))
+    cfg = config.default()
+    cfg.lookback, cfg.views, cfg.horizons = lookback, 3 if lookback // patch >= 6 else 1, (horizon,)
+    cfg.model.patch = patch
+    # In scaled units a window weighs as much as it moves: of a channel that mostly stands still (holidays, rain), the
+    # few steps that move are hundreds of spreads of what is visible, and would be all that is learned.
+    cfg.pretrain.update(norm="visible", batch=224, flip=0.5, blend=0.5, average=0.99, loss="huber", units="scaled")
+    cfg.tune.update(loss="mae", steps=300, batch=224)
+    if rows * channels < SMALL:
+        cfg.model.update(width=32, mlp=64, encoder_layers=2)
+    windows = max(rows - lookback - horizon, 1) * channels
+    cfg.pretrain.steps = int(min(max(6 * windows / cfg.pretrain.batch, LEAST_STEPS), MOST_STEPS))
+    if windows > cfg.tune.steps * cfg.tune.batch:
+        cfg.tune.cache_bytes = 0  # hardly a row is asked for twice
+    return cfg
+
+
+def validation_rows(rows: int, horizon: int) -> int:
+    """Returns how many rows at the end choose and calibrate: a fifth of a short history, of a long one as many as tell
+    enough; more where that holds no two horizons, never more than a third unless a single horizon needs it."""
+    return max(min(max(min(rows // 5, ENOUGH), 2 * horizon), rows // 3), horizon)

@@ -1,0 +1,137 @@
+"""What own data get untouched: seasons, recipes and intervals, each by its rule."""
+
+import numpy as np
+import pytest
+
+from ptt_jax import config, intervals, recipe, seasons
+from ptt_jax.config import UserError
+
+
+def wave(rows: int, season: int, channels: int = 2, noise: float = 0.3, seed: int = 0) -> np.ndarray:
+    rng, t_T1 = np.random.default_rng(seed), np.arange(rows)[:, None]
+    shape_C = rng.uniform(0, season, channels)
+    saw_TC = ((t_T1 + shape_C) % season) / season + 0.2 * np.sin(2 * np.pi * 2 * (t_T1 + shape_C) / season)
+    return saw_TC + noise * rng.normal(size=(rows, channels)) + 0.002 * t_T1
+
+
+@pytest.mark.parametrize(("season", "freq"), [(24, "h"), (7, "D"), (12, "MS"), (96, "15min"), (30, "h"), (5, "")])
+def test_the_season_of_a_noisy_wave_with_a_trend_is_found(season, freq):
+    assert seasons.estimate(wave(20 * season + 3, season, noise=0.1), freq) == season
+
+
+def test_noise_and_a_random_walk_have_no_season():
+    noise_TC = np.random.default_rng(0).normal(size=(2000, 3))
+    assert seasons.estimate(noise_TC, "D") == 1
+    assert seasons.estimate(noise_TC.cumsum(0), "D") == 1
+    assert seasons.estimate(np.ones((500, 2)), "h") == 1
+
+
+def test_the_season_is_seen_through_missing_values_and_spikes():
+    values_TC = wave(1500, 24, noise=0.1)
+    values_TC[np.random.default_rng(1).random(values_TC.shape) < 0.3] = np.nan
+    values_TC[::97] = 1e6
+    assert seasons.estimate(values_TC, "h") == 24
+
+
+def test_of_a_day_and_a_week_the_day_is_taken():
+    t_T = np.arange(24 * 7 * 12)
+    load_T1 = (np.sin(2 * np.pi * t_T / 24) * (1 + 0.5 * (t_T // 24 % 7 < 5)))[:, None]
+    assert seasons.estimate(load_T1, "") == 24
+
+
+def test_a_history_too_short_to_tell_has_the_season_of_the_calendar():
+    values_TC = np.random.default_rng(0).normal(size=(60, 1))
+    assert seasons.estimate(values_TC, "h") == 24
+    assert seasons.estimate(values_TC[:40], "h") == 1
+
+
+@pytest.mark.parametrize(
+    ("season", "most", "patch"),
+    [(24, 100, 24), (96, 100, 48), (144, 100, 48), (7, 100, 7), (52, 100, 26), (12, 5, 4), (4, 100, 4), (1, 100, 16),
+     (2, 100, 16), (24, 9, 8), (1, 1, 1), (53, 100, 24)],
+)  # fmt: skip
+def test_a_patch_divides_the_season_where_it_can(season, most, patch):
+    assert recipe.patch_length(season, most) == patch
+
+
+@pytest.mark.parametrize("season", [1, 4, 7, 12, 24, 52, 96, 1440])
+@pytest.mark.parametrize("horizon", [1, 6, 48])
+@pytest.mark.parametrize("rows", [104, 137, 500, 3000, 50_000])
+def test_every_recipe_is_accepted_and_leaves_windows_to_learn_from(rows, horizon, season):
+    cfg = recipe.recipe(rows, 3, season, horizon)
+    config.check(cfg)
+    kept = recipe.validation_rows(rows, horizon)
+    assert horizon <= kept <= max(rows // 3, horizon)
+    assert rows - kept - cfg.lookback - horizon >= 1
+    assert cfg.lookback % cfg.model.patch == 0
+
+
+def test_a_short_history_has_a_small_model_and_a_long_one_the_usual():
+    assert recipe.recipe(300, 2, 24, 12).model.width < recipe.recipe(30_000, 2, 24, 12).model.width == 64
+
+
+def test_too_few_rows_are_refused_with_the_number_that_would_do():
+    with pytest.raises(UserError, match=r"has 20 rows; accepted: at least 56 .* 24"):
+        recipe.recipe(20, 3, 7, 24)
+    recipe.recipe(56, 3, 7, 24)
+
+
+def residuals(windows: int, horizon: int, scale_C: np.ndarray, seed: int = 0) -> np.ndarray:
+    grow_H1 = np.sqrt(1 + np.arange(horizon))[:, None]
+    return np.random.default_rng(seed).standard_t(4, size=(windows, horizon, len(scale_C))) * grow_H1 * scale_C
+
+
+@pytest.mark.parametrize("level", [50, 80, 95])
+def test_intervals_cover_what_they_promise_on_each_series_and_step(level):
+    scale_C = np.array([0.1, 1.0, 1000.0])
+    known = intervals.fit(residuals(400, 6, scale_C), 2 * scale_C)
+    fresh_WHC = residuals(4000, 6, scale_C, seed=1)
+    low_HC, high_HC = known.bounds(np.zeros((6, 3)), known.unit_C, level)
+    inside_HC = ((fresh_WHC >= low_HC) & (fresh_WHC <= high_HC)).mean(0)
+    np.testing.assert_allclose(inside_HC, level / 100, atol=0.06)
+    assert abs(inside_HC.mean() - level / 100) < 0.02
+
+
+def test_intervals_keep_a_skew_and_widen_with_level():
+    skewed_WHC = np.random.default_rng(0).exponential(size=(500, 4, 2))
+    known = intervals.fit(skewed_WHC, np.ones(2))
+    y_HC = np.zeros((4, 2))
+    low80, high80 = known.bounds(y_HC, known.unit_C, 80)
+    low95, high95 = known.bounds(y_HC, known.unit_C, 95)
+    assert (low95 <= low80).all()
+    assert (low80 > 0).all()
+    assert (high95 > high80).all()
+
+
+def test_few_residuals_give_wider_intervals_than_their_own_quantiles():
+    few = intervals.fit(np.random.default_rng(0).normal(size=(9, 1, 1)), np.ones(1))
+    many = intervals.fit(np.random.default_rng(0).normal(size=(9000, 1, 1)), np.ones(1))
+    assert few.at(0.95)[0] * few.unit_C[0] > 1.2
+    assert abs(many.at(0.95)[0] * many.unit_C[0] - 1.645) < 0.1
+
+
+def test_a_series_without_residuals_gets_what_its_spread_says():
+    residual_WHC = residuals(200, 4, np.array([1.0, 1.0]))
+    residual_WHC[:, :, 1] = np.nan
+    known = intervals.fit(residual_WHC, np.array([2.0, 20.0]))
+    assert known.unit_C[1] == pytest.approx(10 * known.unit_C[0], rel=0.01)
+
+
+def test_missing_truths_change_no_quantile_but_by_their_absence():
+    residual_WHC = residuals(300, 4, np.array([1.0]))
+    holes_WHC = np.concatenate([residual_WHC, np.full((50, 4, 1), np.nan)])
+    for a, b in zip(intervals.fit(residual_WHC, np.ones(1)), intervals.fit(holes_WHC, np.ones(1)), strict=True):
+        np.testing.assert_allclose(a, b)
+
+
+@pytest.mark.parametrize("levels", [(0,), (100,), (80, -1), (99.9,)])
+def test_a_level_that_is_no_percentage_is_refused(levels):
+    with pytest.raises(UserError, match=r"accepted: percentages above 0 and up to 99\.5"):
+        intervals.check_levels(levels)
+    intervals.check_levels((80, 99.5))
+
+
+def test_coverage_and_pinball_agree_with_their_definitions():
+    y, low, high = np.array([1.0, 2.0, np.nan, 4.0]), np.array([0.0, 2.5, 0, 0]), np.array([2.0, 3.0, 0, 5])
+    assert intervals.coverage(y, low, high) == pytest.approx(2 / 3)
+    assert intervals.pinball(np.array([1.0, 0.0]), np.array([0.0, 1.0]), 0.9) == pytest.approx((0.9 + 0.1) / 2)

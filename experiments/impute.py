@@ -31,9 +31,10 @@ from reproduce import MOST_SEEDS, at_hand
 from ptt_jax import checkpoint, config, data, gaps, imputation, impute, mesh, problems, report, train
 from ptt_jax.config import UserError
 from ptt_jax.log import Log
-from ptt_jax.main import adopt, load_file, set_up
+from ptt_jax.main import load_file, set_up
 from ptt_jax.model import CrossMAE
 from ptt_jax.problems import Problem
+from ptt_jax.train import adopt
 from ptt_jax.windows import take
 
 HERE = Path(__file__).parent

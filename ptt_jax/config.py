@@ -53,6 +53,10 @@ def is_ratios(v: Any) -> bool:
     return is_positives(v) and len(v) > 0 and all(r < 1 for r in v)
 
 
+def is_levels(v: Any) -> bool:
+    return is_decays(v) and all(0 < r < 100 for r in v)
+
+
 def is_range(v: Any) -> bool:
     return is_positives(v) and len(v) == 2 and v[0] < v[1]
 
@@ -88,6 +92,10 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
     ("devices", 0, at_least(0), "how many devices the data mesh takes; 0 = all (their number may move the last digit)"),
     ("cache_dir", "default", anything,
      "persistent compilation cache; 'default' = in the user's cache folder, '' = off"),
+
+    ("output", "", anything, "forecast: the .csv file to write"),
+    ("levels", (80.0, 95.0), Rule(is_levels, "percentages between 0 and 100 like 80,95 or 90,"),
+     "forecast: of intervals, in percent"),
 
     ("data.name", "generated", anything, "a row of benchmarks.TABLE (ETTh1, Weather, ...), 'generated', or 'csv'"),
     ("data.path", "", anything, "csv: the file, .csv or .csv.gz"),
@@ -213,7 +221,10 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
 # fmt: on
 
 # What may differ between two calls on one run directory: where things lie (content hashes guard them) and how fast.
-FREE = ("cache_dir", "devices", "data.dir", "data.download", "data.device_bytes", "tune.cache_bytes", "evaluate.batch")
+FREE = (
+    "cache_dir", "devices", "output", "levels", "data.dir", "data.download", "data.device_bytes", "tune.cache_bytes",
+    "evaluate.batch",
+)  # fmt: skip
 
 
 def default() -> ConfigDict:

@@ -11,15 +11,16 @@ from ptt_jax.config import write_atomic
 
 
 class Log:
-    """Appends records to metrics.jsonl and prints them; a quiet one (of all processes but the first) does neither."""
+    """Appends records to metrics.jsonl and prints them; a quiet one (of all processes but the first) does neither, a
+    silent one does not print."""
 
-    def __init__(self, path: Path, quiet: bool = False) -> None:
-        self.path, self.quiet = path, quiet
-        self.live = sys.stdout.isatty() and not quiet
+    def __init__(self, path: Path, quiet: bool = False, silent: bool = False) -> None:
+        self.path, self.quiet, self.silent = path, quiet, quiet or silent
+        self.live = sys.stdout.isatty() and not self.silent
 
     def say(self, text: str) -> None:
         """Prints a line."""
-        if not self.quiet:
+        if not self.silent:
             print(("\r\033[K" if self.live else "") + text, flush=True)
 
     def progress(self, text: str) -> None:

@@ -1,15 +1,17 @@
 """python -m ptt_jax.main --config=configs/X.py [--workdir=DIR] [--config.key=value ...]
                         [--profile=DIR] [--distributed[=WHERE]]
+python -m ptt_jax.main forecast --config.data.path=mine.csv --config.horizons=48, --config.output=out.csv
 
 Pre-trains, tunes, evaluates and reports; a stage whose result is in the run directory is skipped.
 --profile writes a trace of some warm steps of pre-training and of tuning, for TensorBoard, XProf or Perfetto;
 of several processes, each into a folder of its own under DIR, named by its index.
 --distributed makes this process one of several on one run directory: WHERE is HOST:PORT,COUNT,INDEX, the same in each
 but for INDEX (process 0 is at HOST:PORT); without it Slurm, Open MPI, Kubernetes or Cloud TPU say who is who.
+forecast learns from an own file by rules, no config needed, and writes what follows it; --workdir=DIR keeps what was
+learned, and --config.backbone=DIR takes it from there.
 """
 
 import logging
-import os
 import runpy
 import shlex
 import sys
@@ -19,7 +21,21 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from ptt_jax import checkpoint, config, data, finetune, mesh, problems, processes, report, score, train, tune
+from ptt_jax import (
+    cache,
+    checkpoint,
+    config,
+    data,
+    finetune,
+    mesh,
+    problems,
+    processes,
+    report,
+    score,
+    stages,
+    train,
+    tune,
+)
 from ptt_jax.config import UserError
 from ptt_jax.log import Log
 from ptt_jax.stream import Host
@@ -36,6 +52,21 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
     cfg = load_file(Path(files[0]).expanduser())
     config.check(cfg)
     plain = config.content_hash(cfg)
+    override(cfg, argv)
+    flagged = ("--config=", "--config.", "--workdir=", "--distributed=", "--profile=")
+    rest = [a for a in argv if not a.startswith(flagged) and a not in ("--distributed", "--profile")]
+    if rest:
+        raise UserError(
+            f"argument {rest[0]} is unknown; accepted: --config=FILE, --workdir=DIR, --config.key=value, "
+            f"--profile=DIR and --distributed[=WHERE]"
+        )
+    config.check(cfg)
+    named, changed = option(argv, "workdir"), config.content_hash(cfg) != plain
+    return cfg, Path(named or f"runs/{Path(files[0]).stem}{f'-{config.content_hash(cfg)}' * changed}").expanduser()
+
+
+def override(cfg: ConfigDict, argv: list[str]) -> None:
+    """Sets the knobs that flags name. Raises UserError for a flag that is mistyped."""
     known = {key: (standard, rule) for key, standard, rule, _ in config.KNOBS}
     for flag in (a for a in argv if a.startswith("--config.")):  # one by one, so that an error knows its flag
         key, equals, value = flag.removeprefix("--config.").partition("=")
@@ -53,16 +84,21 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
             words = rule.words or f"a {kind} like {standard!r}"
             raise UserError(f"config.{key} = {value} is no {kind}; accepted: {words}, as {kind}") from None
         cfg.update_from_flattened_dict({key: one.value})
-    flagged = ("--config=", "--config.", "--workdir=", "--distributed=", "--profile=")
-    rest = [a for a in argv if not a.startswith(flagged) and a not in ("--distributed", "--profile")]
+
+
+def parse_stage(argv: list[str]) -> ConfigDict:
+    """Returns the config of a stage of `stages.py`, which needs no file. Raises UserError as `parse` does."""
+    files = [a.partition("=")[2] for a in argv if a.startswith("--config=")]
+    cfg = load_file(Path(files[-1]).expanduser()) if files else config.default()
+    override(cfg, argv)
+    rest = [a for a in argv if not a.startswith(("--config=", "--config.", "--workdir="))]
     if rest:
-        raise UserError(
-            f"argument {rest[0]} is unknown; accepted: --config=FILE, --workdir=DIR, --config.key=value, "
-            f"--profile=DIR and --distributed[=WHERE]"
-        )
-    config.check(cfg)
-    named, changed = option(argv, "workdir"), config.content_hash(cfg) != plain
-    return cfg, Path(named or f"runs/{Path(files[0]).stem}{f'-{config.content_hash(cfg)}' * changed}").expanduser()
+        raise UserError(f"argument {rest[0]} is unknown; accepted: --config.key=value, --config=FILE and --workdir=DIR")
+    whole = cfg.copy_and_resolve_references()
+    if cfg.lookback == config.default().lookback:  # by rule, a multiple of whatever patch
+        whole.lookback = cfg.model.patch
+    config.check(whole)
+    return cfg
 
 
 def option(argv: list[str], name: str) -> str | None:
@@ -114,13 +150,8 @@ def legend() -> str:
 
 
 def set_up(cfg: ConfigDict) -> None:
-    """Turns on the persistent compilation cache, for programs of any compile time."""
-    if cfg.cache_dir:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = home / "ptt_jax" / "xla" if cfg.cache_dir == "default" else Path(cfg.cache_dir)
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    """Turns on the persistent compilation cache."""
+    cache.use(cfg.cache_dir)
 
 
 def run(cfg: ConfigDict, workdir: Path, command: str = "", profile: str = "") -> Path:
@@ -130,7 +161,7 @@ def run(cfg: ConfigDict, workdir: Path, command: str = "", profile: str = "") ->
     with processes.together():
         card = checkpoint.find_backbone(Path(cfg.backbone).expanduser()) if cfg.backbone else {}
         if card:
-            adopt(cfg, card)
+            train.adopt(cfg, card)
         series = data.load(cfg.data)
         also = [] if card else data.load_also(cfg.data, cfg.pretrain.also, series)
     own = ("cache_dir", "data.dir", "data.download")  # where things lie on this machine
@@ -178,22 +209,6 @@ def run(cfg: ConfigDict, workdir: Path, command: str = "", profile: str = "") ->
     return Path(processes.once(lambda: str(report.write(workdir, command))))
 
 
-def adopt(cfg: ConfigDict, card: dict) -> None:
-    """Sets the model of the config to that of the backbone, which decides, and checks what must fit it."""
-    patch, window = card["architecture"]["patch"], card["architecture"]["patches"]
-    standard = config.default().model
-    for key in train.RECORDED:
-        cfg.model[key] = card["architecture"].get(key, standard[key])
-    config.check_lookback(cfg.lookback, patch)
-    need = cfg.lookback // patch + -(-cfg.horizons[-1] // patch)
-    if need > window and (cfg.model.position == "learned" or cfg.model.hiding == "value"):
-        knows, other = ("positions", "rotary positions") if cfg.model.position == "learned" else ("patches", "hiding")
-        raise UserError(
-            f"config.lookback = {cfg.lookback} and horizon {cfg.horizons[-1]} make {need} patches, but the backbone "
-            f"{card['run']} learned {window} {knows}; accepted: less, or a backbone with {other}"
-        )
-
-
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0, or 2 after one sentence about what the user got wrong, or 130 after Ctrl-C."""
     argv = sys.argv[1:] if argv is None else argv
@@ -202,6 +217,9 @@ def main(argv: list[str] | None = None) -> int:
         print(legend())
         return 0
     try:
+        if argv and argv[0] in stages.NAMES:
+            print(f"{argv[0]}: {stages.forecast(parse_stage(argv[1:]), option(argv, 'workdir') or '')}")
+            return 0
         cfg, workdir = parse(argv)
         where, profile = option(argv, "distributed"), profile_folder(argv)
         if where is not None:

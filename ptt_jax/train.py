@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ptt_jax import checkpoint, evaluate, optim, problems, processes, prompts, step, tasks
+from ptt_jax import checkpoint, config, evaluate, optim, problems, processes, prompts, step, tasks
 from ptt_jax import mesh as meshes
 from ptt_jax.checkpoint import Store
 from ptt_jax.config import UserError, write_atomic
@@ -38,6 +38,22 @@ def architecture(cfg: ConfigDict) -> dict[str, Any]:
 def build(card: dict[str, Any], compute_dtype: str, dropout: float = 0.0, views: int = 1) -> CrossMAE:
     """Returns the model of a recorded architecture."""
     return CrossMAE(**card, dropout=dropout, dtype=jnp.dtype(compute_dtype), views=views)
+
+
+def adopt(cfg: ConfigDict, card: dict) -> None:
+    """Sets the model of the config to that of the backbone, which decides, and checks what must fit it."""
+    patch, window = card["architecture"]["patch"], card["architecture"]["patches"]
+    standard = config.default().model
+    for key in RECORDED:
+        cfg.model[key] = card["architecture"].get(key, standard[key])
+    config.check_lookback(cfg.lookback, patch)
+    need = cfg.lookback // patch + -(-cfg.horizons[-1] // patch)
+    if need > window and (cfg.model.position == "learned" or cfg.model.hiding == "value"):
+        knows, other = ("positions", "rotary positions") if cfg.model.position == "learned" else ("patches", "hiding")
+        raise UserError(
+            f"config.lookback = {cfg.lookback} and horizon {cfg.horizons[-1]} make {need} patches, but the backbone "
+            f"{card['run']} learned {window} {knows}; accepted: less, or a backbone with {other}"
+        )
 
 
 def shapes(model: CrossMAE) -> Params:

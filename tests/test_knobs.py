@@ -316,7 +316,7 @@ def test_a_card_of_before_these_knobs_is_a_model_of_their_defaults(tiny):
     old = {k: v for k, v in card.items() if k not in ("decoder_attention", "hiding")}
     assert train.build(old, "float32") == train.build(card, "float32")
     tiny.model.update(decoder_attention="self", hiding="value")
-    main.adopt(tiny, {"architecture": old, "run": "old"})
+    train.adopt(tiny, {"architecture": old, "run": "old"})
     assert (tiny.model.decoder_attention, tiny.model.hiding) == ("cross", "feature")
     assert train.architecture(tiny) == card
 
@@ -324,7 +324,7 @@ def test_a_card_of_before_these_knobs_is_a_model_of_their_defaults(tiny):
 def test_value_hiding_reads_no_more_than_its_longest_window(tiny):
     tiny.model.hiding = "value"
     card = {"architecture": train.architecture(tiny), "run": "short"}
-    main.adopt(tiny, card)
+    train.adopt(tiny, card)
     tiny.horizons = (12, 36)
     with pytest.raises(config.UserError, match="learned 6 patches; accepted: "):
-        main.adopt(tiny, card)
+        train.adopt(tiny, card)

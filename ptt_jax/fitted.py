@@ -1,0 +1,134 @@
+"""What a Forecaster knows after it has learned, and the folder that it is saved in.
+
+backbone.json  backbone/STEP/{params,meta}       as in a run directory, without what only goes on needs
+prompts/TASK.json  prompts/TASK/STEP/{prompt,meta}
+config.json                                      every knob
+forecaster.json  forecaster.npz                  the Forecaster's arguments, the frame's last rows; intervals
+"""
+
+import dataclasses
+import io
+import json
+import shutil
+import tempfile
+import weakref
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+from ml_collections import ConfigDict
+
+from ptt_jax import checkpoint, config, train
+from ptt_jax.config import UserError, write_atomic
+from ptt_jax.intervals import Intervals
+from ptt_jax.predict import Predictor
+
+FORMAT = 1  # of forecaster.json and forecaster.npz
+
+
+class Scratch:
+    """A folder that lives as long as this object."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="ptt_jax-"))
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fitted:
+    """A frozen backbone with its prompt, what calibrates it, and the end of the frame that it learned from."""
+
+    folder: Path  # a run directory, or one that was saved: backbone.json, prompts/TASK
+    task: str
+    cfg: ConfigDict
+    predictor: Predictor
+    intervals: Intervals
+    names_C: tuple[str, ...]  # the series that intervals know
+    freq: str | int
+    season: int
+    tail: pd.DataFrame  # the frame's last rows, in its own kind
+    alive: tuple[Scratch, ...] = ()  # where its files lie, unless the user said where
+
+    @property
+    def horizon(self) -> int:
+        return int(self.cfg.horizons[-1])
+
+
+def predictor(folder: Path, task: str, cfg: ConfigDict) -> Predictor:
+    """Returns what a folder's backbone and prompt make. Raises UserError when a file is missing or not what it was."""
+    card = checkpoint.find_backbone(folder)
+    model = train.build(card["architecture"], cfg.compute_dtype, views=cfg.views)
+    backbone = checkpoint.load_backbone(card, train.shapes(model))
+    prompt = checkpoint.load_prompts(folder, task, card["content_hash"])[cfg.horizons[-1]][0]
+    return Predictor(model, jax.device_put(backbone), jax.device_put(prompt), cfg.lookback)
+
+
+def write(of: Fitted, folder: Path, params: dict[str, Any]) -> None:
+    """Writes all that `read` needs into a new folder; params: the Forecaster's arguments."""
+    card = checkpoint.find_backbone(of.folder)
+    prompt = checkpoint.read_json(of.folder / "prompts" / f"{of.task}.json")
+    copy(Path(card["run"]) / "backbone", folder / "backbone", card["step"], "params")
+    copy(of.folder / "prompts" / of.task, folder / "prompts" / of.task, prompt["step"], "prompt")
+    write_atomic(folder / "backbone.json", json.dumps({**card, "run": ""}, indent=2))
+    write_atomic(folder / "prompts" / f"{of.task}.json", json.dumps({**prompt, "backbone_run": ""}, indent=2))
+    write_atomic(folder / "config.json", config.to_json(of.cfg))
+    about = {
+        "format": FORMAT, "params": params, "task": of.task, "names": of.names_C, "freq": of.freq, "season": of.season,
+        "tail": to_json(of.tail),
+    }  # fmt: skip
+    with (folder / "forecaster.npz").open("wb") as f:
+        np.savez(f, **of.intervals._asdict())  # type: ignore[arg-type]  # the stub takes each for `allow_pickle`
+    write_atomic(folder / "forecaster.json", json.dumps(about, indent=1))
+
+
+def copy(source: Path, target: Path, step: int, item: str) -> None:
+    """Copies a step of a checkpoint without the state that only going on needs."""
+    shutil.copytree(source / str(step), target / str(step), ignore=lambda _, names: {"state"} & {*names})
+    if not (target / str(step) / item).is_dir():
+        raise UserError(f"{source / str(step) / item} is missing; accepted: the files as a run wrote them")
+
+
+def read(folder: Path) -> tuple[Fitted, dict[str, Any]]:
+    """Returns what was saved, and the Forecaster's arguments. Raises UserError when a file is missing, not whole, or of
+    another version."""
+    path = folder / "forecaster.json"
+    about = checkpoint.read_json(path)
+    if about.get("format") != FORMAT:
+        raise UserError(f"{path} has format {about.get('format')!r}; accepted: {FORMAT}, that of this version")
+    try:
+        with np.load(io.BytesIO((folder / "forecaster.npz").read_bytes()), allow_pickle=False) as kept:
+            known = Intervals(kept["quantile_QH"], kept["unit_C"], float(kept["relative"]))
+        cfg = config.from_json(json.dumps(checkpoint.read_json(folder / "config.json")))
+        tail = from_json(about["tail"])
+        task, names_C, freq, season = about["task"], tuple(about["names"]), about["freq"], about["season"]
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as e:
+        raise UserError(
+            f"{folder} does not hold a whole Forecaster ({type(e).__name__}: {e}); accepted: a folder as save wrote it"
+        ) from None
+    return Fitted(folder, task, cfg, predictor(folder, task, cfg), known, names_C, freq, season, tail), about["params"]
+
+
+def to_json(frame: pd.DataFrame) -> dict[str, Any]:
+    """Returns a frame as JSON has it, every digit, dtype and index kept: pandas' own ways lose some of these."""
+    levels = 0 if isinstance(frame.index, pd.RangeIndex) else frame.index.nlevels
+    flat = frame.reset_index() if levels else frame
+    columns = []
+    for place, label in enumerate(flat.columns):
+        cells = flat.iloc[:, place]
+        if isinstance(cells.dtype, pd.PeriodDtype) or pd.api.types.is_datetime64_any_dtype(cells.dtype):
+            values = cells.astype(str).tolist()
+        else:
+            values = [None if pd.isna(value) else value for value in cells.tolist()]
+        columns.append({"label": label, "dtype": str(cells.dtype), "values": values})
+    return {"columns": columns, "index": list(frame.index.names) if levels else []}
+
+
+def from_json(saved: dict[str, Any]) -> pd.DataFrame:
+    """Returns the frame that `to_json` was given."""
+    cells = [pd.Series(c["values"], name=c["label"]).astype(c["dtype"]) for c in saved["columns"]]
+    frame = pd.concat(cells, axis=1)
+    levels = len(saved["index"])
+    return frame.set_index(list(frame.columns[:levels])).rename_axis(saved["index"]) if levels else frame

@@ -1,0 +1,153 @@
+"""Histories in, forecasts out: a frozen backbone with a prompt as one compiled function of any number of rows.
+
+A row is a history in whatever units: it is standardised in float64 here, so that a series around 1e8 keeps its digits,
+and the forecast comes back in its units.
+"""
+
+import functools
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ptt_jax import frames, impute, tasks
+from ptt_jax.data import Scaler, exact
+from ptt_jax.frames import Table
+from ptt_jax.model import CrossMAE
+from ptt_jax.prompts import Prompt
+
+FILL, REACH = "season", 0.5  # of `impute.Way`: what the encoder reads at gaps, and the pull of neighbours in patches
+CUTOFFS = 300  # most validation windows of a series that intervals are made from
+ROWS = 1024  # most rows of a dispatch; fewer are padded to a power of two, so that few programs are ever compiled
+
+
+class Predictor(NamedTuple):
+    """A frozen backbone, and the prompt that asks it; None is the mask token alone."""
+
+    model: CrossMAE
+    backbone: Any
+    prompt: Prompt | None
+    lookback: int
+
+    def __call__(self, history_RT: np.ndarray, horizon: int) -> np.ndarray:
+        """Returns y_RH float64 from the last `lookback` steps of each row, NaN where missing; shorter ones are padded.
+
+        A row without any value is NaN.
+        """
+        x_RT, seen_RT, scaler = ready(history_RT, self.lookback)
+        ask = functools.partial(run, self.model, horizon, self.backbone, self.prompt)
+        parts = [np.asarray(ask(*rows))[:count] for rows, count in blocks(x_RT, seen_RT)]
+        y_RH = np.concatenate(parts) if parts else np.zeros((0, horizon))
+        y_RH = y_RH * scaler.scale_C[:, None] + scaler.mean_C[:, None]
+        y_RH[~seen_RT.any(1)] = np.nan
+        return y_RH
+
+    def embed(self, history_RT: np.ndarray) -> np.ndarray:
+        """Returns e_RD float32: what the frozen encoder says of each history, mean over the patches that hold anything.
+
+        It moves neither with the units of a row nor with its level; NaN where a row has no value.
+        """
+        x_RT, seen_RT, _ = ready(history_RT, self.lookback)
+        parts = [np.asarray(read(self.model, self.backbone, *rows))[:count] for rows, count in blocks(x_RT, seen_RT)]
+        e_RD = np.concatenate([np.zeros((0, self.model.width), np.float32), *parts])
+        e_RD[~seen_RT.any(1)] = np.nan
+        return e_RD
+
+    def close(self, values_TC: np.ndarray, season: int) -> np.ndarray:
+        """Returns values_TC float64 with their gaps (NaN) closed by reconstruction (`impute.py`), the mask token alone;
+        a series without any value stays as it is. Windows of a lookback lie half of it apart, and where they overlap
+        the one weighs more in whose middle a step lies."""
+        of = impute.Way(FILL, REACH * self.model.patch, season)
+        length, rows = self.lookback, len(values_TC)
+        padded_TC = np.pad(values_TC, ((max(length - rows, 0), 0), (0, 0)), constant_values=np.nan)
+        scaler = exact(padded_TC, ~np.isnan(padded_TC))
+        seen_TC = ~np.isnan(padded_TC)
+        x_TC = np.where(seen_TC, (padded_TC - scaler.mean_C) / scaler.scale_C, 0).astype(np.float32)
+        last = len(padded_TC) - length
+        start_W = np.unique([*range(0, last, max(length // 2, 1)), last])
+        # Windows without a gap have nothing to say, and those without a value nothing to say it from.
+        asked = [(w, c) for w in start_W for c in range(x_TC.shape[1])
+                 if not (here := seen_TC[w : w + length, c]).all() and here.any()]  # fmt: skip
+        total_TC, weight_TC = np.zeros(x_TC.shape), np.zeros(x_TC.shape)
+        weight_L = np.minimum(np.arange(length), np.arange(length)[::-1]) + 1.0
+        if asked:
+            x_RL = np.stack([x_TC[w : w + length, c] for w, c in asked])
+            seen_RL = np.stack([seen_TC[w : w + length, c] for w, c in asked])
+            parts = [np.asarray(fill(self.model, of, self.backbone, *r))[:n] for r, n in blocks(x_RL, seen_RL)]
+            for (w, c), y_L in zip(asked, np.concatenate(parts), strict=True):
+                total_TC[w : w + length, c] += weight_L * y_L
+                weight_TC[w : w + length, c] += weight_L
+        known_TC = weight_TC > 0
+        y_TC = np.where(known_TC, total_TC / np.maximum(weight_TC, 1), np.nan) * scaler.scale_C + scaler.mean_C
+        return np.where(seen_TC, padded_TC, y_TC)[-rows:]
+
+
+def blocks(x_RT: np.ndarray, seen_RT: np.ndarray) -> Iterator[tuple[tuple[np.ndarray, np.ndarray], int]]:
+    """Yields rows of a dispatch, padded with rows without a value, and how many are real."""
+    for first in range(0, len(x_RT), ROWS):
+        count = min(ROWS, len(x_RT) - first)
+        padding = (0, 2 ** (count - 1).bit_length() - count), (0, 0)
+        rows = slice(first, first + count)
+        yield (np.pad(x_RT[rows], padding), np.pad(seen_RT[rows], padding)), count
+
+
+def ready(history_RT: np.ndarray, lookback: int) -> tuple[np.ndarray, np.ndarray, Scaler]:
+    """Returns x_RT float32, standardised row by row and finite, which of it is there, and how it was standardised."""
+    missing = max(lookback - history_RT.shape[1], 0)
+    history_RT = np.pad(history_RT[:, -lookback:], ((0, 0), (missing, 0)), constant_values=np.nan)
+    seen_RT = ~np.isnan(history_RT)
+    scaler = exact(history_RT.T, seen_RT.T)
+    x_RT = np.where(seen_RT, (history_RT - scaler.mean_C[:, None]) / scaler.scale_C[:, None], 0)
+    return x_RT.astype(np.float32), seen_RT, scaler
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def read(model: CrossMAE, backbone: Any, x_RT: Array, observed_RT: Array) -> Array:
+    outputs = model.apply({"params": backbone}, x_RT, observed_RT, method=model.read)
+    z_RND, keep_RN, *_ = cast(tuple[Array, ...], outputs)
+    keep_RN1 = keep_RN[..., None].astype(jnp.float32)  # under hiding 'value' the future's zeros follow
+    return (z_RND[:, : keep_RN.shape[1]] * keep_RN1).sum(1) / jnp.maximum(keep_RN1.sum(1), 1)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def fill(model: CrossMAE, of: impute.Way, backbone: Any, x_RL: Array, seen_RL: Array) -> Array:
+    return impute.impute(model, {"backbone": backbone}, of, x_RL, seen_RL, jnp.zeros(len(x_RL), jnp.int32))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def run(model: CrossMAE, horizon: int, backbone: Any, prompt: Prompt | None, x_RT: Array, observed_RT: Array) -> Array:
+    encoded = model.apply({"params": backbone}, x_RT, observed_RT, method=model.observe)
+    asked = [(prompt, horizon)]
+    return tasks.forecasts(model, backbone, cast(Any, encoded), asked, jnp.zeros(len(x_RT), jnp.int32))[0]
+
+
+def foretell(
+    predictor: Predictor, values_TC: np.ndarray, after: Sequence[int], horizon: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns y_WHC of windows whose history ends `after` steps from the end, and the spread of each history."""
+    padded_TC = np.pad(values_TC, ((predictor.lookback, 0), (0, 0)), constant_values=np.nan)
+    ends = [len(padded_TC) + a for a in after]
+    history_WTC = np.stack([padded_TC[max(end, predictor.lookback) - predictor.lookback : end] for end in ends])
+    history_RT = history_WTC.swapaxes(1, 2).reshape(-1, predictor.lookback)
+    y_RH = predictor(history_RT, horizon)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of a history without any value
+        spread_R = np.nanstd(history_RT, axis=1)
+    shape = len(ends), values_TC.shape[1]
+    return y_RH.reshape(*shape, horizon).swapaxes(1, 2), spread_R.reshape(shape)
+
+
+def back_test(predictor: Predictor, table: Table, rows: int, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns residual_WHC of windows that forecast the last `rows` rows, in original units, and the mean spread_C of
+    their histories."""
+    count = min(CUTOFFS, rows - horizon + 1)
+    after = sorted({round(a) for a in np.linspace(-rows, -horizon, count)})
+    y_WHC, spread_WC = foretell(predictor, table.values_TC, after, horizon)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of a series whose histories have no value
+        spread_C = np.nanmean(spread_WC, axis=0)
+    return frames.truth(table, horizon, after) - y_WHC, np.nan_to_num(spread_C)

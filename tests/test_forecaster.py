@@ -1,0 +1,316 @@
+"""The product: a frame in, forecasts out. One small Forecaster is fitted once and asked by every test."""
+
+import copy
+import json
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ptt_jax import checkpoint, forecaster, main
+from ptt_jax.config import UserError
+from ptt_jax.forecaster import Forecaster
+from ptt_jax.predict import Predictor
+
+TINY = {
+    "model.width": 16, "model.mlp": 16, "model.heads": 2, "model.encoder_layers": 1, "pretrain.steps": 40,
+    "pretrain.batch": 64, "pretrain.validations": 1, "tune.steps": 8, "tune.batch": 64, "tune.validations": 1,
+    "pretrain.learning_rate": 1e-2,
+}  # fmt: skip
+ROWS, HORIZON = 400, 30
+
+
+def make(rows: int = ROWS, seed: int = 0) -> pd.DataFrame:
+    rng, t_T = np.random.default_rng(seed), np.arange(rows)
+    wave = lambda phase: np.sin(2 * np.pi * (t_T + phase) / 24)  # noqa: E731
+    return pd.DataFrame({
+        "ds": pd.date_range("2024-01-01", periods=rows, freq="h"),
+        "load": 100 + 20 * wave(0) + rng.normal(size=rows),
+        "wind": 3 + wave(7) + 0.1 * rng.normal(size=rows),
+    })  # fmt: skip
+
+
+def long(wide: pd.DataFrame) -> pd.DataFrame:
+    return wide.melt("ds", var_name="unique_id", value_name="y")[["unique_id", "ds", "y"]]
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Forecaster:
+    return Forecaster(HORIZON, knobs=TINY).fit(make())
+
+
+def test_a_forecast_follows_the_frame_in_its_kind_and_units(fitted):
+    found = fitted.predict(levels=(80,))
+    assert list(found) == ["ds", "load", "load-lo-80", "load-hi-80", "wind", "wind-lo-80", "wind-hi-80"]
+    assert list(found["ds"]) == list(pd.date_range("2024-01-17 16:00", periods=HORIZON, freq="h"))
+    truth = make(ROWS + HORIZON).iloc[ROWS:]
+    for name, spread in (("load", 20), ("wind", 1)):
+        assert np.abs(found[name].to_numpy() - truth[name].to_numpy()).mean() < spread
+        assert (found[f"{name}-lo-80"] < found[name]).all()
+        assert (found[name] < found[f"{name}-hi-80"]).all()
+
+
+def test_a_long_frame_gives_the_numbers_of_the_wide_one(fitted):
+    wide, tall = fitted.predict(make(), levels=(90,)), fitted.predict(long(make()), levels=(90,))
+    assert list(tall) == ["unique_id", "ds", "ptt", "ptt-lo-90", "ptt-hi-90"]
+    for name in ("load", "wind"):
+        own = tall[tall["unique_id"] == name]
+        np.testing.assert_allclose(own["ptt"].to_numpy(), wide[name].to_numpy(), rtol=1e-6)
+        np.testing.assert_allclose(own["ptt-hi-90"].to_numpy(), wide[f"{name}-hi-90"].to_numpy(), rtol=1e-6)
+
+
+def test_predict_without_a_frame_forecasts_the_one_that_it_learned_from(fitted):
+    pd.testing.assert_frame_equal(fitted.predict(), fitted.predict(make()))
+
+
+def test_fewer_steps_are_the_first_ones(fitted):
+    pd.testing.assert_frame_equal(fitted.predict(horizon=7), fitted.predict().iloc[:7])
+
+
+def test_a_forecast_moves_with_the_units_of_its_series(fitted):
+    moved = make().assign(load=lambda f: 1e8 + 1e3 * f["load"], wind=lambda f: -f["wind"])
+    before, after = fitted.predict(levels=()), fitted.predict(moved, levels=())
+    np.testing.assert_allclose((after["load"] - 1e8) / 1e3, before["load"], rtol=1e-4)
+    assert np.isfinite(after["wind"]).all()
+
+
+def test_a_series_that_was_not_there_is_forecast_with_intervals_in_its_units(fitted):
+    other = make(seed=5).rename(columns={"load": "heat"})[["ds", "heat"]]
+    large = other.assign(heat=1000 * other["heat"])
+    found, scaled = fitted.predict(other, levels=(80,)), fitted.predict(large, levels=(80,))
+    width = (found["heat-hi-80"] - found["heat-lo-80"]).to_numpy()
+    assert (width > 0).all()
+    np.testing.assert_allclose((scaled["heat-hi-80"] - scaled["heat-lo-80"]) / 1000, width, rtol=1e-4)
+    assert width.mean() < 40  # a swing
+
+
+def test_missing_values_and_short_series_are_forecast(fitted):
+    frame = make()
+    frame.loc[frame.index % 5 == 0, "load"] = np.nan
+    frame.loc[: ROWS - 20, "wind"] = np.nan
+    found = fitted.predict(frame)
+    assert np.isfinite(found.drop(columns="ds").to_numpy()).all()
+    frame["wind"] = np.nan
+    with pytest.raises(UserError, match="series 'wind' has no value in its last"):
+        fitted.predict(frame)
+
+
+def test_what_was_saved_forecasts_the_same_to_the_bit_and_knows_its_arguments(fitted, tmp_path):
+    folder = fitted.save(tmp_path / "kept")
+    again = Forecaster.load(folder)
+    pd.testing.assert_frame_equal(again.predict(), fitted.predict())
+    assert again.get_params() == fitted.get_params()
+    assert not [p for p in folder.rglob("*") if p.name == "state" or p.suffix == ".pkl"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["kept"]
+    assert Forecaster.load(again.save(folder)).get_params() == again.get_params()  # into its own place
+
+
+@pytest.mark.parametrize("kind", ["long", "zone", "index", "integer"])
+def test_every_kind_of_frame_comes_back_from_a_saved_forecaster(fitted, tmp_path, kind):
+    frame = make()
+    frame = {
+        "long": lambda: long(frame),
+        "zone": lambda: frame.assign(ds=frame["ds"].dt.tz_localize("Europe/Berlin")),
+        "index": lambda: frame.set_index("ds"),
+        "integer": lambda: frame.assign(ds=np.arange(ROWS)),
+    }[kind]()
+    one = copy.copy(fitted)
+    one.tune(frame, fitted)
+    again = Forecaster.load(one.save(tmp_path / kind))
+    pd.testing.assert_frame_equal(again.predict(), one.predict(), check_freq=False)
+
+
+def test_tuning_on_a_backbone_never_touches_it_and_saves_it_along(fitted, tmp_path):
+    card = checkpoint.find_backbone(fitted.fitted.folder)
+    files = {p: p.read_bytes() for p in (fitted.fitted.folder / "backbone").rglob("*") if p.is_file()}
+    other = Forecaster(6, knobs=TINY).tune(make(seed=3), fitted)
+    assert {p: p.read_bytes() for p in files} == files
+    assert checkpoint.find_backbone(other.fitted.folder)["content_hash"] == card["content_hash"]
+    assert len(other.predict(levels=())) == 6
+    again = Forecaster.load(other.save(tmp_path / "other"))
+    assert checkpoint.find_backbone(tmp_path / "other")["run"] == str(tmp_path / "other")
+    pd.testing.assert_frame_equal(again.predict(), other.predict())
+
+
+def test_cross_validation_forecasts_what_came_from_what_was_there_before(fitted):
+    frame = make()
+    found = fitted.cross_validation(long(frame), n_windows=3, step_size=10, levels=(), refit=False)
+    assert list(found) == ["unique_id", "ds", "cutoff", "ptt", "y"]
+    assert len(found) == 2 * 3 * HORIZON
+    for cutoff in found["cutoff"].unique():
+        part = found[found["cutoff"] == cutoff]
+        alone = fitted.predict(long(frame[frame["ds"] <= cutoff]), levels=())
+        np.testing.assert_allclose(part["ptt"].to_numpy(), alone["ptt"].to_numpy(), rtol=1e-5)
+    truth = long(frame).merge(found, on=["unique_id", "ds"])
+    np.testing.assert_array_equal(truth["y_x"], truth["y_y"])
+
+
+def test_cross_validation_learns_from_the_rows_before_its_first_window_alone(monkeypatch):
+    seen = []
+    monkeypatch.setattr(Forecaster, "learn", lambda self, df, card, alive: seen.append(df))
+    with pytest.raises(UserError, match="has not learned yet"):
+        Forecaster(HORIZON, knobs=TINY).cross_validation(make(), n_windows=2)
+    (before,) = seen
+    pd.testing.assert_frame_equal(before, make().iloc[: ROWS - 2 * HORIZON], check_freq=False)
+
+
+def test_it_has_the_habits_of_scikit_learn():
+    one = Forecaster(12, season=7, knobs=TINY)
+    twin = Forecaster(**one.get_params(deep=False))  # what sklearn.base.clone does, and checks by identity
+    assert all(twin.get_params()[k] is v for k, v in one.get_params().items())
+    assert one.set_params(horizon=3).horizon == 3
+    assert repr(one).startswith("Forecaster(horizon=3, season=7")
+    with pytest.raises(UserError, match="no parameter 'horizons'; nearest: horizon"):
+        one.set_params(horizons=3)
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda f: Forecaster(3).predict(), "has not learned yet; accepted: fit"),
+        (lambda f: f.predict(horizon=31), r"tuned for 30 steps; accepted: 1 to 30, or Forecaster\(horizon=31\).tune"),
+        (lambda f: f.predict(horizon=0), "accepted: 1 to 30"),
+        (lambda f: f.predict(levels=(120,)), "percentages above 0"),
+        (lambda f: f.cross_validation(make(), n_windows=0), "n_windows=0.*whole number of at least 1"),
+        (lambda f: f.cross_validation(make(), n_windows=99), "99 windows of 30 steps begin before the frame"),
+        (lambda f: Forecaster(0).fit(make()), "whole number of at least 1"),
+        (lambda f: Forecaster(300).fit(make()), "has 400 rows; accepted: at least 608"),
+        (lambda f: Forecaster(3, knobs={"model.widht": 3}).fit(make()), "nearest: model.width"),
+        (lambda f: Forecaster(3, knobs={"model.width": "x"}).fit(make()), "model.width.*no int"),
+        (lambda f: Forecaster(3, patch=7, lookback=24).fit(make()), "multiple"),
+        (lambda f: Forecaster.load("nowhere"), "nowhere/forecaster.json does not exist"),
+        (lambda f: Forecaster(3).tune(make(), "nowhere"), "nowhere/backbone.json does not exist"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_sentence(fitted, ask, words):
+    with pytest.raises(UserError, match=words):
+        ask(fitted)
+
+
+def test_a_folder_with_something_else_is_never_overwritten(fitted, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="something else is there"):
+        fitted.save(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_saved_forecaster_that_is_not_whole_is_named(fitted, tmp_path):
+    folder = fitted.save(tmp_path / "f")
+    for name in ("forecaster.npz", "config.json", "backbone.json"):
+        kept = (folder / name).read_bytes()
+        (folder / name).write_bytes(kept[: len(kept) // 2])
+        with pytest.raises(UserError, match=name.split(".")[0]):
+            Forecaster.load(folder)
+        (folder / name).write_bytes(kept)
+    about = json.loads((folder / "forecaster.json").read_text())
+    (folder / "forecaster.json").write_text(json.dumps({**about, "format": 99}))
+    with pytest.raises(UserError, match="format 99; accepted: 1"):
+        Forecaster.load(folder)
+
+
+def test_a_short_history_is_warned_of():
+    with pytest.warns(UserWarning, match="120 rows are a short history"):
+        Forecaster(6).settle(Forecaster(6).read(make(120)), {})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Forecaster(6).settle(Forecaster(6).read(make()), {})
+
+
+def test_series_of_other_lengths_and_ends_learn_together(fitted):
+    frame = pd.concat([long(make()), long(make(50, seed=2)).assign(unique_id=lambda f: "young " + f["unique_id"])])
+    table = Forecaster(HORIZON).read(frame)
+    series = forecaster.as_series(table, fitted.fitted.cfg)
+    assert len(series.names_C) == 2  # the young ones have nothing before validation
+    found = fitted.predict(frame, levels=())
+    ends = found.groupby("unique_id")["ds"].min()
+    assert ends["young load"] == pd.Timestamp("2024-01-03 02:00")
+    assert ends["load"] == pd.Timestamp("2024-01-17 16:00")
+
+
+def test_rows_are_padded_to_few_shapes(fitted, monkeypatch):
+    shapes = set()
+    run = forecaster.predict.run
+    monkeypatch.setattr(forecaster.predict, "run", lambda *a: shapes.add(a[4].shape) or run(*a))
+    of: Predictor = fitted.fitted.predictor
+    rows = np.random.default_rng(0).normal(size=(9, of.lookback))
+    whole = of(rows, 5)
+    for count in (1, 5, 6, 7, 8):
+        np.testing.assert_allclose(of(rows[:count], 5), whole[:count], rtol=1e-5, atol=1e-6)
+    assert {s[0] for s in shapes} == {16, 1, 8}
+
+
+def test_gaps_are_closed_and_nothing_else_is_touched(fitted):
+    truth, rng = make(), np.random.default_rng(0)
+    frame = truth.assign(note="x")
+    frame.loc[rng.random(ROWS) < 0.2, "load"] = np.nan
+    frame.loc[200:230, "wind"] = np.nan
+    found, kept = fitted.impute(frame), frame.copy()
+    pd.testing.assert_frame_equal(frame, kept)
+    assert list(found) == list(frame)
+    gap = frame[["load", "wind"]].isna()
+    assert not found[["load", "wind"]].isna().any().any()
+    assert (found[["load", "wind"]].to_numpy()[~gap] == truth[["load", "wind"]].to_numpy()[~gap]).all()
+    for name, spread in (("load", 14), ("wind", 0.7)):  # of a wave's own standard deviation
+        error = (found[name] - truth[name])[gap[name]].to_numpy()
+        assert np.sqrt(np.mean(error**2)) < 0.7 * spread
+    moved = fitted.impute(frame.assign(load=1e6 + 100 * frame["load"]))
+    np.testing.assert_allclose((moved["load"] - 1e6) / 100, found["load"], rtol=1e-3)
+    empty = fitted.impute(frame.assign(wind=np.nan))
+    assert empty["wind"].isna().all()
+
+
+def test_a_step_that_its_surroundings_do_not_explain_has_the_highest_score(fitted):
+    frame = long(make())
+    frame.loc[250, "y"] += 90
+    found = fitted.detect(frame)
+    assert list(found) == ["unique_id", "ds", "y", "score"]
+    assert int(found["score"].argmax()) == 250
+    assert (found["score"] >= 0).all()
+    assert list(fitted.detect(make()))[-2:] == ["load-score", "wind-score"]
+
+
+def test_an_embedding_tells_series_apart_and_not_their_units(fitted):
+    frame = make().assign(more=lambda f: 7 * f["load"] - 3, noise=np.random.default_rng(1).normal(size=ROWS))
+    e = fitted.embed(frame)
+    assert e.shape == (4, 16)
+    assert e.index.name == "unique_id"
+    apart = lambda a, b: np.linalg.norm(e.loc[a] - e.loc[b])  # noqa: E731
+    assert apart("load", "more") < 1e-2 < apart("load", "noise")
+
+
+def test_the_command_line_writes_what_the_forecaster_says(tmp_path, capsys, monkeypatch):
+    make().to_csv(tmp_path / "mine.csv", index=False)
+    knobs = [f"--config.{key}={value}" for key, value in TINY.items()]
+    out, kept = tmp_path / "out.csv", tmp_path / "kept"
+    argv = ["forecast", f"--config.data.path={tmp_path / 'mine.csv'}", "--config.horizons=30,", f"--workdir={kept}"]
+    assert main.main([*argv, f"--config.output={out}", *knobs, "--config.cache_dir="]) == 0
+    assert "season 24, patch 24" in capsys.readouterr().out
+    first = pd.read_csv(out)
+    assert list(first)[:3] == ["ds", "load", "load-lo-80"]
+    out.unlink()
+    again = [*argv[:2], f"--config.backbone={kept}", f"--config.output={out}"]
+    assert main.main(again) == 0
+    np.testing.assert_allclose(pd.read_csv(out)["load"], first["load"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--config.output=out.csv"], "config.data.path is empty"),
+        (["--config.data.path={csv}"], "config.output is empty"),
+        (["--config.data.path={csv}", "--config.output=out.txt"], "is no .csv file"),
+        (["--config.data.path={csv}", "--config.output=out.csv", "--config.data.columns=lod"], "no column 'lod'"),
+        (["--config.data.path={csv}", "--config.output=out.csv", "--config.backbone=none"], "none/backbone.json"),
+        (["--config.data.path={csv}", "--config.output=out.csv", "--config.levels=180,"], "config.levels"),
+        (["--config.data.path={csv}", "--config.output=out.csv", "now"], "argument now is unknown"),
+    ],
+)
+def test_a_stage_that_is_asked_wrongly_ends_with_a_sentence(tmp_path, capsys, monkeypatch, flags, words):
+    monkeypatch.chdir(tmp_path)
+    make().to_csv("mine.csv", index=False)
+    assert main.main(["forecast", *(flag.format(csv="mine.csv") for flag in flags)]) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.count("\n") == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.csv"]

@@ -1,0 +1,157 @@
+"""Own data with untouched defaults: `Forecaster` against seasonal naive and the linear map, on series of many shapes.
+
+    python experiments/own.py [--data=vic_elec,NN5_daily] [--knob=KEY=VALUE ...]
+
+A Forecaster learns from all rows but the last tenth (at least two horizons), and forecasts windows that lie evenly over
+the rest, at most 200. Errors are of the mean absolute kind, in units of each series' spread in the rows before, so that
+series weigh alike. `linear` is the ridge regression of baselines.py with the Forecaster's lookback; `last season`
+repeats the season that the Forecaster found. What finished is in results/own.csv and is not run again under the same
+knobs.
+"""
+
+import argparse
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+from ledger import Ledger, command, show
+
+from ptt_jax import Forecaster, baselines, data, forecaster, intervals, mesh, predict, problems, recipe
+from ptt_jax.config import UserError
+
+HERE = Path(__file__).parent
+# file, horizon: a day of hours and half hours, what a bank plans of its machines, a season of flu, a month of rates
+SETS = {
+    "vic_elec": ("more/vic_elec.csv.gz", 48),
+    "gefcom2012_load": ("more/gefcom2012_load.csv.gz", 24),
+    "NN5_daily": ("more/NN5_daily.csv.gz", 56),
+    "Beijing_air": ("more/Beijing_air.csv.gz", 24),
+    "WTH": ("more/WTH.csv.gz", 24),
+    "illness": ("national_illness.csv", 24),
+    "exchange_rate": ("exchange_rate.csv", 30),
+}
+WINDOWS = 200
+HELD_OUT = 0.1
+COLUMNS = ("last season", "linear", "prompts", "of linear", "coverage 80", "coverage 95", "seconds")
+
+
+def measure(name: str, knobs: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns one row of the table."""
+    file, horizon = SETS[name]
+    frame = pd.read_csv(Path(os.environ.get("PTT_DATA_DIR", ".")) / file)
+    held = max(int(HELD_OUT * len(frame)), 2 * horizon)
+    begun = time.perf_counter()
+    model = Forecaster(horizon, knobs=knobs, verbose=True).fit(frame.iloc[:-held])
+    seconds = time.perf_counter() - begun
+    of, table = model.fitted, model.read(frame)
+    step = max((held - horizon) // (WINDOWS - 1), 1)
+    count = (held - horizon) // step + 1
+    found = model.cross_validation(frame, n_windows=count, step_size=step, levels=(80, 95), refit=False)
+    after = [-(horizon + i * step) for i in reversed(range(count))]
+
+    before_TC = table.values_TC[:-held]
+    spread_C = data.exact(before_TC, ~np.isnan(before_TC)).scale_C
+    labels = table.layout.labels_K
+
+    def pick(rest: str) -> np.ndarray:
+        cells = found[[f"{label}{rest}" for label in labels]].to_numpy()
+        return cells.reshape(count, horizon, len(labels)) / spread_C
+
+    truth, forecast = pick("-y"), pick("")
+    ends = [len(table.values_TC) + a for a in after]
+    history_RT = np.concatenate([table.values_TC[end - of.cfg.lookback : end].T for end in ends])
+    x_RT, seen_RT, scaler = predict.ready(history_RT, of.cfg.lookback)
+    x_RT = last_observed(x_RT, seen_RT)
+    past = model.read(frame.iloc[:-held])
+    problem = problems.prepare(forecaster.as_series(past, of.cfg), mesh.make(0))
+    spans = [problem.span(split, of.cfg.lookback, of.cfg.horizons) for split in ("train", "validation")]
+    weights_TH = baselines.fit_linear(problem, *spans)
+
+    def restore(y_RH: Any) -> np.ndarray:
+        y_RH = np.asarray(y_RH) * scaler.scale_C[:, None] + scaler.mean_C[:, None]
+        return y_RH.reshape(count, len(labels), horizon).swapaxes(1, 2) / spread_C
+
+    naive = restore(baselines.seasonal_naive(x_RT, of.season, horizon))
+    linear = restore(baselines.linear(weights_TH, x_RT, seen_RT, horizon))
+    error = {"last season": naive, "linear": linear, "prompts": forecast}
+    mae = {model: float(np.nanmean(np.abs(y - truth))) for model, y in error.items()}
+    cover = {
+        f"coverage {level}": intervals.coverage(truth, pick(f"-lo-{level}"), pick(f"-hi-{level}")) for level in (80, 95)
+    }
+    return {
+        "data": name, "knobs": " ".join(f"{k}={v}" for k, v in knobs.items()), "rows": len(frame) - held,
+        "series": len(labels), "horizon": horizon, "season": of.season, "patch": of.cfg.model.patch,
+        "lookback": of.cfg.lookback, "windows": count, **mae, "of linear": mae["prompts"] / mae["linear"], **cover,
+        "pinball 10": intervals.pinball(truth, pick("-lo-80"), 0.1),
+        "pinball 90": intervals.pinball(truth, pick("-hi-80"), 0.9),
+        "seconds": seconds, "recipe": recipe_hash(), "device": jax.devices()[0].device_kind,
+        "date": pd.Timestamp.now().date().isoformat(), "command": command("own", sys.argv[1:]),
+    }  # fmt: skip
+
+
+def last_observed(x_RT: np.ndarray, seen_RT: np.ndarray) -> np.ndarray:
+    """Returns histories whose missing values are the last observed ones, which a season is copied from."""
+    at_RT = np.maximum.accumulate(np.where(seen_RT, np.arange(x_RT.shape[1]), 0), axis=1)
+    return np.take_along_axis(x_RT, at_RT, axis=1)
+
+
+def recipe_hash() -> str:
+    """Returns 8 hex digits over the rules: what was measured under others is run again."""
+    text = "".join((Path(recipe.__file__).parent / f"{name}.py").read_text("utf-8") for name in ("recipe", "seasons"))
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def table(rows: pd.DataFrame) -> str:
+    """Returns the table for README.md."""
+    lines = ["| | rows x series | horizon | season, patch, lookback | " + " | ".join(COLUMNS) + " |"]
+    lines.append("|---" * (4 + len(COLUMNS)) + "|")
+    for r in rows.to_dict("records"):
+        cells = [f"{r[c]:.3f}" if c != "seconds" else f"{r[c]:.0f}" for c in COLUMNS]
+        shape = f"{r['rows']} x {r['series']} | {r['horizon']} | {r['season']}, {r['patch']}, {r['lookback']}"
+        lines.append(f"| {r['data']} | {shape} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default=",".join(SETS), help="which sets, comma-separated")
+    parser.add_argument("--knob", action="append", default=[], help="KEY=VALUE in the recipe's stead; its own rows")
+    args = parser.parse_args()
+    try:
+        knobs = {k: parse_value(v) for k, _, v in (text.partition("=") for text in args.knob)}
+        ledger = Ledger(HERE / "results" / "own.csv", ("data", "knobs"), ("recipe",))
+        for name in args.data.split(","):
+            if name not in SETS:
+                raise UserError(f"--data={name} is not there; accepted: {', '.join(SETS)}")
+            words = " ".join(f"{k}={v}" for k, v in knobs.items())
+            if not ledger.has(data=name, knobs=words, recipe=recipe_hash()):
+                row = measure(name, knobs)
+                ledger.add(pd.DataFrame([row]))
+                print(table(pd.DataFrame([row])), flush=True)
+        plain = ledger.rows[ledger.rows["knobs"].isna() | (ledger.rows["knobs"] == "")]
+        show("own", table(plain))
+    except UserError as e:
+        print(f"own: {' '.join(str(e).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse_value(text: str) -> Any:
+    """Returns a number where the text is one."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from ledger import Ledger, command, show
 
-from ptt_jax import Forecaster, baselines, data, forecaster, intervals, mesh, predict, problems, recipe
+from ptt_jax import Forecaster, baselines, data, fitting, frames, intervals, mesh, predict, problems, recipe
 from ptt_jax.config import UserError
 
 HERE = Path(__file__).parent
@@ -50,7 +50,7 @@ def measure(name: str, knobs: Mapping[str, Any]) -> dict[str, Any]:
     begun = time.perf_counter()
     model = Forecaster(horizon, knobs=knobs, verbose=True).fit(frame.iloc[:-held])
     seconds = time.perf_counter() - begun
-    of, table = model.fitted, model.read(frame)
+    of, table = model.fitted, frames.read(frame)
     step = max((held - horizon) // (WINDOWS - 1), 1)
     count = (held - horizon) // step + 1
     found = model.cross_validation(frame, n_windows=count, step_size=step, levels=(80, 95), refit=False)
@@ -69,8 +69,10 @@ def measure(name: str, knobs: Mapping[str, Any]) -> dict[str, Any]:
     history_RT = np.concatenate([table.values_TC[end - of.cfg.lookback : end].T for end in ends])
     x_RT, seen_RT, scaler = predict.ready(history_RT, of.cfg.lookback)
     x_RT = last_observed(x_RT, seen_RT)
-    past = model.read(frame.iloc[:-held])
-    problem = problems.prepare(forecaster.as_series(past, of.cfg), mesh.make(0))
+    past = frames.read(frame.iloc[:-held])
+    problem = problems.prepare(
+        fitting.as_series(past, recipe.validation_rows(len(frame) - held, horizon)), mesh.make(0)
+    )
     spans = [problem.span(split, of.cfg.lookback, of.cfg.horizons) for split in ("train", "validation")]
     weights_TH = baselines.fit_linear(problem, *spans)
 
@@ -81,12 +83,13 @@ def measure(name: str, knobs: Mapping[str, Any]) -> dict[str, Any]:
     naive = restore(baselines.seasonal_naive(x_RT, of.season, horizon))
     linear = restore(baselines.linear(weights_TH, x_RT, seen_RT, horizon))
     error = {"last season": naive, "linear": linear, "prompts": forecast}
-    mae = {model: float(np.nanmean(np.abs(y - truth))) for model, y in error.items()}
+    known = ~np.isnan(truth + forecast)  # the same for all
+    mae = {model: float(np.abs(y - truth)[known].mean()) for model, y in error.items()}
     cover = {
         f"coverage {level}": intervals.coverage(truth, pick(f"-lo-{level}"), pick(f"-hi-{level}")) for level in (80, 95)
     }
     return {
-        "data": name, "knobs": " ".join(f"{k}={v}" for k, v in knobs.items()), "rows": len(frame) - held,
+        "data": name, "knobs": said(knobs), "rows": len(frame) - held,
         "series": len(labels), "horizon": horizon, "season": of.season, "patch": of.cfg.model.patch,
         "lookback": of.cfg.lookback, "windows": count, **mae, "of linear": mae["prompts"] / mae["linear"], **cover,
         "pinball 10": intervals.pinball(truth, pick("-lo-80"), 0.1),
@@ -94,6 +97,11 @@ def measure(name: str, knobs: Mapping[str, Any]) -> dict[str, Any]:
         "seconds": seconds, "recipe": recipe_hash(), "device": jax.devices()[0].device_kind,
         "date": pd.Timestamp.now().date().isoformat(), "command": command("own", sys.argv[1:]),
     }  # fmt: skip
+
+
+def said(knobs: Mapping[str, Any]) -> str:
+    """Returns the knobs as the csv has them."""
+    return " ".join(f"{k}={v}" for k, v in knobs.items()) or "untouched"
 
 
 def last_observed(x_RT: np.ndarray, seen_RT: np.ndarray) -> np.ndarray:
@@ -104,7 +112,9 @@ def last_observed(x_RT: np.ndarray, seen_RT: np.ndarray) -> np.ndarray:
 
 def recipe_hash() -> str:
     """Returns 8 hex digits over the rules: what was measured under others is run again."""
-    text = "".join((Path(recipe.__file__).parent / f"{name}.py").read_text("utf-8") for name in ("recipe", "seasons"))
+    text = "".join(
+        (Path(recipe.__file__).parent / f"{name}.py").read_text("utf-8") for name in ("recipe", "seasons", "intervals")
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
@@ -130,13 +140,11 @@ def main() -> int:
         for name in args.data.split(","):
             if name not in SETS:
                 raise UserError(f"--data={name} is not there; accepted: {', '.join(SETS)}")
-            words = " ".join(f"{k}={v}" for k, v in knobs.items())
-            if not ledger.has(data=name, knobs=words, recipe=recipe_hash()):
+            if not ledger.has(data=name, knobs=said(knobs), recipe=recipe_hash()):
                 row = measure(name, knobs)
                 ledger.add(pd.DataFrame([row]))
                 print(table(pd.DataFrame([row])), flush=True)
-        plain = ledger.rows[ledger.rows["knobs"].isna() | (ledger.rows["knobs"] == "")]
-        show("own", table(plain))
+        show("own", table(ledger.rows[ledger.rows["knobs"] == said({})]))
     except UserError as e:
         print(f"own: {' '.join(str(e).split())}", file=sys.stderr)
         return 2

@@ -6,6 +6,12 @@ from pathlib import Path
 import jax
 
 
+def offer(folder: str) -> None:
+    """Turns the cache on as `use` does, unless the program that calls has one of its own."""
+    if not getattr(jax.config, "jax_compilation_cache_dir"):  # noqa: B009  # a type checker does not see it
+        use(folder)
+
+
 def use(folder: str) -> None:
     """Turns the cache on for programs of any compile time; 'default' = in the user's cache folder, '' = leaves it."""
     if not folder:

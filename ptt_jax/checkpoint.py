@@ -14,6 +14,7 @@ backbone.json, prompts/TASK.json and finetuned/TASK.json are written last, so ea
 import contextlib
 import hashlib
 import json
+import logging
 import platform
 import subprocess
 import sys
@@ -200,7 +201,9 @@ def alone() -> Any:
 
 
 def hush() -> None:
-    """Drops what tensorstore's threads say after a failed read, 'Event loop is closed', hundreds of lines of it."""
+    """Drops what tensorstore's threads say after a failed read, 'Event loop is closed', hundreds of lines of it, and
+    orbax's warnings that what is opened to be read is opened to be read."""
+    logging.getLogger("absl").addFilter(is_news)  # once: the same function is not added again
     former = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
@@ -210,6 +213,11 @@ def hush() -> None:
     if not hasattr(former, "hushed"):  # once
         setattr(hook, "hushed", True)  # noqa: B010
         sys.unraisablehook = hook
+
+
+def is_news(record: logging.LogRecord) -> bool:
+    """Says whether a record of orbax is not about a store that was opened to be read."""
+    return not any(words in record.getMessage() for words in ("read_only=True", "directory is read only"))
 
 
 def find_backbone(run: Path) -> dict[str, Any]:

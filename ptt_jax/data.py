@@ -79,14 +79,19 @@ def standardise(values_TC: np.ndarray, observed_TC: np.ndarray) -> Scaler:
     return Scaler(mean_C, np.where(scale_C == 0, 1.0, scale_C))
 
 
-def exact(values_TC: np.ndarray, observed_TC: np.ndarray) -> Scaler:
-    """Returns `standardise` of float64 values: around a rough centre, so that float32 keeps the digits that move."""
+def exact(values_TC: np.ndarray, observed_TC: np.ndarray, still: float = 1.0) -> Scaler:
+    """Returns `standardise` of float64 values: around a rough centre, so that float32 keeps the digits that move.
+
+    still: the scale of a channel that stands still.
+    """
     first_C = np.take_along_axis(values_TC, observed_TC.argmax(0)[None], 0)[0]
     centre_C = np.where(observed_TC.any(0), first_C, 0.0)
     reach_C = np.abs(np.where(observed_TC, values_TC - centre_C, 0)).max(0, initial=0)
-    reach_C = np.where(reach_C > 0, reach_C, 1.0)
+    moves_C = reach_C > 0
+    reach_C = np.where(moves_C, reach_C, 1.0)
     rough = standardise((values_TC - centre_C) / reach_C, observed_TC)
-    return Scaler(rough.mean_C * reach_C + centre_C, rough.scale_C * reach_C)
+    scale_C = np.where(moves_C, rough.scale_C * reach_C, still)
+    return Scaler(rough.mean_C * reach_C + centre_C, scale_C)
 
 
 def load(data: Any) -> Series:

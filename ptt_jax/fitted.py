@@ -7,6 +7,7 @@ forecaster.json  forecaster.npz                  the Forecaster's arguments, the
 """
 
 import dataclasses
+import functools
 import io
 import json
 import shutil
@@ -36,6 +37,12 @@ class Scratch:
         self.folder = Path(tempfile.mkdtemp(prefix="ptt_jax-"))
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
+    def __deepcopy__(self, memo: dict) -> "Scratch":
+        return self
+
+    def __reduce__(self) -> Any:
+        raise TypeError("what was fitted lies in a folder of this process; accepted: Forecaster.save and load")
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Fitted:
@@ -56,6 +63,14 @@ class Fitted:
     def horizon(self) -> int:
         return int(self.cfg.horizons[-1])
 
+    @functools.cached_property
+    def prompt_hash(self) -> str:
+        """Of the prompt's file as it was when this was made."""
+        return str(checkpoint.read_json(self.folder / "prompts" / f"{self.task}.json")["content_hash"])
+
+    def __post_init__(self) -> None:
+        _ = self.prompt_hash
+
 
 def predictor(folder: Path, task: str, cfg: ConfigDict) -> Predictor:
     """Returns what a folder's backbone and prompt make. Raises UserError when a file is missing or not what it was."""
@@ -63,24 +78,34 @@ def predictor(folder: Path, task: str, cfg: ConfigDict) -> Predictor:
     model = train.build(card["architecture"], cfg.compute_dtype, views=cfg.views)
     backbone = checkpoint.load_backbone(card, train.shapes(model))
     prompt = checkpoint.load_prompts(folder, task, card["content_hash"])[cfg.horizons[-1]][0]
-    return Predictor(model, jax.device_put(backbone), jax.device_put(prompt), cfg.lookback)
+    return Predictor(model, jax.device_put(backbone), jax.device_put(prompt), cfg.lookback, cfg.horizons[-1])
 
 
 def write(of: Fitted, folder: Path, params: dict[str, Any]) -> None:
-    """Writes all that `read` needs into a new folder; params: the Forecaster's arguments."""
+    """Writes all that `read` needs into a new folder, or what it lacks into the one that was fitted in; params: the
+    Forecaster's arguments. Raises UserError when the files are not those of what was fitted any more."""
     card = checkpoint.find_backbone(of.folder)
     prompt = checkpoint.read_json(of.folder / "prompts" / f"{of.task}.json")
-    copy(Path(card["run"]) / "backbone", folder / "backbone", card["step"], "params")
-    copy(of.folder / "prompts" / of.task, folder / "prompts" / of.task, prompt["step"], "prompt")
-    write_atomic(folder / "backbone.json", json.dumps({**card, "run": ""}, indent=2))
-    write_atomic(folder / "prompts" / f"{of.task}.json", json.dumps({**prompt, "backbone_run": ""}, indent=2))
-    write_atomic(folder / "config.json", config.to_json(of.cfg))
+    if (
+        checkpoint.content_hash(of.predictor.backbone) != card["content_hash"]
+        or prompt["content_hash"] != of.prompt_hash
+    ):
+        raise UserError(f"{of.folder} holds another backbone or prompt than was fitted; accepted: a new fit, or load")
+    if folder != of.folder or card["run"] != str(of.folder):
+        copy(Path(card["run"]) / "backbone", folder / "backbone", card["step"], "params")
+        write_atomic(folder / "backbone.json", json.dumps({**card, "run": ""}, indent=2))
+    if folder != of.folder:
+        copy(of.folder / "prompts" / of.task, folder / "prompts" / of.task, prompt["step"], "prompt")
+        write_atomic(folder / "prompts" / f"{of.task}.json", json.dumps({**prompt, "backbone_run": ""}, indent=2))
+        write_atomic(folder / "config.json", config.to_json(of.cfg))
     about = {
         "format": FORMAT, "params": params, "task": of.task, "names": of.names_C, "freq": of.freq, "season": of.season,
         "tail": to_json(of.tail),
     }  # fmt: skip
-    with (folder / "forecaster.npz").open("wb") as f:
+    temporary = folder / "forecaster.npz.tmp"
+    with temporary.open("wb") as f:
         np.savez(f, **of.intervals._asdict())  # type: ignore[arg-type]  # the stub takes each for `allow_pickle`
+    temporary.replace(folder / "forecaster.npz")
     write_atomic(folder / "forecaster.json", json.dumps(about, indent=1))
 
 
@@ -94,13 +119,14 @@ def copy(source: Path, target: Path, step: int, item: str) -> None:
 def read(folder: Path) -> tuple[Fitted, dict[str, Any]]:
     """Returns what was saved, and the Forecaster's arguments. Raises UserError when a file is missing, not whole, or of
     another version."""
+    folder = folder.absolute()
     path = folder / "forecaster.json"
     about = checkpoint.read_json(path)
     if about.get("format") != FORMAT:
         raise UserError(f"{path} has format {about.get('format')!r}; accepted: {FORMAT}, that of this version")
     try:
         with np.load(io.BytesIO((folder / "forecaster.npz").read_bytes()), allow_pickle=False) as kept:
-            known = Intervals(kept["quantile_QH"], kept["unit_C"], float(kept["relative"]))
+            known = Intervals(kept["quantile_QH"], kept["ratio_C"], float(kept["relative"]))
         cfg = config.from_json(json.dumps(checkpoint.read_json(folder / "config.json")))
         tail = from_json(about["tail"])
         task, names_C, freq, season = about["task"], tuple(about["names"]), about["freq"], about["season"]

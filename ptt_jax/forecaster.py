@@ -10,6 +10,7 @@ Parameters are those of scikit-learn's habits: `get_params`, `set_params` and `s
 """
 
 import inspect
+import json
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,34 +19,15 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-from ml_collections import ConfigDict
 
-from ptt_jax import (
-    cache,
-    checkpoint,
-    config,
-    data,
-    detect,
-    fitted,
-    frames,
-    impute,
-    intervals,
-    predict,
-    problems,
-    recipe,
-    seasons,
-    train,
-    tune,
-)  # fmt: skip
+from ptt_jax import cache, checkpoint, config, data, detect, fitted, fitting, frames, impute, intervals, predict
 from ptt_jax import mesh as meshes
-from ptt_jax.clock import counted
 from ptt_jax.config import UserError
-from ptt_jax.data import Series
 from ptt_jax.fitted import Fitted, Scratch
+from ptt_jax.fitting import Wish
 from ptt_jax.frames import Table
-from ptt_jax.log import Log
 
-SHORT = 240  # rows below which a history is called short
+SPARSE = 0.55  # share of a grid that a frame must have rows for; one of every second step has less
 
 
 class Forecaster:
@@ -110,97 +92,56 @@ class Forecaster:
             )
         return found
 
-    def read(self, df: pd.DataFrame, freq: str | int = "") -> Table:
-        """Returns the frame's series on one step."""
-        columns = {"id_column": self.id_column, "time_column": self.time_column, "target_column": self.target_column}
-        return frames.read(df, **columns, freq=freq or self.freq)
-
-    def say(self, *notes: str) -> None:
-        for note in notes if self.verbose else ():
-            print(note, flush=True)
-
     def fit(self, df: pd.DataFrame) -> Self:
         """Pre-trains a backbone on the frame's series and tunes a prompt to forecast `horizon` steps.
 
-        The last fifth of the rows chooses and calibrates (`recipe.validation_rows`), the rest teaches. Raises UserError
-        when the frame cannot be read or is too short; a short one that will do gets a smaller model, and a warning.
+        The last rows choose and calibrate (`recipe.validation_rows`), the rest teaches. Raises UserError when the frame
+        cannot be read or is too short; a short one that will do gets a smaller model, and a warning.
         """
-        return self.learn(df, {}, ())
+        return self._learn(df, {}, ())
 
     def tune(self, df: pd.DataFrame, backbone: "str | Path | Forecaster") -> Self:
         """Tunes a prompt for the frame's series on a backbone that is there: a Forecaster, or the folder of a run or of
         `save`. It is only read. Raises UserError as `fit` does, or when the backbone does not fit."""
         other = backbone.fitted if isinstance(backbone, Forecaster) else None
         folder = other.folder if other else Path(str(backbone)).expanduser()
-        return self.learn(df, checkpoint.find_backbone(folder), other.alive if other else ())
+        return self._learn(df, checkpoint.find_backbone(folder), other.alive if other else ())
 
-    def learn(self, df: pd.DataFrame, card: dict[str, Any], alive: tuple[Scratch, ...]) -> Self:
-        """Fits, on the backbone of a card if there is one, whose files are there while `alive` is."""
-        table = self.read(df)
-        rows, channels = table.values_TC.shape
-        cfg, season = self.settle(table, card)
-        cache.use(cfg.cache_dir)
-        series = as_series(table, cfg)
-        step = table.freq or table.step
-        self.say(
-            *table.notes,
-            f"{channels} series of {rows} steps of {step!r}: season {season}, patch {cfg.model.patch}, lookback "
-            f"{cfg.lookback}, {'another' if card else 'a'} backbone of width {cfg.model.width}",
-        )
-        own = () if self.workdir else (Scratch(),)
-        folder = own[0].folder if own else Path(self.workdir).expanduser()
-        problem = problems.prepare(series, meshes.make(cfg.devices), cfg.data.device_bytes)
-        train.check(cfg, problem)
-        about = {"name": series.name, "fingerprint": series.fingerprint, "freq": series.freq, "splits": series.splits}
-        checkpoint.open_run(folder, cfg, about)
-        log = Log(folder / "metrics.jsonl", silent=not self.verbose)
-        if card:
-            checkpoint.refer(folder, card)
-        else:
-            train.pretrain(cfg, folder, problem, log)
-        task = tune.tune(cfg, folder, problem, log)
-        predictor = fitted.predictor(folder, task, cfg)
-        kept = recipe.validation_rows(rows, self.horizon)
-        known = intervals.fit(*predict.back_test(predictor, table, kept, self.horizon))
-        tail = frames.write(table, {self.target(table): table.values_TC[-cfg.lookback :]}, after=-cfg.lookback)
-        self._fitted = Fitted(folder, task, cfg, predictor, known, table.names_C, step, season, tail, (*own, *alive))
+    def _learn(self, df: pd.DataFrame, card: dict[str, Any], alive: tuple[Scratch, ...]) -> Self:
+        """Fits, on the backbone of a card if there is one."""
+        params = self.get_params()
+        wish = Wish.of(params)
+        try:
+            json.dumps(params)
+        except TypeError as e:
+            raise UserError(f"{self!r} could not be saved ({e}); accepted: arguments that JSON has words for") from None
+        taken = [self.id_column, self.time_column, self.target_column, "cutoff"]
+        if self.name in taken:
+            raise UserError(f"Forecaster(name={self.name!r}) is a column of the frame; accepted: none of {taken}")
+        table = self._read(df, self.freq)
+        self._fitted = fitting.learn(table, wish, card, alive, self._column(table))
         return self
 
-    def target(self, table: Table) -> str:
+    def _column(self, table: Table) -> str:
         """Returns the name of a column of values, by which a frame of the same kind is read again."""
         return self.name if table.layout.wide else self.target_column
 
-    def settle(self, table: Table, card: dict[str, Any]) -> tuple[ConfigDict, int]:
-        """Returns the config for a table, and its season."""
-        rows, channels = table.values_TC.shape
-        if type(self.horizon) is not int or self.horizon < 1:
-            raise UserError(f"Forecaster(horizon={self.horizon!r}): accepted: a whole number of at least 1")
-        season = self.season or seasons.estimate(table.values_TC, table.freq)
-        patch, lookback = self.patch, self.lookback
-        if card:
-            patch = card["architecture"]["patch"]
-            lookback = lookback or min(card["lookback"], max(patch, (rows - self.horizon) // 3 // patch * patch))
-        cfg = recipe.recipe(rows, channels, season, self.horizon, patch, lookback)
-        known = {key: standard for key, standard, _, _ in config.KNOBS}
-        for key, value in dict(self.knobs or {}).items():
-            if key not in known:
-                raise UserError(f"config key {key} does not exist; {config.nearest(key, list(known))}")
-            section, _, knob = key.rpartition(".")
-            try:
-                (cfg[section] if section else cfg)[knob] = value
-            except TypeError:
-                raise UserError(f"knobs[{key!r}] = {value!r} is no {type(known[key]).__name__}") from None
-        cfg.seed, cfg.data.name = self.seed, "csv"
-        if card:
-            train.adopt(cfg, card)
-            cfg.backbone = card["run"]
-        config.check(cfg)
-        if rows < SHORT and not card:
-            warnings.warn(
-                f"{rows} rows are a short history: the model is small, and a backbone of more series may do better "
-                f"(Forecaster.tune)", stacklevel=4,
-            )  # fmt: skip
-        return cfg, season
+    def _read(self, df: pd.DataFrame, freq: str | int) -> Table:
+        """Returns the frame's series on one step."""
+        columns = {"id_column": self.id_column, "time_column": self.time_column, "target_column": self.target_column}
+        return frames.read(df, **columns, freq=freq)
+
+    def _read_more(self, df: pd.DataFrame) -> Table:
+        """Returns a frame's series on the step that was learned. Raises UserError for a frame of another step."""
+        freq = self.fitted.freq
+        table = self._read(df, freq)
+        rows, steps = len(df), int(table.layout.grid.length_S.sum())
+        if steps > 2 and rows < SPARSE * steps:
+            raise UserError(
+                f"the frame has {rows} rows where steps of {freq!r}, which this Forecaster learned, make {steps}; "
+                f"accepted: a frame of that step, with a row for each, its cell empty where a value is missing"
+            )
+        return table
 
     def predict(
         self, df: pd.DataFrame | None = None, horizon: int | None = None, levels: Sequence[float] = (80, 95)
@@ -211,89 +152,87 @@ class Forecaster:
         horizon: None = the one it was tuned for, or fewer steps. Wide frames come back wide (`frames.write`).
         Raises UserError for a longer horizon, a level that is no percentage, or a frame that cannot be read.
         """
-        of, horizon = self.fitted, self.check_horizon(horizon)
-        levels = tuple(levels)
-        intervals.check_levels(levels)
-        table = self.read(of.tail if df is None else df, of.freq)
-        y_WHC, unit_WC = self.forecast(table, [0], horizon)
-        return frames.write(table, {n: y[0] for n, y in self.columns(table, y_WHC, unit_WC, levels).items()})
+        horizon, asked = self._check_horizon(horizon), intervals.check_levels(levels)
+        table = self._read(self.fitted.tail, self.fitted.freq) if df is None else self._read_more(df)
+        columns = self._forecast(table, [0], horizon, asked)
+        empty_C = np.isnan(columns[self.name][0]).all(0)
+        if empty_C.any():
+            names = [name for name, empty in zip(table.names_C, empty_C, strict=True) if empty]
+            words = (
+                f"{frames.shorten(names)} without a value in the last {self.fitted.cfg.lookback} steps, which a "
+                f"forecast is made from"
+            )
+            if empty_C.all():
+                raise UserError(f"series {words}; accepted: at least one value there")
+            warnings.warn(f"no forecast of series {words}", stacklevel=2)
+        return frames.write(table, {name: y_WHC[0] for name, y_WHC in columns.items()})
 
-    def check_horizon(self, horizon: int | None) -> int:
+    def _check_horizon(self, horizon: int | None) -> int:
         most = self.fitted.horizon
         if horizon is None:
             return most
-        if type(horizon) is not int or not 1 <= horizon <= most:
+        if not isinstance(horizon, int | np.integer) or not 1 <= horizon <= most:
             raise UserError(
                 f"predict(horizon={horizon!r}): the prompt was tuned for {most} steps; accepted: 1 to {most}, or "
                 f"Forecaster(horizon={horizon}).tune(df, backbone=this) first"
             )
-        return horizon
+        return int(horizon)
 
-    def forecast(self, table: Table, after: Sequence[int], horizon: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns y_WHC of windows whose history ends `after` steps from the table's end, and unit_WC of intervals."""
-        y_WHC, spread_WC = predict.foretell(self.fitted.predictor, table.values_TC, after, horizon)
-        empty_C = np.isnan(spread_WC[-1])
-        if 0 in after and empty_C.any():
-            name = table.names_C[int(empty_C.argmax())]
-            raise UserError(
-                f"series {name!r} has no value in its last {self.fitted.cfg.lookback} steps, which a forecast is made "
-                f"from; accepted: at least one value there, or a frame without it"
-            )
-        of = self.fitted.intervals
-        known = dict(zip(self.fitted.names_C, of.unit_C, strict=True))
-        own_C = np.array([known.get(name, np.nan) for name in table.names_C])
-        return y_WHC, np.where(np.isnan(own_C), of.relative * spread_WC, own_C)
-
-    def columns(
-        self, table: Table, y_WHC: np.ndarray, unit_WC: np.ndarray, levels: tuple[float, ...]
+    def _forecast(
+        self, table: Table, after: Sequence[int], horizon: int, levels: tuple[float, ...]
     ) -> dict[str, np.ndarray]:
-        """Returns {column: y_WHC} of a forecast and its intervals."""
+        """Returns {column: y_WHC} of windows whose history ends `after` steps from the table's end."""
+        of = self.fitted
+        y_WHC, spread_WC = predict.foretell(of.predictor, table.values_TC, after, horizon)
+        ratio = dict(zip(of.names_C, of.intervals.ratio_C, strict=True))
+        ratio_C = np.array([ratio.get(name, of.intervals.relative) for name in table.names_C])
         out = {self.name: y_WHC}
         for level in levels:
-            both = [self.fitted.intervals.bounds(y, unit, level) for y, unit in zip(y_WHC, unit_WC, strict=True)]
-            low, high = (np.stack(side) for side in zip(*both, strict=True))
-            out |= {f"{self.name}-lo-{level:g}": low, f"{self.name}-hi-{level:g}": high}
+            both = [of.intervals.bounds(y, ratio_C * spread, level) for y, spread in zip(y_WHC, spread_WC, strict=True)]
+            low_WHC, high_WHC = (np.stack(side) for side in zip(*both, strict=True))
+            out |= {f"{self.name}-lo-{level:g}": low_WHC, f"{self.name}-hi-{level:g}": high_WHC}
         return out
 
     def cross_validation(
         self, df: pd.DataFrame, n_windows: int = 1, step_size: int | None = None,
         levels: Sequence[float] = (80, 95), refit: bool = True,
     ) -> pd.DataFrame:  # fmt: skip
-        """Returns forecasts of the frame's last windows beside what came: time, `cutoff`, the forecast and `y`.
+        """Returns forecasts of the frame's last windows beside what came: time, `cutoff`, the forecast and the truth.
 
         Windows of `horizon` steps lie `step_size` apart (None: end to end), the last one at the frame's end. refit:
-        whether a copy learns first, from the rows before the first window alone; otherwise this Forecaster forecasts as
-        it is, and rows that it learned from are no test of it. Raises UserError when the frame is too short.
+        whether a copy learns first, once, from the rows before the first window alone (after `tune`: a prompt, on the
+        same backbone, whatever that learned from); otherwise this Forecaster forecasts as it is, and rows that it
+        learned from are no test of it. Raises UserError when the frame is too short.
         """
-        step_size = self.horizon if step_size is None else step_size
+        wish, asked = Wish.of(self.get_params()), intervals.check_levels(levels)
+        horizon = wish.horizon if refit else self.fitted.horizon
+        step_size = horizon if step_size is None else step_size
         for word, value in (("n_windows", n_windows), ("step_size", step_size)):
-            if type(value) is not int or value < 1:
+            if not isinstance(value, int | np.integer) or value < 1:
                 raise UserError(f"cross_validation({word}={value!r}): accepted: a whole number of at least 1")
-        levels = tuple(levels)
-        intervals.check_levels(levels)
-        table = self.read(df) if refit else self.read(df, self.fitted.freq)
-        after = [-(self.horizon + i * step_size) for i in reversed(range(n_windows))]
-        if len(table.values_TC) <= -after[0]:
+        table = self._read(df, self.freq) if refit else self._read_more(df)
+        after = [-(horizon + i * int(step_size)) for i in reversed(range(n_windows))]
+        rows = len(table.values_TC)
+        if rows <= -after[0]:
             raise UserError(
-                f"{counted(n_windows, 'window')} of {self.horizon} steps begin before the frame, which has "
-                f"{counted(len(table.values_TC), 'row')}; accepted: fewer windows, or a longer frame"
+                f"the first of {n_windows} windows of {horizon} steps, {step_size} apart, begins {-after[0]} rows "
+                f"before the end, and the frame has {rows}; accepted: fewer windows, or a longer frame"
             )
         model = self
         if refit:
             model = Forecaster(**self.get_params()).set_params(workdir="")
-            model.fit(
-                frames.write(table, {self.target(table): table.values_TC[: after[0]]}, after=-len(table.values_TC))
-            )
-        y_WHC, unit_WC = model.forecast(table, after, self.horizon)
-        columns = model.columns(table, y_WHC, unit_WC, levels)
-        return frames.write_windows(table, columns | {"y": frames.truth(table, self.horizon, after)}, after)
+            before = frames.write(table, {self._column(table): table.values_TC[: after[0]]}, after=-rows)
+            on = getattr(self, "_fitted", None)
+            model = model.tune(before, self) if on is not None and on.cfg.backbone else model.fit(before)
+        truth = {self.target_column: frames.truth(table, horizon, after)}
+        return frames.write_windows(table, model._forecast(table, after, horizon, asked) | truth, after)
 
     def impute(self, df: pd.DataFrame) -> pd.DataFrame:
         """Returns the frame with its missing values reconstructed by the frozen backbone, everything else as it was.
 
         Rows that the frame lacks are not put in (`frames.fill`). A series without any value keeps its gaps.
         """
-        of, table = self.fitted, self.read(df, self.fitted.freq)
+        of, table = self.fitted, self._read_more(df)
         impute.check(of.predictor.model)
         return frames.fill(table, df, of.predictor.close(table.values_TC, of.season))
 
@@ -303,7 +242,7 @@ class Forecaster:
 
         A large score is a step that its surroundings do not explain; missing steps have 0 (`detect.py`).
         """
-        of, table = self.fitted, self.read(df, self.fitted.freq)
+        of, table = self.fitted, self._read_more(df)
         asked = detect.question(of.cfg.detect, of.predictor.model.patch, of.cfg.lookback)
         here = detect.Detector(of.predictor.model, of.predictor.backbone, asked, of.cfg.detect.units, meshes.make(1))
         observed_TC = ~np.isnan(table.values_TC)
@@ -313,7 +252,7 @@ class Forecaster:
 
     def embed(self, df: pd.DataFrame) -> pd.DataFrame:
         """Returns a vector for each series, of its last `lookback` steps: a row for each, a column for each of D."""
-        table = self.read(df, self.fitted.freq)
+        table = self._read_more(df)
         e_CD = self.fitted.predictor.embed(table.values_TC[-self.fitted.cfg.lookback :].T)
         return pd.DataFrame(e_CD, index=pd.Index(table.names_C, name=self.id_column))
 
@@ -322,18 +261,27 @@ class Forecaster:
 
         Raises UserError when the folder holds something else, or cannot be written; what was there is then as it was.
         """
-        of, target = self.fitted, Path(folder).expanduser()
-        ours = (target / "forecaster.json").exists() or (target.is_dir() and not any(target.iterdir()))
-        if target.exists() and not ours:
+        of, target = self.fitted, Path(folder).expanduser().absolute()
+        params = {**self.get_params(), "workdir": ""}
+        ours = target == of.folder or (target / "forecaster.json").exists()
+        if target.exists() and not ours and not (target.is_dir() and not any(target.iterdir())):
             raise UserError(f"save({str(folder)!r}): something else is there; accepted: a new folder, or a saved one")
         try:
+            if target == of.folder:
+                fitted.write(of, target, params)
+                return target
             target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
-                whole = Path(temporary) / "whole"
-                fitted.write(of, whole, {**self.get_params(), "workdir": ""})
+                whole, former = Path(temporary) / "whole", Path(temporary) / "former"
+                fitted.write(of, whole, params)
                 if target.exists():
-                    target.rename(Path(temporary) / "former")
-                whole.rename(target)
+                    target.rename(former)
+                try:
+                    whole.rename(target)
+                except OSError:
+                    if former.exists():
+                        former.rename(target)
+                    raise
         except OSError as e:
             raise UserError(f"save({str(folder)!r}): {e.strerror}; accepted: a folder that can be written") from None
         return target
@@ -341,8 +289,8 @@ class Forecaster:
     @classmethod
     def load(cls, folder: str | Path) -> "Forecaster":
         """Returns what `save` wrote. Raises UserError when it is not there, not whole, or of another version."""
-        cache.use(config.default().cache_dir)
         of, params = fitted.read(Path(folder).expanduser())
+        cache.offer(of.cfg.cache_dir)
         self = cls(**params)
         self._fitted = of
         return self
@@ -350,19 +298,3 @@ class Forecaster:
 
 PARAMETERS = [name for name in inspect.signature(Forecaster.__init__).parameters if name != "self"]
 DEFAULTS = {name: p.default for name, p in inspect.signature(Forecaster.__init__).parameters.items()}
-
-
-def as_series(table: Table, cfg: ConfigDict) -> Series:
-    """Returns the table's series that have a value to learn from, each in units of its own spread, with its splits."""
-    rows = len(table.values_TC)
-    begin = rows - recipe.validation_rows(rows, cfg.horizons[-1])
-    learned_C = (~np.isnan(table.values_TC[:begin])).any(0)
-    if not learned_C.any():
-        raise UserError(f"no series has a value in its first {begin} rows, which teach; accepted: longer series")
-    values_TC = table.values_TC[:, learned_C]
-    scaler = data.exact(values_TC[:begin], ~np.isnan(values_TC[:begin]))
-    names = [name for name, learned in zip(table.names_C, learned_C, strict=True) if learned]
-    stamps_T = pd.date_range("2000-01-01", periods=rows, freq="h").as_unit("ns")  # series end at stamps of their own
-    splits = {"train": (0, begin), "validation": (begin, rows), "test": (begin, rows)}
-    scaled_TC = (values_TC - scaler.mean_C) / scaler.scale_C
-    return data.make_series("frame", scaled_TC, stamps_T, names, table.freq or "h", splits, [])

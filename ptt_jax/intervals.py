@@ -1,13 +1,15 @@
 """Prediction intervals from residuals that the model did not learn from (split conformal). numpy only.
 
 A residual is a validation window's truth minus its forecast. What is kept is one table of quantiles for each step of
-the horizon, of residuals in units of their series' own mean absolute residual, and that unit for each series: the shape
-comes from all series, the width from each. Vovk, Gammerman and Shafer 2005; Angelopoulos and Bates 2023, section 1, for
-the correction of finite samples. Windows of a series overlap, so that the promise is not the theorem's: coverage is
-measured (experiments/README.md).
+the horizon, of residuals in units of what their series usually errs, and that unit for each series, as a share of its
+history's spread: the shape comes from all series, the width from each, and a series that moves more than it did has
+wider intervals. Vovk, Gammerman and Shafer 2005; Angelopoulos and Bates 2023, section 1, for the correction of finite
+samples. Windows of a series overlap, so that the promise is not the theorem's: coverage is measured
+(`experiments/own.py`).
 """
 
-from typing import NamedTuple
+import warnings
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,18 +17,22 @@ from ptt_jax.config import UserError
 
 LEVELS = np.concatenate([[0.0025, 0.005, 0.01, 0.015], np.arange(0.02, 0.981, 0.01), [0.985, 0.99, 0.995, 0.9975]])
 SMOOTH = 0.1  # share of the horizon over which neighbouring steps lend each other residuals
+FLOOR = 0.1  # of a series' mean spread: a history that stands still for a while is no unit
 
 
 class Intervals(NamedTuple):
-    """quantile_QH: of residuals in units of their series'; unit_C: each series' mean absolute residual, original units;
-    relative: what a series that was not there gets, as share of its history's spread."""
+    """quantile_QH: of residuals, in units; ratio_C: each series' unit as a share of its history's spread; relative: the
+    median of these, for a series that was not there."""
 
     quantile_QH: np.ndarray
-    unit_C: np.ndarray
+    ratio_C: np.ndarray
     relative: float
 
     def bounds(self, y_HC: np.ndarray, unit_C: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-        """Returns low_HC and high_HC around the forecast; `level` in percent, of 100 forecasts so many fall between."""
+        """Returns low_HC and high_HC around the forecast; `level` in percent, of 100 forecasts so many fall between.
+
+        unit_C: a ratio times the spread of the history that is forecast from, in the forecast's units.
+        """
         tail = (1 - level / 100) / 2
         low_H, high_H = (self.at(q)[: len(y_HC), None] for q in (tail, 1 - tail))
         return y_HC + low_H * unit_C, y_HC + high_H * unit_C
@@ -36,40 +42,57 @@ class Intervals(NamedTuple):
         return np.array([np.interp(q, LEVELS, column) for column in self.quantile_QH.T])
 
 
-def check_levels(levels: tuple[float, ...]) -> None:
-    """Raises UserError for a level that is no percentage these intervals know."""
+def check_levels(levels: Any) -> tuple[float, ...]:
+    """Returns levels as percentages; None is none, a number is one. Raises UserError for what is no percentage that
+    these intervals know."""
     most = 100 * (1 - 2 * LEVELS[0])
-    for level in levels:
-        if not 0 < level <= most:
+    asked = () if levels is None else (levels,) if isinstance(levels, int | float | np.number | str) else tuple(levels)
+    for level in asked:
+        if not isinstance(level, int | float | np.number) or not 0 < level <= most:
             raise UserError(f"levels = {levels!r} holds {level!r}; accepted: percentages above 0 and up to {most:g}")
+    return asked
 
 
-def fit(residual_WHC: np.ndarray, spread_C: np.ndarray) -> Intervals:
+def fit(residual_WHC: np.ndarray, spread_WC: np.ndarray, apart: int = 0) -> Intervals:
     """Returns intervals from residuals in original units, NaN where the truth is missing.
 
-    spread_C: of each series' history, in the same units. A series with few residuals has a unit drawn towards what its
-    spread says, as if it had as many more as a window has steps.
+    spread_WC: of the histories, in the same units; NaN or 0 where there is none. apart: how many of the W windows do
+    not overlap; 0 = all. A series with few residuals has a ratio drawn to the median, as if it had as many more as a
+    window has steps. Warns where windows are too few for quantiles far out, which are then the largest error seen.
     """
-    known_WHC = ~np.isnan(residual_WHC)
-    size_WHC = np.where(known_WHC, np.abs(residual_WHC), 0)
-    spread_C = np.where(spread_C > 0, spread_C, 1.0)
-    count_C, sum_C = known_WHC.sum((0, 1)), size_WHC.sum((0, 1))
-    seen = count_C > 0
-    if not seen.any():
+    windows, horizon, _ = residual_WHC.shape
+    spread_WC = np.nan_to_num(spread_WC)
+    unit_W1C = np.maximum(spread_WC, FLOOR * spread_WC.mean(0))[:, None]
+    known_WHC = ~np.isnan(residual_WHC) & (unit_W1C > 0)
+    if not known_WHC.any():
         raise UserError("no value is known in the rows that intervals are made from; accepted: a longer series")
-    relative = float(np.median(sum_C[seen] / count_C[seen] / spread_C[seen]))
-    horizon = residual_WHC.shape[1]
-    unit_C = (sum_C + horizon * relative * spread_C) / (count_C + horizon)
-    unit_C = np.where(unit_C > 0, unit_C, 1.0)
-    scaled_WHC, reach = residual_WHC / unit_C, round(SMOOTH * horizon / 2)
-    columns = []
-    for h in range(horizon):
-        near = scaled_WHC[:, max(h - reach, 0) : h + reach + 1]
-        near = near[~np.isnan(near)]
-        # The k-th of n residuals is exceeded with probability k / (n + 1): the tails go a little further out.
-        places = np.clip((LEVELS * (len(near) + 1) - 1) / max(len(near) - 1, 1), 0, 1)
-        columns.append(np.quantile(near, places) if len(near) else np.full(len(LEVELS), np.nan))
-    return Intervals(np.stack(columns, 1), unit_C, relative)
+    share_WHC = np.where(known_WHC, residual_WHC, np.nan) / np.where(unit_W1C > 0, unit_W1C, 1)
+    count_C, sum_C = known_WHC.sum((0, 1)), np.nansum(np.abs(share_WHC), (0, 1))
+    seen_C = count_C > 0
+    relative = float(np.median(sum_C[seen_C] / count_C[seen_C]))
+    ratio_C = (sum_C + horizon * relative) / (count_C + horizon)
+    scaled_WHC = share_WHC / np.where(ratio_C > 0, ratio_C, 1)
+    reach = round(SMOOTH * horizon / 2)
+    independent = (min(apart, windows) or windows) * int(seen_C.sum())
+    near = [scaled_WHC[:, max(h - reach, 0) : h + reach + 1] for h in range(horizon)]
+    columns = np.stack([outer(part[~np.isnan(part)], independent) for part in near], 1)
+    if 0.9 * (independent + 1) - 0.5 > independent:
+        warnings.warn(
+            f"{independent} windows that don't overlap are too few for intervals of 80 % and more: theirs are the "
+            f"largest error seen", stacklevel=2,
+        )  # fmt: skip
+    return Intervals(columns, ratio_C, relative)
+
+
+def outer(residuals: np.ndarray, independent: int) -> np.ndarray:
+    """Returns the quantiles at LEVELS of a step's residuals, a little further out: the k-th of n is exceeded with
+    probability k / (n + 1), with n that of independent ones. Past the last one, it is the largest."""
+    if not len(residuals):
+        return np.full(len(LEVELS), np.nan)
+    place_Q = (LEVELS * (independent + 1) - 0.5) / independent
+    quantile_Q = np.quantile(residuals, np.clip(place_Q, 0, 1))
+    largest = np.abs(residuals).max()
+    return np.where(place_Q > 1, largest, np.where(place_Q < 0, -largest, quantile_Q))
 
 
 def coverage(y: np.ndarray, low: np.ndarray, high: np.ndarray) -> float:

@@ -86,19 +86,23 @@ def override(cfg: ConfigDict, argv: list[str]) -> None:
         cfg.update_from_flattened_dict({key: one.value})
 
 
-def parse_stage(argv: list[str]) -> ConfigDict:
-    """Returns the config of a stage of `stages.py`, which needs no file. Raises UserError as `parse` does."""
+def parse_stage(argv: list[str]) -> tuple[ConfigDict, set[str]]:
+    """Returns the config of a stage of `stages.py`, which needs no file, and the knobs that a file or a flag sets.
+    Raises UserError as `parse` does."""
     files = [a.partition("=")[2] for a in argv if a.startswith("--config=")]
     cfg = load_file(Path(files[-1]).expanduser()) if files else config.default()
+    standard = config.flat(config.default())
+    said = {key for key, value in config.flat(cfg).items() if value != standard.get(key)}
     override(cfg, argv)
+    said |= {a.removeprefix("--config.").partition("=")[0] for a in argv if a.startswith("--config.")}
     rest = [a for a in argv if not a.startswith(("--config=", "--config.", "--workdir="))]
     if rest:
         raise UserError(f"argument {rest[0]} is unknown; accepted: --config.key=value, --config=FILE and --workdir=DIR")
     whole = cfg.copy_and_resolve_references()
-    if cfg.lookback == config.default().lookback:  # by rule, a multiple of whatever patch
-        whole.lookback = cfg.model.patch
+    if not {"lookback", "model.patch"} <= said:  # the other one is by rule, and fits
+        whole.lookback = whole.model.patch
     config.check(whole)
-    return cfg
+    return cfg, said
 
 
 def option(argv: list[str], name: str) -> str | None:
@@ -218,7 +222,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     try:
         if argv and argv[0] in stages.NAMES:
-            print(f"{argv[0]}: {stages.forecast(parse_stage(argv[1:]), option(argv, 'workdir') or '')}")
+            print(f"{argv[0]}: {stages.forecast(*parse_stage(argv[1:]), option(argv, 'workdir') or '')}")
             return 0
         cfg, workdir = parse(argv)
         where, profile = option(argv, "distributed"), profile_folder(argv)

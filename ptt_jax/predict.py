@@ -5,7 +5,6 @@ and the forecast comes back in its units.
 """
 
 import functools
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -21,7 +20,7 @@ from ptt_jax.model import CrossMAE
 from ptt_jax.prompts import Prompt
 
 FILL, REACH = "season", 0.5  # of `impute.Way`: what the encoder reads at gaps, and the pull of neighbours in patches
-CUTOFFS = 300  # most validation windows of a series that intervals are made from
+CUTOFFS = 300  # most validation windows that intervals are made from
 ROWS = 1024  # most rows of a dispatch; fewer are padded to a power of two, so that few programs are ever compiled
 
 
@@ -32,16 +31,18 @@ class Predictor(NamedTuple):
     backbone: Any
     prompt: Prompt | None
     lookback: int
+    horizon: int
 
     def __call__(self, history_RT: np.ndarray, horizon: int) -> np.ndarray:
         """Returns y_RH float64 from the last `lookback` steps of each row, NaN where missing; shorter ones are padded.
 
-        A row without any value is NaN.
+        A row without any value is NaN. All that the prompt was tuned for is asked and cut: one program for every
+        horizon, and the same first steps where queries see each other.
         """
         x_RT, seen_RT, scaler = ready(history_RT, self.lookback)
-        ask = functools.partial(run, self.model, horizon, self.backbone, self.prompt)
+        ask = functools.partial(run, self.model, self.horizon, self.backbone, self.prompt)
         parts = [np.asarray(ask(*rows))[:count] for rows, count in blocks(x_RT, seen_RT)]
-        y_RH = np.concatenate(parts) if parts else np.zeros((0, horizon))
+        y_RH = np.concatenate([np.zeros((0, self.horizon)), *parts])[:, :horizon]
         y_RH = y_RH * scaler.scale_C[:, None] + scaler.mean_C[:, None]
         y_RH[~seen_RT.any(1)] = np.nan
         return y_RH
@@ -60,7 +61,8 @@ class Predictor(NamedTuple):
     def close(self, values_TC: np.ndarray, season: int) -> np.ndarray:
         """Returns values_TC float64 with their gaps (NaN) closed by reconstruction (`impute.py`), the mask token alone;
         a series without any value stays as it is. Windows of a lookback lie half of it apart, and where they overlap
-        the one weighs more in whose middle a step lies."""
+        the one weighs more in whose middle a step lies. What no window with a value reaches, deep in a gap of more than
+        a lookback, is a straight line."""
         of = impute.Way(FILL, REACH * self.model.patch, season)
         length, rows = self.lookback, len(values_TC)
         padded_TC = np.pad(values_TC, ((max(length - rows, 0), 0), (0, 0)), constant_values=np.nan)
@@ -68,7 +70,7 @@ class Predictor(NamedTuple):
         seen_TC = ~np.isnan(padded_TC)
         x_TC = np.where(seen_TC, (padded_TC - scaler.mean_C) / scaler.scale_C, 0).astype(np.float32)
         last = len(padded_TC) - length
-        start_W = np.unique([*range(0, last, max(length // 2, 1)), last])
+        start_W = sorted({*range(0, last, max(length // 2, 1)), last})
         # Windows without a gap have nothing to say, and those without a value nothing to say it from.
         asked = [(w, c) for w in start_W for c in range(x_TC.shape[1])
                  if not (here := seen_TC[w : w + length, c]).all() and here.any()]  # fmt: skip
@@ -83,7 +85,11 @@ class Predictor(NamedTuple):
                 weight_TC[w : w + length, c] += weight_L
         known_TC = weight_TC > 0
         y_TC = np.where(known_TC, total_TC / np.maximum(weight_TC, 1), np.nan) * scaler.scale_C + scaler.mean_C
-        return np.where(seen_TC, padded_TC, y_TC)[-rows:]
+        closed_TC, at_T = np.where(seen_TC, padded_TC, y_TC), np.arange(len(padded_TC))
+        for torn in np.flatnonzero(np.isnan(closed_TC).any(0) & seen_TC.any(0)):
+            known_T = ~np.isnan(closed_TC[:, torn])
+            closed_TC[~known_T, torn] = np.interp(at_T[~known_T], at_T[known_T], closed_TC[known_T, torn])
+        return closed_TC[-rows:]
 
 
 def blocks(x_RT: np.ndarray, seen_RT: np.ndarray) -> Iterator[tuple[tuple[np.ndarray, np.ndarray], int]]:
@@ -128,26 +134,26 @@ def run(model: CrossMAE, horizon: int, backbone: Any, prompt: Prompt | None, x_R
 def foretell(
     predictor: Predictor, values_TC: np.ndarray, after: Sequence[int], horizon: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns y_WHC of windows whose history ends `after` steps from the end, and the spread of each history."""
-    padded_TC = np.pad(values_TC, ((predictor.lookback, 0), (0, 0)), constant_values=np.nan)
-    ends = [len(padded_TC) + a for a in after]
-    history_WTC = np.stack([padded_TC[max(end, predictor.lookback) - predictor.lookback : end] for end in ends])
-    history_RT = history_WTC.swapaxes(1, 2).reshape(-1, predictor.lookback)
-    y_RH = predictor(history_RT, horizon)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of a history without any value
-        spread_R = np.nanstd(history_RT, axis=1)
-    shape = len(ends), values_TC.shape[1]
-    return y_RH.reshape(*shape, horizon).swapaxes(1, 2), spread_R.reshape(shape)
+    """Returns y_WHC of windows whose history ends `after` steps from the end, and spread_WC, the standard deviation of
+    each history; both NaN where a history has no value."""
+    length, channels = predictor.lookback, values_TC.shape[1]
+    padded_TC = np.pad(values_TC, ((length, 0), (0, 0)), constant_values=np.nan)
+    y_WHC, spread_WC = np.empty((len(after), horizon, channels)), np.empty((len(after), channels))
+    step = max(ROWS // channels, 1)  # windows at a time: a year of them would fill the memory
+    for first in range(0, len(after), step):
+        part = slice(first, min(first + step, len(after)))
+        ends = [max(len(padded_TC) + a, length) for a in after[part]]
+        history_RT = np.stack([padded_TC[end - length : end].T for end in ends]).reshape(-1, length)
+        y_WHC[part] = predictor(history_RT, horizon).reshape(-1, channels, horizon).swapaxes(1, 2)
+        seen_RT = ~np.isnan(history_RT)
+        spread_R = exact(history_RT.T, seen_RT.T, still=0.0).scale_C
+        spread_WC[part] = np.where(seen_RT.any(1), spread_R, np.nan).reshape(-1, channels)
+    return y_WHC, spread_WC
 
 
 def back_test(predictor: Predictor, table: Table, rows: int, horizon: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns residual_WHC of windows that forecast the last `rows` rows, in original units, and the mean spread_C of
-    their histories."""
+    """Returns residual_WHC of windows that forecast the last `rows` rows, in original units, and spread_WC."""
     count = min(CUTOFFS, rows - horizon + 1)
     after = sorted({round(a) for a in np.linspace(-rows, -horizon, count)})
     y_WHC, spread_WC = foretell(predictor, table.values_TC, after, horizon)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of a series whose histories have no value
-        spread_C = np.nanmean(spread_WC, axis=0)
-    return frames.truth(table, horizon, after) - y_WHC, np.nan_to_num(spread_C)
+    return frames.truth(table, horizon, after) - y_WHC, spread_WC

@@ -15,19 +15,23 @@ LOOKBACK = 720  # steps that a lookback has where the history allows it
 SMALL = 20_000  # values in all, below which the model is smaller
 LEAST_STEPS, MOST_STEPS = 800, 3000  # of pre-training: minutes on two cores
 ENOUGH = 1500  # rows of validation
-LEAST_ROWS = 12
+SHARE = 12  # a patch is at most this part of the rows
 
 
-def patch_length(season: int, most: int) -> int:
+def patch_length(season: int, most: int, lookback: int = 0) -> int:
     """Returns the longest patch of at most `most` steps that divides the season; of a season shorter than 4 steps, or
-    one that has no divisor to speak of, whole seasons, or half of what is allowed."""
+    one that has no divisor to speak of, whole seasons, or half of what is allowed. With a lookback it divides that."""
     most = max(1, min(most, LONGEST_PATCH))
     divisors = [p for p in range(1, most + 1) if season % p == 0]
     if season >= 4 and 3 * divisors[-1] >= min(season, most):
-        return divisors[-1]
-    whole = range(season, most + 1, season)
-    best = [p for p in whole if p <= max(16, season)]
-    return best[-1] if best and season < most else max(1, most // 2)
+        best = divisors[-1]
+    else:
+        whole = [p for p in range(season, most + 1, season) if p <= max(16, season)]
+        best = whole[-1] if whole and season < most else max(1, most // 2)
+    if lookback % best == 0:
+        return best
+    dividing = [p for p in range(1, most + 1) if lookback % p == 0]
+    return next((p for p in reversed(dividing) if season % p == 0 and 2 * p >= best), dividing[-1])
 
 
 def recipe(rows: int, channels: int, season: int, horizon: int, patch: int = 0, lookback: int = 0) -> ConfigDict:
@@ -39,15 +43,15 @@ def recipe(rows: int, channels: int, season: int, horizon: int, patch: int = 0, 
     Raises:
       UserError: fewer rows than a model can learn from.
     """
-    need = max(LEAST_ROWS, 2 * horizon + 8)
+    need = (2 * horizon + 10) * SHARE // (SHARE - 1) + 1
     if rows < need:
         raise UserError(
-            f"the longest series has {rows} rows; accepted: at least {need} to learn to forecast {horizon}, or a "
+            f"series of {rows} rows are too short; accepted: at least {need} to learn to forecast {horizon}, or a "
             f"smaller horizon"
         )
     learned = rows - validation_rows(rows, horizon) - horizon  # lookbacks and windows of training share these
     most = max(4, min(LOOKBACK, learned // 2, rows // 3))
-    patch = patch or patch_length(season, max(1, (lookback or most) // 4))
+    patch = patch or patch_length(season, max(1, (lookback or most) // 4), lookback)
     lookback = lookback or patch * max(1, min(most // patch, MOST_PATCHES))
     cfg = config.default()
     cfg.lookback, cfg.views, cfg.horizons = lookback, 3 if lookback // patch >= 6 else 1, (horizon,)
@@ -55,6 +59,7 @@ def recipe(rows: int, channels: int, season: int, horizon: int, patch: int = 0, 
     # In scaled units a window weighs as much as it moves: of a channel that mostly stands still (holidays, rain), the
     # few steps that move are hundreds of spreads of what is visible, and would be all that is learned.
     cfg.pretrain.update(norm="visible", batch=224, flip=0.5, blend=0.5, average=0.99, loss="huber", units="scaled")
+    cfg.pretrain.choose = "forecast"  # what it is for; a better reconstruction may be a worse forecast
     cfg.tune.update(loss="mae", steps=300, batch=224)
     if rows * channels < SMALL:
         cfg.model.update(width=32, mlp=64, encoder_layers=2)
@@ -67,5 +72,5 @@ def recipe(rows: int, channels: int, season: int, horizon: int, patch: int = 0, 
 
 def validation_rows(rows: int, horizon: int) -> int:
     """Returns how many rows at the end choose and calibrate: a fifth of a short history, of a long one as many as tell
-    enough; more where that holds no two horizons, never more than a third unless a single horizon needs it."""
-    return max(min(max(min(rows // 5, ENOUGH), 2 * horizon), rows // 3), horizon)
+    enough; two horizons where a third of the rows holds them, and always one in whole patches."""
+    return max(min(max(min(rows // 5, ENOUGH), 2 * horizon), rows // 3), horizon + rows // SHARE)

@@ -21,6 +21,7 @@ RANKS = (
     ("tune", "lessons"),
     ("finetune", "imputation"),
     ("score", "report", "fitted"),
+    ("fitting",),
     ("forecaster",),
     ("stages",),
     ("main",),

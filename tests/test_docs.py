@@ -1,0 +1,89 @@
+"""What README and the guides show is run: Python as it stands, on a tiny model; commands through the parser that reads
+them."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ptt_jax import main, recipe, stages
+
+ROOT = Path(__file__).parent.parent
+PAGES = (
+    "README.md",
+    "experiments/README.md",
+    *(f"experiments/guides/{n}.md" for n in ("own_csv", "many_tasks", "how_good")),
+)
+TINY = {
+    "model.width": 16, "model.mlp": 16, "model.heads": 2, "model.encoder_layers": 1, "pretrain.steps": 3,
+    "pretrain.batch": 64, "pretrain.validations": 1, "tune.steps": 2, "tune.batch": 64, "tune.validations": 1,
+}  # fmt: skip
+
+
+def blocks(page: str, kind: str) -> list[str]:
+    """The code between fences of a kind, '' for fences that name none."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    return [body for name, body in found if name == kind]
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    """A recipe of seconds, and a folder with the files that the pages read."""
+    whole = recipe.recipe
+
+    def small(*args, **more):
+        cfg = whole(*args, **more)
+        cfg.views, cfg.cache_dir = 1, ""
+        cfg.pretrain.update(flip=0.0, blend=0.0, average=0.0)
+        for key, value in TINY.items():
+            section, _, name = key.partition(".")
+            cfg[section][name] = value
+        return cfg
+
+    monkeypatch.setattr(recipe, "recipe", small)
+    monkeypatch.chdir(tmp_path)
+    y_T = np.sin(np.arange(600) / 4) + np.random.default_rng(0).normal(size=600)
+    frame = pd.DataFrame({"ds": pd.date_range("2024-01-01", periods=600, freq="h"), "load": y_T})
+    frame.to_csv("mine.csv", index=False)
+    frame.iloc[50:].to_csv("newer.csv", index=False)
+    return frame
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")])
+def test_the_python_of_a_page_runs_from_top_to_bottom(page, tiny):
+    names = {"newer_df": tiny.iloc[50:]} if page == "README.md" else {}
+    for body in blocks(page, "python"):
+        exec(compile(body, page, "exec"), names)
+
+
+def commands(page: str) -> list[str]:
+    """The lines of a page that call ptt_jax.main, without what a shell makes of them."""
+    lines = "\n".join(blocks(page, "") + blocks(page, "bash")).replace("\\\n", " ").splitlines()
+    bare = (re.sub(r"\s+#.*|\[.*", "", line) for line in lines)
+    return [line.strip() for line in bare if line.startswith("python -m ptt_jax.main") and "$" not in line]
+
+
+@pytest.mark.parametrize(("page", "line"), [(page, line) for page in PAGES for line in commands(page)])
+def test_a_command_of_a_page_is_understood(page, line, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    argv = shlex.split(line)[3:]
+    if argv[0] in stages.NAMES:
+        assert main.parse_stage(argv[1:])[0].output.endswith(".csv")
+    else:
+        main.parse(argv)
+
+
+def test_the_commands_of_the_guide_run(tiny, capsys):
+    for line in commands("experiments/guides/own_csv.md"):
+        assert main.main(shlex.split(line)[3:]) == 0, capsys.readouterr().err
+    assert len(pd.read_csv("out.csv")) == len(pd.read_csv("next.csv")) == 48
+
+
+def test_every_guide_is_in_the_list_of_guides_and_in_the_tests():
+    listed = (ROOT / "experiments/guides/README.md").read_text(encoding="utf-8")
+    for path in (ROOT / "experiments/guides").glob("*.md"):
+        assert path.stem == "README" or (f"({path.name})" in listed and f"experiments/guides/{path.name}" in PAGES)

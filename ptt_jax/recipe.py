@@ -14,6 +14,7 @@ MOST_PATCHES = 30  # of a lookback: a month of hours
 LOOKBACK = 720  # steps that a lookback has where the history allows it
 SMALL = 20_000  # values in all, below which the model is smaller
 LEAST_STEPS, MOST_STEPS = 800, 3000  # of pre-training: minutes on two cores
+NEAR = 2  # patches: up to there a horizon is short
 ENOUGH = 1500  # rows of validation
 SHARE = 12  # a patch is at most this part of the rows
 
@@ -59,6 +60,8 @@ def recipe(rows: int, channels: int, season: int, horizon: int, patch: int = 0, 
     # In scaled units a window weighs as much as it moves: of a channel that mostly stands still (holidays, rain), the
     # few steps that move are hundreds of spreads of what is visible, and would be all that is learned.
     cfg.pretrain.update(norm="visible", batch=224, flip=0.5, blend=0.5, average=0.99, loss="huber", units="scaled")
+    if horizon <= NEAR * patch:  # few patches are hidden in a forecast, and so in pre-training
+        cfg.pretrain.update(mask_ratio=0.3, tail_share=0.5)
     cfg.pretrain.choose = "forecast"  # what it is for; a better reconstruction may be a worse forecast
     cfg.tune.update(loss="mae", steps=300, batch=224)
     if rows * channels < SMALL:

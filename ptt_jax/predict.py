@@ -43,6 +43,7 @@ class Predictor(NamedTuple):
         ask = functools.partial(run, self.model, self.horizon, self.backbone, self.prompt)
         parts = [np.asarray(ask(*rows))[:count] for rows, count in blocks(x_RT, seen_RT)]
         y_RH = np.concatenate([np.zeros((0, self.horizon)), *parts])[:, :horizon]
+        y_RH = np.where((x_RT != 0).any(1)[:, None], y_RH, 0)  # what has stood still goes on so, to the last digit
         y_RH = y_RH * scaler.scale_C[:, None] + scaler.mean_C[:, None]
         y_RH[~seen_RT.any(1)] = np.nan
         return y_RH

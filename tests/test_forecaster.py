@@ -103,6 +103,11 @@ def test_missing_values_and_short_series_are_forecast(fitted):
         fitted.predict(frame[["ds", "wind"]])
 
 
+def test_a_series_that_stands_still_is_forecast_to_stand_still(fitted):
+    found = fitted.predict(make().assign(still=0.1), levels=(80,))
+    assert (found[["still", "still-lo-80", "still-hi-80"]].to_numpy() == 0.1).all()
+
+
 def test_what_was_saved_forecasts_the_same_to_the_bit_and_knows_its_arguments(fitted, tmp_path):
     folder = fitted.save(tmp_path / "kept")
     again = Forecaster.load(folder)

@@ -74,15 +74,17 @@ class Wish(NamedTuple):
         return cls(**numbers, knobs=knobs, workdir=params["workdir"], verbose=params["verbose"])
 
 
-def typical_rows(table: Table) -> int:
-    """Returns the length that rules and splits go by: of most series, not of the longest one."""
-    return int(np.quantile(table.lengths_C, TYPICAL))
+def typical_rows(table: Table, horizon: int) -> int:
+    """Returns the length that rules and splits go by: of most series that are long enough to teach, not of the longest;
+    that of the longest where none is."""
+    able = table.lengths_C[table.lengths_C >= recipe.least_rows(horizon)]
+    return int(np.quantile(able, TYPICAL, method="lower") if len(able) else table.lengths_C.max())
 
 
 def settle(table: Table, wish: Wish, card: dict[str, Any]) -> tuple[ConfigDict, int]:
     """Returns the config for a table, and its season; on the backbone of a card if there is one. Raises UserError for a
     wish that cannot be had; warns of a short history."""
-    rows, channels = typical_rows(table), len(table.names_C)
+    rows, channels = typical_rows(table, wish.horizon), len(table.names_C)
     season = wish.season or seasons.estimate(table.values_TC, table.freq)
     patch, lookback = wish.patch, wish.lookback
     if card:
@@ -119,7 +121,7 @@ def learn(table: Table, wish: Wish, card: dict[str, Any], alive: tuple[Scratch, 
     `alive` is. name: of the column of values in a frame that is read as the table was."""
     cfg, season = settle(table, wish, card)
     cache.offer(cfg.cache_dir)
-    kept = recipe.validation_rows(typical_rows(table), wish.horizon)
+    kept = recipe.validation_rows(typical_rows(table, wish.horizon), wish.horizon)
     series = as_series(table, kept)
     step = table.freq or table.step
     own = () if wish.workdir else (Scratch(),)

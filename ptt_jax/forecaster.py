@@ -27,8 +27,6 @@ from ptt_jax.fitted import Fitted, Scratch
 from ptt_jax.fitting import Wish
 from ptt_jax.frames import Table
 
-SPARSE = 0.55  # share of a grid that a frame must have rows for; one of every second step has less
-
 
 class Forecaster:
     """Pre-trains, tunes and forecasts.
@@ -119,6 +117,16 @@ class Forecaster:
         if self.name in taken:
             raise UserError(f"Forecaster(name={self.name!r}) is a column of the frame; accepted: none of {taken}")
         table = self._read(df, self.freq)
+        # What would only be found when there is a forecast to write.
+        blank = np.zeros((wish.horizon, len(table.names_C)))
+        try:
+            frames.write(table, {f"{self.name}{rest}": blank for rest in ("", "-lo-80", "-hi-80", "-lo-95", "-hi-95")})
+        except pd.errors.OutOfBoundsDatetime as e:
+            raise UserError(
+                f"{wish.horizon} steps ahead are later than pandas can say ({e}); accepted: fewer"
+            ) from None
+        for note in () if self.verbose else table.notes:
+            warnings.warn(note, stacklevel=3)
         self._fitted = fitting.learn(table, wish, card, alive, self._column(table))
         return self
 
@@ -135,11 +143,11 @@ class Forecaster:
         """Returns a frame's series on the step that was learned. Raises UserError for a frame of another step."""
         freq = self.fitted.freq
         table = self._read(df, freq)
-        rows, steps = len(df), int(table.layout.grid.length_S.sum())
-        if steps > 2 and rows < SPARSE * steps:
+        usual = frames.usual_step(table)
+        if usual > 1:
             raise UserError(
-                f"the frame has {rows} rows where steps of {freq!r}, which this Forecaster learned, make {steps}; "
-                f"accepted: a frame of that step, with a row for each, its cell empty where a value is missing"
+                f"the frame's rows are {usual} steps of {freq!r} apart, which this Forecaster learned; accepted: a "
+                f"frame of that step, rows or cells missing where nothing was observed"
             )
         return table
 

@@ -49,8 +49,9 @@ def read_bytes(path: Path) -> bytes:
         raise UserError(f"{path} cannot be read ({e.strerror}); give a .csv or .csv.gz file that can") from e
 
 
-def parse(raw: bytes, path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Cells by column name, numbers where a whole column is; the index is the row in the file. Notes on the bytes."""
+def parse(raw: bytes, path: Path, text_columns: Sequence[str] = ()) -> tuple[pd.DataFrame, list[str]]:
+    """Cells by column name, numbers where a whole column is, but in text columns, where 007 is no 7; the index is the
+    row in the file. Notes on the bytes."""
     notes = []
     try:
         text = raw.decode("utf-8-sig")
@@ -72,7 +73,7 @@ def parse(raw: bytes, path: Path) -> tuple[pd.DataFrame, list[str]]:
     try:
         frame = pd.read_csv(
             io.StringIO(text), sep=separator, decimal=decimal, names=names, header=0,
-            skip_blank_lines=False, low_memory=False,
+            skip_blank_lines=False, low_memory=False, dtype={name: "str" for name in text_columns if name in names},
         )  # fmt: skip
     except (pd.errors.ParserError, ValueError) as e:
         reason = str(e).strip().removeprefix("Error tokenizing data. C error: ")

@@ -139,6 +139,16 @@ def truth(table: Table, horizon: int, after: Sequence[int]) -> np.ndarray:
     return np.where(known_WH[:, :, None], table.values_TC[np.where(known_WH, step_WH, 0)], np.nan)
 
 
+def usual_step(table: Table) -> int:
+    """Returns how many steps of the table its frame's rows mostly are apart, 1 unless it was read with the `freq` of
+    another."""
+    grid, group_N = table.layout.grid, table.layout.group_N
+    order_N = np.lexsort((grid.row_N, group_N))
+    apart_N = np.diff(grid.row_N[order_N])[np.diff(group_N[order_N]) == 0]
+    apart_N = apart_N[apart_N > 0]
+    return int(np.bincount(apart_N).argmax()) if len(apart_N) > 1 else 1
+
+
 def fill(table: Table, df: pd.DataFrame, values_TC: np.ndarray) -> pd.DataFrame:
     """Returns a copy of the frame that `table` was read from with its missing values taken from values_TC; everything
     else as it was. Rows that the frame lacks are not put in: `write` with after=-T has all of the grid.

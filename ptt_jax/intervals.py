@@ -17,6 +17,7 @@ from ptt_jax.config import UserError
 
 LEVELS = np.concatenate([[0.0025, 0.005, 0.01, 0.015], np.arange(0.02, 0.981, 0.01), [0.985, 0.99, 0.995, 0.9975]])
 SMOOTH = 0.1  # share of the horizon over which neighbouring steps lend each other residuals
+MOST = 4  # a series errs at most so many times as much as the median one: more is an accident of few windows
 FLOOR = 0.1  # of a series' mean spread: a history that stands still for a while is no unit
 
 
@@ -70,7 +71,7 @@ def fit(residual_WHC: np.ndarray, spread_WC: np.ndarray, apart: int = 0) -> Inte
     count_C, sum_C = known_WHC.sum((0, 1)), np.nansum(np.abs(share_WHC), (0, 1))
     seen_C = count_C > 0
     relative = float(np.median(sum_C[seen_C] / count_C[seen_C]))
-    ratio_C = (sum_C + horizon * relative) / (count_C + horizon)
+    ratio_C = np.minimum((sum_C + horizon * relative) / (count_C + horizon), MOST * relative)
     scaled_WHC = share_WHC / np.where(ratio_C > 0, ratio_C, 1)
     reach = round(SMOOTH * horizon / 2)
     independent = (min(apart, windows) or windows) * int(seen_C.sum())

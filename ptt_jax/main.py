@@ -224,6 +224,10 @@ def main(argv: list[str] | None = None) -> int:
         if argv and argv[0] in stages.NAMES:
             print(f"{argv[0]}: {stages.forecast(*parse_stage(argv[1:]), option(argv, 'workdir') or '')}")
             return 0
+        if argv and not argv[0].startswith("-"):
+            raise UserError(
+                f"stage {argv[0]} is unknown; accepted: {', '.join(stages.NAMES)} for an own file, or --config=FILE"
+            )
         cfg, workdir = parse(argv)
         where, profile = option(argv, "distributed"), profile_folder(argv)
         if where is not None:

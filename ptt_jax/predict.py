@@ -157,4 +157,9 @@ def back_test(predictor: Predictor, table: Table, rows: int, horizon: int) -> tu
     count = min(CUTOFFS, rows - horizon + 1)
     after = sorted({round(a) for a in np.linspace(-rows, -horizon, count)})
     y_WHC, spread_WC = foretell(predictor, table.values_TC, after, horizon)
-    return frames.truth(table, horizon, after) - y_WHC, spread_WC
+    residual_WHC = frames.truth(table, horizon, after) - y_WHC
+    # Of a history that hardly began neither the error nor the spread says what is usual, unless there are no others.
+    full_WC = np.array([table.lengths_C + a for a in after]) >= min(
+        predictor.lookback, int(table.lengths_C.max()) - rows
+    )
+    return np.where(full_WC[:, None], residual_WHC, np.nan), spread_WC

@@ -44,7 +44,7 @@ def recipe(rows: int, channels: int, season: int, horizon: int, patch: int = 0, 
     Raises:
       UserError: fewer rows than a model can learn from.
     """
-    need = (2 * horizon + 10) * SHARE // (SHARE - 1) + 1
+    need = least_rows(horizon)
     if rows < need:
         raise UserError(
             f"series of {rows} rows are too short; accepted: at least {need} to learn to forecast {horizon}, or a "
@@ -71,6 +71,11 @@ def recipe(rows: int, channels: int, season: int, horizon: int, patch: int = 0, 
     if windows > cfg.tune.steps * cfg.tune.batch:
         cfg.tune.cache_bytes = 0  # hardly a row is asked for twice
     return cfg
+
+
+def least_rows(horizon: int) -> int:
+    """Returns how many rows a model needs to learn from."""
+    return (2 * horizon + 10) * SHARE // (SHARE - 1) + 1
 
 
 def validation_rows(rows: int, horizon: int) -> int:

@@ -36,7 +36,7 @@ def read(cfg: ConfigDict) -> tuple[pd.DataFrame, str, list[str]]:
     if not cfg.data.path:
         raise UserError("config.data.path is empty; accepted: the path of a .csv or .csv.gz file to forecast")
     path = Path(cfg.data.path).expanduser()
-    frame, notes = parse(read_bytes(path), path)
+    frame, notes = parse(read_bytes(path), path, ("unique_id",))
     wanted = [name.strip() for name in cfg.data.columns.split(",") if name.strip()]
     time_column = find_time_column(frame, cfg.data.time_column, path)
     missing = [name for name in wanted if name not in frame]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ptt_jax import checkpoint, fitting, frames, main, predict
+from ptt_jax import checkpoint, config, fitting, frames, intervals, main, predict, stages
 from ptt_jax.config import UserError
 from ptt_jax.fitting import Wish
 from ptt_jax.forecaster import Forecaster
@@ -21,6 +21,9 @@ TINY = {
     "pretrain.learning_rate": 1e-2, "cache_dir": "",
 }  # fmt: skip
 ROWS, HORIZON = 400, 30
+
+
+YEARS = pd.date_range("1970-01-01", periods=280, freq="YS")
 
 
 def make(rows: int = ROWS, seed: int = 0) -> pd.DataFrame:
@@ -191,8 +194,10 @@ def test_it_has_the_habits_of_scikit_learn():
         ),
         (
             lambda f: f.predict(make()[::2]),
-            "200 rows where steps of 'h'.* make 399; accepted",
+            "rows are 2 steps of 'h' apart, which this Forecaster learned",
         ),
+        (lambda f: Forecaster(3, freq="h").fit(make().assign(**{"load-lo-80": 1.0})), "would be called 'load-lo-80'"),
+        (lambda f: Forecaster(30).fit(make(280).assign(ds=YEARS)), "30 steps ahead are later than pandas can say"),
         (lambda f: Forecaster(3, season=2.5).fit(make()), r"season=2\.5.*whole number of at least 0"),
         (lambda f: Forecaster(3, knobs={"horizons": (3,)}).fit(make()), r"knobs\['horizons'\] is no knob"),
         (lambda f: Forecaster(3, knobs={"tune.prompts": "channel"}).fit(make()), "accepted: position, shared or layer"),
@@ -285,13 +290,35 @@ def test_a_short_history_is_warned_of():
 def test_series_of_other_lengths_and_ends_learn_together(fitted):
     frame = pd.concat([long(make()), long(make(50, seed=2)).assign(unique_id=lambda f: "young " + f["unique_id"])])
     table = frames.read(frame)
-    assert fitting.typical_rows(table) == 50
+    assert fitting.typical_rows(table, 6) == 50
+    assert fitting.typical_rows(table, HORIZON) == ROWS
     assert len(fitting.as_series(table, 60).names_C) == 2  # the young ones have nothing before validation
     assert len(fitting.as_series(table, 30).names_C) == 4
     found = fitted.predict(frame, levels=())
     ends = found.groupby("unique_id")["ds"].min()
     assert ends["young load"] == pd.Timestamp("2024-01-03 02:00")
     assert ends["load"] == pd.Timestamp("2024-01-17 16:00")
+
+
+def test_a_frame_with_many_rows_missing_is_read_as_it_was_learned(fitted):
+    frame = make()
+    holes = frame[np.random.default_rng(0).random(ROWS) < 0.4]
+    opening = frame[frame["ds"].dt.hour.between(8, 17)]
+    for some in (holes, opening, frame.iloc[[-50, -2, -1]]):
+        assert np.isfinite(fitted.predict(some, levels=()).drop(columns="ds").to_numpy()).all()
+
+
+def test_a_series_that_hardly_began_has_intervals_like_the_others(fitted):
+    frame = pd.concat([long(make()), long(make(30, seed=2)[["ds", "load"]]).assign(unique_id="young")])
+    of = fitted.fitted
+    known = intervals.fit(*predict.back_test(of.predictor, frames.read(frame), 80, HORIZON))
+    assert known.ratio_C.max() <= intervals.MOST * known.relative
+    assert known.ratio_C[2] == pytest.approx(known.relative)
+
+
+def test_what_was_left_out_of_a_frame_is_warned_of(fitted):
+    with pytest.warns(UserWarning, match="1 column without numbers left out: 'note'"), pytest.raises(UserError):
+        Forecaster(3, lookback=96, patch=7).fit(make().assign(note="x"))
 
 
 def test_rows_are_padded_to_few_shapes(fitted, monkeypatch):
@@ -343,6 +370,18 @@ def test_an_embedding_tells_series_apart_and_not_their_units(fitted):
     assert e.index.name == "unique_id"
     apart = lambda a, b: np.linalg.norm(e.loc[a] - e.loc[b])  # noqa: E731
     assert apart("load", "more") < 1e-2 < apart("load", "noise")
+
+
+def test_ids_of_a_file_keep_their_zeros(tmp_path):
+    (tmp_path / "long.csv").write_text("unique_id,ds,y\n" + "".join(f"007,2024-01-{d:02d},{d}\n" for d in range(1, 9)))
+    cfg = config.default()
+    cfg.data.path = str(tmp_path / "long.csv")
+    assert set(stages.read(cfg)[0]["unique_id"]) == {"007"}
+
+
+def test_a_stage_that_is_misspelt_is_named(capsys):
+    assert main.main(["forecst", "--config.output=out.csv"]) == 2
+    assert "stage forecst is unknown; accepted: forecast" in capsys.readouterr().err
 
 
 def test_the_command_line_writes_what_the_forecaster_says(tmp_path, capsys, monkeypatch):

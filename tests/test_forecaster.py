@@ -222,7 +222,7 @@ def test_what_was_overwritten_is_not_saved_under_the_name_of_what_was(fitted, tm
     old = Forecaster.load(folder)
     Forecaster(6, knobs=TINY, workdir=str(tmp_path / "run")).tune(make(seed=3), fitted).save(folder)
     assert len(old.predict()) == HORIZON
-    with pytest.raises(UserError, match="holds another backbone or prompt|does not exist"):
+    with pytest.raises(UserError, match=r"holds another backbone or prompt|does not exist"):
         old.save(tmp_path / "b")
     assert not (tmp_path / "b").exists()
 

@@ -46,8 +46,10 @@ def tiny(monkeypatch, tmp_path):
 
     monkeypatch.setattr(recipe, "recipe", small)
     monkeypatch.chdir(tmp_path)
-    y_T = np.sin(np.arange(600) / 4) + np.random.default_rng(0).normal(size=600)
-    frame = pd.DataFrame({"ds": pd.date_range("2024-01-01", periods=600, freq="h"), "load": y_T})
+    rows, rng = 24 * 7 * 20, np.random.default_rng(0)  # enough for intervals of a week ahead
+    frame = pd.DataFrame({"ds": pd.date_range("2024-01-01", periods=rows, freq="h")})
+    for name in ("load", "wind", "rain", "heat"):
+        frame[name] = np.sin(np.arange(rows) / 4) + rng.normal(size=rows)
     frame.to_csv("mine.csv", index=False)
     frame.iloc[50:].to_csv("newer.csv", index=False)
     return frame

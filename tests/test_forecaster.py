@@ -321,6 +321,16 @@ def test_what_was_left_out_of_a_frame_is_warned_of(fitted):
         Forecaster(3, lookback=96, patch=7).fit(make().assign(note="x"))
 
 
+def test_what_chooses_and_calibrates_teaches_nothing():
+    frame = make()
+    before = fitting.as_series(frames.read(frame), 80)
+    assert before.splits["train"] == (0, ROWS - 80)
+    assert before.splits["validation"] == (ROWS - 80, ROWS)
+    frame.loc[ROWS - 80 :, ["load", "wind"]] *= 100
+    after = fitting.as_series(frames.read(frame), 80)
+    np.testing.assert_array_equal(after.values_TC[: ROWS - 80], before.values_TC[: ROWS - 80])
+
+
 def test_rows_are_padded_to_few_shapes(fitted, monkeypatch):
     shapes = set()
     run = predict.run

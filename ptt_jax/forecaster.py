@@ -20,7 +20,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from ptt_jax import cache, checkpoint, config, data, detect, fitted, fitting, frames, impute, intervals, predict
+from ptt_jax import answer, cache, checkpoint, config, data, detect, fitted, fitting, frames, impute, intervals, predict
 from ptt_jax import mesh as meshes
 from ptt_jax.config import UserError
 from ptt_jax.fitted import Fitted, Scratch
@@ -141,14 +141,8 @@ class Forecaster:
 
     def _read_more(self, df: pd.DataFrame) -> Table:
         """Returns a frame's series on the step that was learned. Raises UserError for a frame of another step."""
-        freq = self.fitted.freq
-        table = self._read(df, freq)
-        usual = frames.usual_step(table)
-        if usual > 1:
-            raise UserError(
-                f"the frame's rows are {usual} steps of {freq!r} apart, which this Forecaster learned; accepted: a "
-                f"frame of that step, rows or cells missing where nothing was observed"
-            )
+        table = self._read(df, self.fitted.freq)
+        answer.check_step(table, self.fitted.freq, "this Forecaster")
         return table
 
     def predict(
@@ -163,17 +157,7 @@ class Forecaster:
         horizon, asked = self._check_horizon(horizon), intervals.check_levels(levels)
         table = self._read(self.fitted.tail, self.fitted.freq) if df is None else self._read_more(df)
         columns = self._forecast(table, [0], horizon, asked)
-        empty_C = np.isnan(columns[self.name][0]).all(0)
-        if empty_C.any():
-            names = [name for name, empty in zip(table.names_C, empty_C, strict=True) if empty]
-            words = (
-                f"{frames.shorten(names)} without a value in the last {self.fitted.cfg.lookback} steps, which a "
-                f"forecast is made from"
-            )
-            if empty_C.all():
-                raise UserError(f"series {words}; accepted: at least one value there")
-            warnings.warn(f"no forecast of series {words}", stacklevel=2)
-        return frames.write(table, {name: y_WHC[0] for name, y_WHC in columns.items()})
+        return answer.write(table, columns, self.fitted.cfg.lookback, stacklevel=3)
 
     def _check_horizon(self, horizon: int | None) -> int:
         most = self.fitted.horizon
@@ -192,14 +176,8 @@ class Forecaster:
         """Returns {column: y_WHC} of windows whose history ends `after` steps from the table's end."""
         of = self.fitted
         y_WHC, spread_WC = predict.foretell(of.predictor, table.values_TC, after, horizon)
-        ratio = dict(zip(of.names_C, of.intervals.ratio_C, strict=True))
-        ratio_C = np.array([ratio.get(name, of.intervals.relative) for name in table.names_C])
-        out = {self.name: y_WHC}
-        for level in levels:
-            both = [of.intervals.bounds(y, ratio_C * spread, level) for y, spread in zip(y_WHC, spread_WC, strict=True)]
-            low_WHC, high_WHC = (np.stack(side) for side in zip(*both, strict=True))
-            out |= {f"{self.name}-lo-{level:g}": low_WHC, f"{self.name}-hi-{level:g}": high_WHC}
-        return out
+        unit_WC = spread_WC * of.intervals.ratios(of.names_C, table.names_C)
+        return answer.columns(self.name, y_WHC, unit_WC, of.intervals, levels)
 
     def cross_validation(
         self, df: pd.DataFrame, n_windows: int = 1, step_size: int | None = None,

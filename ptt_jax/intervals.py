@@ -38,6 +38,11 @@ class Intervals(NamedTuple):
         low_H, high_H = (self.at(q)[: len(y_HC), None] for q in (tail, 1 - tail))
         return y_HC + low_H * unit_C, y_HC + high_H * unit_C
 
+    def ratios(self, names_C: tuple[str, ...], asked_C: tuple[str, ...]) -> np.ndarray:
+        """Returns ratio_C of the series that are asked for; names_C: of those that `ratio_C` is of."""
+        ratio = dict(zip(names_C, self.ratio_C, strict=True))
+        return np.array([ratio.get(name, self.relative) for name in asked_C])
+
     def at(self, q: float) -> np.ndarray:
         """Returns quantile_H of residuals in units."""
         return np.array([np.interp(q, LEVELS, column) for column in self.quantile_QH.T])

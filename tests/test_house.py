@@ -11,7 +11,7 @@ RANKS = (
     ("frame", "stream", "benchmarks", "steps", "seasons"),
     ("data", "columns", "model", "prompts"),
     ("frames", "optim", "problems"),
-    ("encodings",),
+    ("encodings", "answer"),
     ("tasks", "impute"),
     ("predict",),
     ("step", "baselines"),

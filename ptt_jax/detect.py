@@ -98,14 +98,8 @@ def cut(x_TC: np.ndarray, observed_TC: np.ndarray, start_W: np.ndarray, length: 
 def observe(model: CrossMAE, x_RL: Array, observed_RL: Array, asked: Question) -> tuple[Encoded, ...]:
     """Returns for each group what the frozen encoder says of the visible patches, normalised by their statistics.
 
-    No hidden value is read, and nothing depends on a prompt. For `apply`, as its method. Raises UserError for a
-    backbone that learned hidden patches as zeros.
+    No hidden value is read, and nothing depends on a prompt. For `apply`, as its method.
     """
-    if model.hiding == "value":
-        raise UserError(
-            "the backbone learned hidden patches as zeros (model.hiding = value), and anomaly scores leave them out; "
-            "accepted: a backbone of model.hiding = feature"
-        )
     x_RNP, seen_RNP = patchify(x_RL, asked.patch), patchify(observed_RL.astype(jnp.float32), asked.patch)
     out = []
     for hidden in asked.groups:
@@ -113,8 +107,10 @@ def observe(model: CrossMAE, x_RL: Array, observed_RL: Array, asked: Question) -
         shown_RVP, shown_seen_RVP = x_RNP[:, visible_V], seen_RNP[:, visible_V]
         mean_R1, scale_R1 = instance_stats(flatten(shown_RVP), flatten(shown_seen_RVP))
         keep_RV, at_1V = keepable(shown_seen_RVP), jnp.asarray(visible_V)[None]
-        z_RVD = model.encode(normalise(shown_RVP, mean_R1, scale_R1) * shown_seen_RVP, at_1V, keep_RV)
-        out.append(Encoded(model.remember(z_RVD, at_1V), keep_RV, mean_R1, scale_R1))
+        normal_RVP = normalise(shown_RVP, mean_R1, scale_R1) * shown_seen_RVP
+        read_RSP, at_1S, keep_RS = model.enter(normal_RVP, at_1V, keep_RV, asked.patches)
+        z_RSD = model.encode(read_RSP, at_1S, keep_RS)
+        out.append(Encoded(model.remember(z_RSD, at_1S), keep_RS, mean_R1, scale_R1))
     return tuple(out)
 
 

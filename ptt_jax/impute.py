@@ -35,12 +35,7 @@ class Way(NamedTuple):
 
 
 def check(model: CrossMAE) -> None:
-    """Raises UserError for a backbone that learned to read or to be asked otherwise than is done here."""
-    if model.hiding == "value":
-        raise UserError(
-            "the backbone learned hidden patches as zeros (model.hiding = value), and imputation leaves them out; "
-            "accepted: a backbone of model.hiding = feature"
-        )
+    """Raises UserError for a backbone that learned to be asked otherwise than is done here."""
     if model.decoder_attention == "self":
         raise UserError(
             "the backbone's queries see each other (model.decoder_attention = self), and imputation asks for seen "
@@ -57,13 +52,15 @@ def filled(of: Way, x_RL: Array, seen_RL: Array) -> Array:
 
 def observe(model: CrossMAE, backbone: Params, of: Way, x_RL: Array, seen_RL: Array) -> Encoded:
     """Returns what the frozen encoder says of a window. Statistics are of seen values only; a patch without one is read
-    by none. Raises UserError for a backbone that `check` refuses."""
+    by none, or as zeros where the backbone learned hidden patches so. Raises UserError for a backbone that `check` refuses."""
     check(model)
 
     def encode(model: CrossMAE, guess_RL: Array) -> Encoded:
         mean_R1, scale_R1 = instance_stats(x_RL, seen_RL.astype(jnp.float32))
         x_RNP = normalise(patchify(guess_RL, model.patch), mean_R1, scale_R1)
         keep_RN = keepable(patchify(seen_RL, model.patch))
+        if model.hiding == "value":
+            x_RNP, keep_RN = jnp.where(keep_RN[..., None], x_RNP, 0), jnp.ones_like(keep_RN)
         at_1N = jnp.arange(x_RNP.shape[1])[None]
         z_RND = model.encode(x_RNP, at_1N, keep_RN)
         return Encoded(model.remember(z_RND, at_1N), keep_RN, mean_R1, scale_R1)

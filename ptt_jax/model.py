@@ -154,16 +154,21 @@ class CrossMAE(nn.Module):
             scale_R1 = jnp.maximum(scale_R1, VISIBLE_FLOOR)
         keep_RV = keepable(shown_seen_RVP)
         normal_RVP = normalise(shown_RVP, mean_R1, scale_R1) * shown_seen_RVP
-        if self.hiding == "value":  # a window of zeros, into which what is visible is put: nothing else is ever read
-            into = visible_RV, x_RNP.shape[1]
-            normal_RVP, keep_RV = spread(normal_RVP, *into, 0.0), spread(keep_RV, *into, True)
-            visible_RV = jnp.arange(x_RNP.shape[1])[None]
-        z_RVD = self.encode(normal_RVP, visible_RV, keep_RV, train=train)
-        y_RMP = self.decode(self.remember(z_RVD, visible_RV), hidden_RM, None, keep_RV, train=train)
+        normal_RSP, at_RS, keep_RS = self.enter(normal_RVP, visible_RV, keep_RV, x_RNP.shape[1])
+        z_RSD = self.encode(normal_RSP, at_RS, keep_RS, train=train)
+        y_RMP = self.decode(self.remember(z_RSD, at_RS), hidden_RM, None, keep_RS, train=train)
         target_RMP, unit_R11 = normalise(pick(x_RNP, hidden_RM), mean_R1, scale_R1), scale_R1[..., None]
         if units == "scaled":
             y_RMP, target_RMP = y_RMP * unit_R11, target_RMP * unit_R11
         return y_RMP, target_RMP, pick(seen_RNP, hidden_RM)
+
+    def enter(self, x_RVP: Array, at_RV: Array, keep_RV: Array, patches: int) -> tuple[Array, Array, Array]:
+        """Returns what the encoder reads of a window's visible patches, where they are and which of them are kept: the
+        visible ones; under hiding 'value' as many zeros as the window has patches, into which they are put, so that
+        nothing else is ever read."""
+        if self.hiding == "feature":
+            return x_RVP, at_RV, keep_RV
+        return spread(x_RVP, at_RV, patches, 0.0), jnp.arange(patches)[None], spread(keep_RV, at_RV, patches, True)
 
     def read(self, x_RT: Array, observed_RT: Array, *, train: bool = False) -> tuple[Array, Array, Array, Array]:
         """Returns z_RND of a history's patches, which of them hold anything (keep_RN), and its mean_R1 and scale_R1.
@@ -273,8 +278,8 @@ def pick(x_RNP: Array, at_RM: Array) -> Array:
 
 
 def spread(a_RVP: Array, at_RV: Array, patches: int, fill: Any) -> Array:
-    """Returns a_RNP (or a_RN of an a_RV): `fill`, and at the given positions of each row what is given."""
-    rows = len(at_RV)
+    """Returns a_RNP (or a_RN of an a_RV): `fill`, and at the given positions of each row (or at_1V) what is given."""
+    rows = len(a_RVP)
     empty_RNP = jnp.full((rows, patches, *a_RVP.shape[2:]), fill, a_RVP.dtype)
     return empty_RNP.at[jnp.arange(rows)[:, None], at_RV].set(a_RVP)
 

@@ -121,15 +121,10 @@ def test_a_missing_value_has_no_error_and_its_number_changes_nothing(detector, s
     np.testing.assert_array_equal(error_TC, detector.errors(np.where(observed_TC, x_TC, np.nan), observed_TC)[0])
 
 
-def test_a_backbone_that_learned_hidden_patches_as_zeros_is_refused(detector, series):
-    zeros = detector._replace(model=detector.model.clone(hiding="value"))
-    with pytest.raises(UserError, match=r"model.hiding = value.*accepted: a backbone of model.hiding = feature"):
-        zeros.errors(*series)
-
-
-def test_where_queries_see_each_other_a_group_is_answered_as_in_pretraining(detector, history):
-    """They are hidden together there, too."""
-    model = detector.model.clone(decoder_attention="self")
+@pytest.mark.parametrize("other", [{"decoder_attention": "self"}, {"hiding": "value"}], ids=["self", "value"])
+def test_a_group_is_answered_as_in_pretraining(detector, history, other):
+    """Where queries see each other, too: they are hidden together there; and where hidden patches are zeros."""
+    model = detector.model.clone(**other)
     params, (x_RL, _), asked = init(model, jax.random.key(3)), history, detector.asked
     whole_RL, hidden = jnp.ones_like(x_RL, bool), asked.groups[0]
     visible_RV, hidden_RM = (jnp.tile(jnp.array([n]), (len(x_RL), 1)) for n in (asked.visible(hidden), hidden))

@@ -34,9 +34,9 @@ from phases import Material, Phase, Subject
 
 from ptt_jax import config, step
 from ptt_jax.config import UserError
+from ptt_jax.flags import load_file
 from ptt_jax.log import Log
 from ptt_jax.loop import Loop
-from ptt_jax.main import load_file
 
 Record = dict[str, Any]
 LENGTH, LONG, WIDE = 8640, 17_544, 862  # steps of ETTh1's training rows; steps and channels of Traffic

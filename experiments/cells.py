@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from ptt_jax import config
-from ptt_jax.main import load_file
+from ptt_jax.flags import load_file
 
 ROOT = Path(__file__).parent.parent
 FIVE = ("ETTh1", "ETTh2", "ETTm1", "ETTm2", "Weather")

@@ -24,7 +24,7 @@ from bench import FULL as PACE
 from bench import Warm, compiled
 from phases import Subject
 
-from ptt_jax import checkpoint, config, data, main, mesh, optim, problems, processes, train, tune
+from ptt_jax import checkpoint, config, data, flags, main, mesh, optim, problems, processes, train, tune
 from ptt_jax.config import UserError, write_atomic
 from ptt_jax.log import Log
 
@@ -62,7 +62,7 @@ def full(cfg, series) -> list[dict]:
 
 def measure(args: argparse.Namespace, folder: Path) -> dict:
     """Returns both sides and their ratio."""
-    cfg = main.load_file(args.config)
+    cfg = flags.load_file(args.config)
     cfg.backbone, cfg.cache_dir = args.backbone, str(folder / "cache")
     config.check(cfg)
     main.set_up(cfg)

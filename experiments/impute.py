@@ -30,8 +30,9 @@ from reproduce import MOST_SEEDS, at_hand
 
 from ptt_jax import checkpoint, config, data, gaps, imputation, impute, mesh, problems, report, train
 from ptt_jax.config import UserError
+from ptt_jax.flags import load_file
 from ptt_jax.log import Log
-from ptt_jax.main import load_file, set_up
+from ptt_jax.main import set_up
 from ptt_jax.model import CrossMAE
 from ptt_jax.problems import Problem
 from ptt_jax.train import adopt

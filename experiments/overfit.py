@@ -30,7 +30,21 @@ from cells import ROOT, SETS
 from ledger import Ledger, command, fingerprint, pictures, show
 from ml_collections import ConfigDict
 
-from ptt_jax import baselines, checkpoint, config, data, evaluate, finetune, main, mesh, optim, problems, step, tasks
+from ptt_jax import (
+    baselines,
+    checkpoint,
+    config,
+    data,
+    evaluate,
+    finetune,
+    flags,
+    main,
+    mesh,
+    optim,
+    problems,
+    step,
+    tasks,
+)
 from ptt_jax import train as training
 from ptt_jax import tune as tuning
 from ptt_jax.config import UserError
@@ -100,7 +114,7 @@ def cells(sets: list[str], seeds: range) -> list[Cell]:
 def settle(cell: Cell, overrides: list[str]) -> ConfigDict:
     """Returns a cell's config."""
     same, own = ([f"--config.{text}" for text in texts] for texts in (SAME, cell.knobs))
-    cfg, _ = main.parse([f"--config={recipe(cell.data)}", *same, *overrides, *own])
+    cfg, _ = flags.parse([f"--config={recipe(cell.data)}", *same, *overrides, *own])
     return cfg
 
 

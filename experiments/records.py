@@ -13,7 +13,7 @@ from cells import PARTS, SETS, Cell
 
 from ptt_jax import checkpoint, config
 from ptt_jax.config import UserError, write_atomic
-from ptt_jax.main import parse
+from ptt_jax.flags import parse
 
 HERE = Path(__file__).parent
 MOST_SEEDS = 10

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from ptt_jax import benchmarks, config, data, main, train
+from ptt_jax import benchmarks, config, data, flags, train
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 EXPECTED = "csv electricity etth1 etth1_light etth2 ettm1 ettm2 exchange ili quickstart traffic weather"
 
 
 def load(path):
-    return main.load_file(path)
+    return flags.load_file(path)
 
 
 def test_there_is_a_config_for_every_data_set():

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ptt_jax import main, recipe, stages
+from ptt_jax import flags, main, recipe, stages
 
 ROOT = Path(__file__).parent.parent
 PAGES = (
@@ -74,9 +74,9 @@ def test_a_command_of_a_page_is_understood(page, line, monkeypatch):
     monkeypatch.chdir(ROOT)
     argv = shlex.split(line)[3:]
     if argv[0] in stages.NAMES:
-        assert main.parse_stage(argv[1:])[0].output.endswith(".csv")
+        assert flags.parse_stage(argv[1:])[0].output.endswith(".csv")
     else:
-        main.parse(argv)
+        flags.parse(argv)
 
 
 def test_the_commands_of_the_guide_run(tiny, capsys):

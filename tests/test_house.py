@@ -7,7 +7,7 @@ import pytest
 
 RANKS = (
     ("config", "bits", "ranking"),
-    ("gaps", "layers", "windows", "mesh", "clock", "generated", "processes", "cache", "intervals", "recipe"),
+    ("gaps", "layers", "windows", "mesh", "clock", "generated", "processes", "cache", "intervals", "recipe", "flags"),
     ("frame", "stream", "benchmarks", "steps", "seasons"),
     ("data", "columns", "model", "prompts"),
     ("frames", "optim", "problems"),

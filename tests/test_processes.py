@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ptt_jax import checkpoint, main, mesh, processes, train
+from ptt_jax import checkpoint, flags, main, mesh, processes, train
 from ptt_jax.config import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -48,7 +48,7 @@ def start(*argv: str, program: tuple[str, ...] = ("-m", "ptt_jax.main")) -> subp
     return subprocess.Popen([sys.executable, *program, *argv], cwd=ROOT, env=env, stdout=pipe, stderr=pipe, text=True)
 
 
-def flags(folder: Path) -> list[str]:
+def both(folder: Path) -> list[str]:
     """Returns the command line of both processes of the run, without where they meet."""
     common = [f"--config={folder / 'tiny.py'}", f"--config.cache_dir={jax.config.jax_compilation_cache_dir}"]
     return [*common, f"--workdir={folder / 'two'}"]
@@ -78,7 +78,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def one(folder):
     """A run by this process alone, on four devices. A copy is taken after its first checkpoint."""
-    cfg = main.load_file(folder / "tiny.py")
+    cfg = flags.load_file(folder / "tiny.py")
     cfg.cache_dir, cfg.devices = jax.config.jax_compilation_cache_dir, 4
     save = checkpoint.Store.save
 
@@ -124,7 +124,7 @@ def calls(one, folder):
     The first goes on from that checkpoint to the end. Then the same again, another config, and data that process 1
     alone does not find.
     """
-    where, common = f"--distributed=127.0.0.1:{free_port()},2", flags(folder)
+    where, common = f"--distributed=127.0.0.1:{free_port()},2", both(folder)
     missing, pair = ["--config.data.name=csv", "--config.data.path=none.csv"], []
     for index in (0, 1):
         first = [*common, f"{where},{index}"]

@@ -11,8 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ptt_jax import config
-from ptt_jax import main as program
+from ptt_jax import config, flags
 
 ROOT = Path(__file__).parent.parent / "experiments"
 
@@ -30,7 +29,7 @@ def reproduce(monkeypatch, tmp_path):
         monkeypatch.setattr(module, name, [], raising=False)
 
     def pretend(argv):
-        cfg, run = program.parse([a.replace("configs/", str(ROOT.parent / "configs") + "/") for a in argv])
+        cfg, run = flags.parse([a.replace("configs/", str(ROOT.parent / "configs") + "/") for a in argv])
         print("words of a run")
         module.ran.append(run.name)
         if run.name in module.broken:
@@ -267,13 +266,13 @@ def test_every_cell_is_a_command_that_parses(reproduce, monkeypatch, tmp_path):
     plan, behind, steps, patches = reproduce.Plan(parts, tmp_path, []), set(), {}, {}
     for name, cell in by_name.items():
         part = name.partition("/")[0]
-        cfg, _ = program.parse(plan.argv(part, cell))
+        cfg, _ = flags.parse(plan.argv(part, cell))
         patches[name] = cfg.model.patch
         assert cfg.data.name == cell.data
         assert {*cell.rows} <= {"seasonal_naive", "linear", "zero_shot", cfg.tune.mode}
         if cfg.tune.mode != "prompt":  # what prompts are compared with never gets fewer steps
             if cell.config not in steps:
-                steps[cell.config] = program.parse([f"--config={cell.config}"])[0].tune.steps
+                steps[cell.config] = flags.parse([f"--config={cell.config}"])[0].tune.steps
             epoch = {"ETTh1": 126, "ETTh2": 126}.get(cell.data, 0)
             assert cfg.tune.steps >= 2 * epoch
             assert cfg.tune.steps > steps[cell.config]

@@ -53,8 +53,10 @@ class Scaler:
     mean_C: np.ndarray  # float64
     scale_C: np.ndarray  # float64, above 0
 
-    def transform(self, values_TC: np.ndarray) -> np.ndarray:
-        return ((values_TC - self.mean_C) / self.scale_C).astype(np.float32)
+    def transform(self, values_TC: np.ndarray, observed_TC: np.ndarray | None = None) -> np.ndarray:
+        """To scaled units; 0, the mean, where not observed_TC, if it is given."""
+        x_TC = ((values_TC - self.mean_C) / self.scale_C).astype(np.float32)
+        return x_TC if observed_TC is None else np.where(observed_TC, x_TC, np.float32(0))
 
     def inverse(self, values: np.ndarray, axis: int = -1) -> np.ndarray:
         """Back to original units, float32; `axis` of `values` holds the channels."""

@@ -233,7 +233,7 @@ class Forecaster:
         here = detect.Detector(of.predictor.model, of.predictor.backbone, asked, of.cfg.detect.units, meshes.make(1))
         observed_TC = ~np.isnan(table.values_TC)
         scaler = data.exact(table.values_TC, observed_TC)
-        scaled_TC = np.where(observed_TC, (table.values_TC - scaler.mean_C) / scaler.scale_C, 0).astype(np.float32)
+        scaled_TC = scaler.transform(table.values_TC, observed_TC)
         return frames.attach(table, df, {"score": here.errors(scaled_TC, observed_TC, (None,))[0]})
 
     def embed(self, df: pd.DataFrame) -> pd.DataFrame:

@@ -69,7 +69,7 @@ class Predictor(NamedTuple):
         padded_TC = np.pad(values_TC, ((max(length - rows, 0), 0), (0, 0)), constant_values=np.nan)
         scaler = exact(padded_TC, ~np.isnan(padded_TC))
         seen_TC = ~np.isnan(padded_TC)
-        x_TC = np.where(seen_TC, (padded_TC - scaler.mean_C) / scaler.scale_C, 0).astype(np.float32)
+        x_TC = scaler.transform(padded_TC, seen_TC)
         last = len(padded_TC) - length
         start_W = sorted({*range(0, last, max(length // 2, 1)), last})
         # Windows without a gap have nothing to say, and those without a value nothing to say it from.
@@ -108,8 +108,7 @@ def ready(history_RT: np.ndarray, lookback: int) -> tuple[np.ndarray, np.ndarray
     history_RT = np.pad(history_RT[:, -lookback:], ((0, 0), (missing, 0)), constant_values=np.nan)
     seen_RT = ~np.isnan(history_RT)
     scaler = exact(history_RT.T, seen_RT.T)
-    x_RT = np.where(seen_RT, (history_RT - scaler.mean_C[:, None]) / scaler.scale_C[:, None], 0)
-    return x_RT.astype(np.float32), seen_RT, scaler
+    return scaler.transform(history_RT.T, seen_RT.T).T, seen_RT, scaler
 
 
 @functools.partial(jax.jit, static_argnums=0)

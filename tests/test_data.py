@@ -130,6 +130,10 @@ def test_scaling_goes_there_and_back_on_any_axis():
     scaled_TC = scaler.transform(series.values_TC)
     assert scaled_TC.dtype == np.float32
     np.testing.assert_allclose(scaler.inverse(scaled_TC), series.values_TC, rtol=1e-5)
+    seen_TC = np.arange(scaled_TC.size).reshape(scaled_TC.shape) % 3 > 0
+    shown_TC = scaler.transform(np.where(seen_TC, series.values_TC, np.nan), seen_TC)
+    assert shown_TC.dtype == np.float32
+    np.testing.assert_array_equal(shown_TC, np.where(seen_TC, scaled_TC, 0))
     back_1CT = scaler.inverse(scaled_TC.T[None], axis=1)
     assert back_1CT.dtype == np.float32
     np.testing.assert_array_equal(back_1CT[0].T, scaler.inverse(scaled_TC))

@@ -52,7 +52,7 @@ def filled(of: Way, x_RL: Array, seen_RL: Array) -> Array:
 
 def observe(model: CrossMAE, backbone: Params, of: Way, x_RL: Array, seen_RL: Array) -> Encoded:
     """Returns what the frozen encoder says of a window. Statistics are of seen values only; a patch without one is read
-    by none, or as zeros where the backbone learned hidden patches so. Raises UserError for a backbone that `check` refuses."""
+    by none, or as zeros where the backbone learned hidden patches so. Raises UserError as `check` does."""
     check(model)
 
     def encode(model: CrossMAE, guess_RL: Array) -> Encoded:

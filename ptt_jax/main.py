@@ -108,12 +108,13 @@ def main(argv: list[str] | None = None) -> int:
         print(flags.legend(__doc__))
         return 0
     try:
-        if argv and argv[0] in stages.NAMES:
-            print(f"{argv[0]}: {stages.forecast(*flags.parse_stage(argv[1:]), flags.option(argv, 'workdir') or '')}")
+        if argv and argv[0] in stages.STAGES:
+            out = stages.STAGES[argv[0]](*flags.parse_stage(argv[1:]), flags.option(argv, "workdir") or "")
+            print(f"{argv[0]}: {out}")
             return 0
         if argv and not argv[0].startswith("-"):
             raise UserError(
-                f"stage {argv[0]} is unknown; accepted: {', '.join(stages.NAMES)} for an own file, or --config=FILE"
+                f"stage {argv[0]} is unknown; accepted: {', '.join(stages.STAGES)} for an own file, or --config=FILE"
             )
         cfg, workdir = flags.parse(argv)
         where, profile = flags.option(argv, "distributed"), flags.profile_folder(argv)

@@ -8,6 +8,7 @@ was stopped goes on there. The second takes a Forecaster that is there and only 
 (`unique_id, ds, y`), see `frames.read`.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -28,7 +29,6 @@ ASKED = (
     "data.columns",
     "data.time_column",
 )  # nothing is learned for these
-NAMES = ("forecast",)
 
 
 def read(cfg: ConfigDict) -> tuple[pd.DataFrame, str, list[str]]:
@@ -90,3 +90,7 @@ def forecast(cfg: ConfigDict, said: set[str], workdir: str) -> Path:
         found = model.predict(levels=levels)
     write_atomic(output, found.to_csv(index=False))
     return output
+
+
+# What can be typed, and what it calls with the config, the knobs that were said, and --workdir or ''.
+STAGES: dict[str, Callable[[ConfigDict, set[str], str], Path]] = {"forecast": forecast}

@@ -73,7 +73,7 @@ def commands(page: str) -> list[str]:
 def test_a_command_of_a_page_is_understood(page, line, monkeypatch):
     monkeypatch.chdir(ROOT)
     argv = shlex.split(line)[3:]
-    if argv[0] in stages.NAMES:
+    if argv[0] in stages.STAGES:
         assert flags.parse_stage(argv[1:])[0].output.endswith(".csv")
     else:
         flags.parse(argv)

@@ -1,14 +1,16 @@
 """python -m ptt_jax.main --config=configs/X.py [--workdir=DIR] [--config.key=value ...]
                         [--profile=DIR] [--distributed[=WHERE]]
 python -m ptt_jax.main forecast --config.data.path=mine.csv --config.horizons=48, --config.output=out.csv
+python -m ptt_jax.main impute|detect --config.data.path=mine.csv --config.output=out.csv
 
 Pre-trains, tunes, evaluates and reports; a stage whose result is in the run directory is skipped.
 --profile writes a trace of some warm steps of pre-training and of tuning, for TensorBoard, XProf or Perfetto;
 of several processes, each into a folder of its own under DIR, named by its index.
 --distributed makes this process one of several on one run directory: WHERE is HOST:PORT,COUNT,INDEX, the same in each
 but for INDEX (process 0 is at HOST:PORT); without it Slurm, Open MPI, Kubernetes or Cloud TPU say who is who.
-forecast learns from an own file by rules, no config needed, and writes what follows it; --workdir=DIR keeps what was
-learned, and --config.backbone=DIR takes it from there.
+forecast learns from an own file by rules, no config needed, and writes what follows it; impute writes the file with
+its gaps closed, detect with a score for each value. --workdir=DIR keeps what was learned, and --config.backbone=DIR
+takes it from there.
 """
 
 import logging

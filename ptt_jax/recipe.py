@@ -17,6 +17,7 @@ LEAST_STEPS, MOST_STEPS = 800, 3000  # of pre-training: minutes on two cores
 NEAR = 2  # patches: up to there a horizon is short
 ENOUGH = 1500  # rows of validation
 SHARE = 12  # a patch is at most this part of the rows
+MOST_HORIZON = 96  # steps ahead that nobody asked for
 
 
 def patch_length(season: int, most: int, lookback: int = 0) -> int:
@@ -71,6 +72,11 @@ def recipe(rows: int, channels: int, season: int, horizon: int, patch: int = 0, 
     if windows > cfg.tune.steps * cfg.tune.batch:
         cfg.tune.cache_bytes = 0  # hardly a row is asked for twice
     return cfg
+
+
+def usual_horizon(rows: int, season: int) -> int:
+    """Returns how far to forecast where nobody says: a season, or as much of it as MOST_HORIZON and the rows allow."""
+    return max(1, min(season, MOST_HORIZON, ((rows - 1) * (SHARE - 1) // SHARE - 10) // 2))
 
 
 def least_rows(horizon: int) -> int:

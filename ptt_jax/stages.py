@@ -1,48 +1,74 @@
-"""What the command line does with somebody's own file beside a whole run: `forecast`. A thin layer over `Forecaster`.
+"""What the command line does with somebody's own file beside a whole run. Thin layers over `Forecaster`.
 
     python -m ptt_jax.main forecast --config.data.path=mine.csv --config.horizons=48, --config.output=out.csv
     python -m ptt_jax.main forecast --config.data.path=newer.csv --config.backbone=runs/mine --config.output=out.csv
+    python -m ptt_jax.main impute --config.data.path=mine.csv --config.output=closed.csv
+    python -m ptt_jax.main detect --config.data.path=mine.csv --config.output=scores.csv
 
 The first pre-trains on the file and forecasts what follows it; `--workdir=DIR` keeps what was learned, and a run that
-was stopped goes on there. The second takes a Forecaster that is there and only forecasts. The file is wide or long
+was stopped goes on there. The second takes a Forecaster that is there and only forecasts. `impute` and `detect` do
+either, too, and write the file's own rows: its gaps closed, or scores behind its columns. The file is wide or long
 (`unique_id, ds, y`), see `frames.read`.
 """
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
-from ptt_jax import config, intervals
+from ptt_jax import config, fitting, frames, intervals, recipe, seasons
 from ptt_jax.config import UserError, write_atomic
 from ptt_jax.forecaster import Forecaster
 from ptt_jax.frame import find_time_column, parse, read_bytes
 
 # What the file or the Forecaster's own arguments say; every other knob that is set goes to the recipe.
 OWN = ("seed", "lookback", "horizons", "backbone", "output", "levels", "model.patch")
-ASKED = (
-    "backbone",
-    "output",
-    "levels",
-    "data.path",
-    "data.columns",
-    "data.time_column",
-)  # nothing is learned for these
+# Nothing is learned for these; a forecast has two more.
+ASKED = ("backbone", "output", "data.path", "data.columns", "data.time_column")
+FORECAST = ("horizons", "levels")
 
 
-def read(cfg: ConfigDict) -> tuple[pd.DataFrame, str, list[str]]:
-    """Returns the file as a frame, the name of its time column, and notes. Raises UserError when it cannot be read."""
+class File(NamedTuple):
+    """What was read, and where the answer goes."""
+
+    frame: pd.DataFrame
+    cells: pd.DataFrame  # of the same shape: text, as the file has it
+    time_column: str
+    notes: list[str]
+    output: Path
+
+
+def read(cfg: ConfigDict) -> File:
+    """Returns the file, and where to write. Raises UserError when it cannot be read, or that cannot be written."""
     if not cfg.data.path:
-        raise UserError("config.data.path is empty; accepted: the path of a .csv or .csv.gz file to forecast")
+        raise UserError("config.data.path is empty; accepted: the path of a .csv or .csv.gz file")
     path = Path(cfg.data.path).expanduser()
-    frame, notes = parse(read_bytes(path), path, ("unique_id",))
+    raw = read_bytes(path)
+    frame, notes = parse(raw, path, ("unique_id",))
+    cells, _ = parse(raw, path, tuple(frame))
     wanted = [name.strip() for name in cfg.data.columns.split(",") if name.strip()]
     time_column = find_time_column(frame, cfg.data.time_column, path)
     missing = [name for name in wanted if name not in frame]
     if missing:
         raise UserError(f"{path} has no column {missing[0]!r}; {config.nearest(missing[0], list(map(str, frame)))}")
-    return (frame[[time_column, *wanted]] if wanted else frame).reset_index(drop=True), time_column, notes
+    chosen = [time_column, *wanted] if wanted else list(frame)
+    frame, cells = (of[chosen].reset_index(drop=True) for of in (frame, cells))
+    return File(frame, cells, time_column, notes, place(cfg.output))
+
+
+def place(output: str) -> Path:
+    """Returns the path to write to. Raises UserError when nothing can be written there."""
+    if not output:
+        raise UserError("config.output is empty; accepted: the path of a .csv file to write")
+    path = Path(output).expanduser()
+    if path.is_dir() or path.suffix.lower() != ".csv":
+        raise UserError(f"config.output = {output!r} is no .csv file; accepted: a path like out.csv")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"config.output = {output!r}: there is no folder {path.parent}; accepted: one that is there")
+    return path
 
 
 def forecast(cfg: ConfigDict, said: set[str], workdir: str) -> Path:
@@ -51,46 +77,100 @@ def forecast(cfg: ConfigDict, said: set[str], workdir: str) -> Path:
     said: the knobs that a flag or a config file sets. Raises UserError before anything is written or learned when the
     file, a knob, or a place to write is not as it must be.
     """
-    frame, time_column, notes = read(cfg)
-    if not cfg.output:
-        raise UserError("config.output is empty; accepted: the path of a .csv file to write")
-    output = Path(cfg.output).expanduser()
-    if output.is_dir() or output.suffix.lower() != ".csv":
-        raise UserError(f"config.output = {cfg.output!r} is no .csv file; accepted: a path like out.csv")
-    if not output.absolute().parent.is_dir():
-        raise UserError(
-            f"config.output = {cfg.output!r}: there is no folder {output.parent}; accepted: one that is there"
-        )
-    levels = intervals.check_levels(cfg.levels)
-    if cfg.backbone and (Path(cfg.backbone).expanduser() / "forecaster.json").exists():
-        model = Forecaster.load(cfg.backbone).set_params(time_column=time_column)
-        idle = sorted(
-            said - {"backbone", "output", "levels", "horizons", "data.path", "data.columns", "data.time_column"}
-        )
-        if idle or workdir:
-            raise UserError(
-                f"{f'config.{idle[0]}' if idle else '--workdir'} is for learning, and {cfg.backbone} has learned; "
-                f"accepted: data.path, output, levels and horizons, or a backbone without a Forecaster"
-            )
-        found = model.predict(frame, cfg.horizons[-1] if "horizons" in said else None, levels)
+    file, levels = read(cfg), intervals.check_levels(cfg.levels)
+    horizon = cfg.horizons[-1] if "horizons" in said else None
+    model = kept(cfg, said, workdir, file, FORECAST)
+    if model:
+        found = model.predict(file.frame, horizon, levels)
+    elif not horizon:
+        raise UserError("config.horizons is not said; accepted: --config.horizons=48, for 48 steps")
     else:
-        if "horizons" not in said:
-            raise UserError("config.horizons is not said; accepted: --config.horizons=48, for 48 steps")
-        knobs = {key: value for key, value in config.flat(cfg).items() if key in said and key not in OWN}
-        model = Forecaster(
-            cfg.horizons[-1], freq=cfg.data.freq, time_column=time_column, seed=cfg.seed, workdir=workdir, verbose=True,
-            lookback=cfg.lookback if "lookback" in said else 0, patch=cfg.model.patch if "model.patch" in said else 0,
-            knobs={key: value for key, value in knobs.items() if not key.startswith(("data.", "evaluate."))},
-        )  # fmt: skip
-        for note in notes:
-            print(f"data: {note}")
-        model = model.tune(frame, cfg.backbone) if cfg.backbone else model.fit(frame)
-        if workdir:
-            model.save(workdir)
-        found = model.predict(levels=levels)
-    write_atomic(output, found.to_csv(index=False))
-    return output
+        found = learn(cfg, said, workdir, file, horizon).predict(levels=levels)
+    write_atomic(file.output, found.to_csv(index=False))
+    return file.output
+
+
+def impute(cfg: ConfigDict, said: set[str], workdir: str) -> Path:
+    """Writes the file with its gaps closed, every other cell as it stands there; as `forecast` does otherwise."""
+    file = read(cfg)
+    found = at_hand(cfg, said, workdir, file).impute(file.frame)
+    before, after = (int(of.isna().to_numpy().sum()) for of in (file.frame, found))
+    print(f"impute: {before - after} of {before} missing values closed")
+    write_atomic(file.output, as_written(found, file).to_csv(index=False))
+    return file.output
+
+
+def detect(cfg: ConfigDict, said: set[str], workdir: str) -> Path:
+    """Writes the file with a score for each value behind its columns; as `forecast` does otherwise."""
+    file = read(cfg)
+    found = at_hand(cfg, said, workdir, file).detect(file.frame)
+    write_atomic(file.output, as_written(found, file).to_csv(index=False))
+    return file.output
+
+
+def at_hand(cfg: ConfigDict, said: set[str], workdir: str, file: File) -> Forecaster:
+    """Returns a Forecaster for what needs no horizon: the kept one, or one that learns from the file, for a horizon by
+    rule where none is said. Raises UserError as `forecast` does."""
+    if "levels" in said:
+        raise UserError("config.levels is for intervals, and this stage makes none; accepted: no levels")
+    model = kept(cfg, said, workdir, file, ())
+    if model:
+        return model
+    if "horizons" in said:
+        return learn(cfg, said, workdir, file, cfg.horizons[-1])
+    table = frames.read(file.frame, time_column=file.time_column, freq=cfg.data.freq)
+    season = seasons.estimate(table.values_TC, table.freq)
+    return learn(cfg, said, workdir, file, recipe.usual_horizon(fitting.typical_rows(table, 1), season))
+
+
+def kept(cfg: ConfigDict, said: set[str], workdir: str, file: File, more: tuple[str, ...]) -> Forecaster | None:
+    """Returns the Forecaster that `config.backbone` holds; None where it holds none. Raises UserError for a knob that
+    is of learning, beside ASKED and `more`."""
+    if not cfg.backbone or not (Path(cfg.backbone).expanduser() / "forecaster.json").exists():
+        return None
+    idle = sorted(said - {*ASKED, *more})
+    if idle or workdir:
+        raise UserError(
+            f"{f'config.{idle[0]}' if idle else '--workdir'} is for learning, and {cfg.backbone} has learned; "
+            f"accepted: {', '.join((*ASKED, *more))}, or a backbone without a Forecaster"
+        )
+    return Forecaster.load(cfg.backbone).set_params(time_column=file.time_column)
+
+
+def learn(cfg: ConfigDict, said: set[str], workdir: str, file: File, horizon: int) -> Forecaster:
+    """Returns a Forecaster that learned from the file, on `config.backbone` if there is one; saved in `workdir`, if
+    that is said."""
+    knobs = {key: value for key, value in config.flat(cfg).items() if key in said and key not in OWN}
+    model = Forecaster(
+        horizon, freq=cfg.data.freq, time_column=file.time_column, seed=cfg.seed, workdir=workdir, verbose=True,
+        lookback=cfg.lookback if "lookback" in said else 0, patch=cfg.model.patch if "model.patch" in said else 0,
+        knobs={key: value for key, value in knobs.items() if not key.startswith(("data.", "evaluate."))},
+    )  # fmt: skip
+    for note in file.notes:
+        print(f"data: {note}")
+    model = model.tune(file.frame, cfg.backbone) if cfg.backbone else model.fit(file.frame)
+    if workdir:
+        model.save(workdir)
+    return model
+
+
+def as_written(found: pd.DataFrame, file: File) -> pd.DataFrame:
+    """Returns a frame that has the file's rows with its cells as the file has them, where they are the same: no digit,
+    zero or stamp is written otherwise than it was read."""
+    out = found.astype(object)
+    for name in file.frame:
+        text, was = file.cells[name], file.frame[name]
+        same = was.notna()
+        if pd.api.types.is_numeric_dtype(was):  # commas as decimal points, say, are not what is written
+            number = pd.to_numeric(text, errors="coerce")
+            same &= np.isclose(number.to_numpy("float64"), was.to_numpy("float64"), rtol=1e-12, atol=0)
+        out[name] = out[name].mask(same, text)
+    return out
 
 
 # What can be typed, and what it calls with the config, the knobs that were said, and --workdir or ''.
-STAGES: dict[str, Callable[[ConfigDict, set[str], str], Path]] = {"forecast": forecast}
+STAGES: dict[str, Callable[[ConfigDict, set[str], str], Path]] = {
+    "forecast": forecast,
+    "impute": impute,
+    "detect": detect,
+}

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ptt_jax import checkpoint, config, fitting, frames, intervals, main, predict, stages
+from ptt_jax import checkpoint, fitting, frames, intervals, predict
 from ptt_jax.config import UserError
 from ptt_jax.fitting import Wish
 from ptt_jax.forecaster import Forecaster
@@ -380,58 +380,3 @@ def test_an_embedding_tells_series_apart_and_not_their_units(fitted):
     assert e.index.name == "unique_id"
     apart = lambda a, b: np.linalg.norm(e.loc[a] - e.loc[b])  # noqa: E731
     assert apart("load", "more") < 1e-2 < apart("load", "noise")
-
-
-def test_ids_of_a_file_keep_their_zeros(tmp_path):
-    (tmp_path / "long.csv").write_text("unique_id,ds,y\n" + "".join(f"007,2024-01-{d:02d},{d}\n" for d in range(1, 9)))
-    cfg = config.default()
-    cfg.data.path = str(tmp_path / "long.csv")
-    assert set(stages.read(cfg)[0]["unique_id"]) == {"007"}
-
-
-def test_a_stage_that_is_misspelt_is_named(capsys):
-    assert main.main(["forecst", "--config.output=out.csv"]) == 2
-    assert "stage forecst is unknown; accepted: forecast" in capsys.readouterr().err
-
-
-def test_the_command_line_writes_what_the_forecaster_says(tmp_path, capsys, monkeypatch):
-    make().to_csv(tmp_path / "mine.csv", index=False)
-    knobs = [f"--config.{key}={value}" for key, value in TINY.items()]
-    out, kept = tmp_path / "out.csv", tmp_path / "kept"
-    argv = ["forecast", f"--config.data.path={tmp_path / 'mine.csv'}", "--config.horizons=30,", f"--workdir={kept}"]
-    assert main.main([*argv, f"--config.output={out}", *knobs]) == 0
-    assert "season 24, patch 24" in capsys.readouterr().out
-    first = pd.read_csv(out)
-    assert list(first)[:3] == ["ds", "load", "load-lo-80"]
-    out.unlink()
-    again = [*argv[:2], f"--config.backbone={kept}", f"--config.output={out}"]
-    assert main.main(again) == 0
-    np.testing.assert_allclose(pd.read_csv(out)["load"], first["load"], rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["--config.output=out.csv"], "config.data.path is empty"),
-        (["--config.data.path={csv}"], "config.output is empty"),
-        (["--config.data.path={csv}", "--config.output=out.txt"], "is no .csv file"),
-        (["--config.data.path={csv}", "--config.output=out.csv", "--config.data.columns=lod"], "no column 'lod'"),
-        (
-            ["--config.data.path={csv}", "--config.output=out.csv", "--config.horizons=6,", "--config.backbone=none"],
-            "none/backbone.json",
-        ),
-        (["--config.data.path={csv}", "--config.output=out.csv", "--config.levels=180,"], "config.levels"),
-        (["--config.data.path={csv}", "--config.output=out.csv", "--config.levels=99.9,"], "up to 99.5"),
-        (["--config.data.path={csv}", "--config.output=no/out.csv"], "there is no folder no"),
-        (["--config.data.path={csv}", "--config.output=out.csv"], "config.horizons is not said"),
-        (["--config.data.path={csv}", "--config.output=out.csv", "now"], "argument now is unknown"),
-    ],
-)
-def test_a_stage_that_is_asked_wrongly_ends_with_a_sentence(tmp_path, capsys, monkeypatch, flags, words):
-    monkeypatch.chdir(tmp_path)
-    make().to_csv("mine.csv", index=False)
-    assert main.main(["forecast", *(flag.format(csv="mine.csv") for flag in flags)]) == 2
-    said = capsys.readouterr().err
-    assert words in said
-    assert said.count("\n") == 1
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.csv"]

@@ -15,6 +15,7 @@ STAMP = (
 )
 DATES = (4, 6, 8)  # digits of stamps that are whole numbers: yyyy, yyyymm, yyyymmdd ...
 EPOCHS = {10: "s", 13: "ms", 16: "us", 19: "ns"}  # ... and time since 1970, in this unit
+TEXT = pd.StringDtype("python")  # what .str gives then can be counted with, with and without pyarrow
 SPARSE = 10  # a grid of more than this many rows for each row of the file is not the file's grid
 
 
@@ -33,7 +34,7 @@ def read_stamps(column: pd.Series, path: Path | str) -> tuple[pd.DatetimeIndex, 
     if pd.api.types.is_numeric_dtype(column):
         stamps = number_stamps(column)
     else:
-        part = column.astype("string").str.strip().str.extract(STAMP)
+        part = column.astype(TEXT).str.strip().str.extract(STAMP)
         stamps = text_stamps(part, where)
         zone = part["zone"].fillna("")[stamps.notna()]
         zones = sorted(zone.unique())

@@ -1,4 +1,6 @@
-"""Own data: any wide csv, .gz too; the time column is found by itself. The sizes suit hourly data with a daily season.
+"""Own data: any wide csv (.gz too) or parquet file; the time column is found by itself.
+
+The sizes suit hourly data with a daily season.
 
 python -m ptt_jax.main --config=configs/csv.py --config.data.path=mine.csv --config.horizons=48,
 """

@@ -93,12 +93,12 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
     ("cache_dir", "default", anything,
      "persistent compilation cache; 'default' = in the user's cache folder, '' = off"),
 
-    ("output", "", anything, "forecast, impute, detect: the .csv file to write"),
+    ("output", "", anything, "forecast, impute, detect: the .csv or .parquet file to write"),
     ("levels", (80.0, 95.0), Rule(is_levels, "percentages between 0 and 100 like 80,95 or 90,"),
      "forecast: of intervals, in percent"),
 
     ("data.name", "generated", anything, "a row of benchmarks.TABLE (ETTh1, Weather, ...), 'generated', or 'csv'"),
-    ("data.path", "", anything, "csv: the file, .csv or .csv.gz"),
+    ("data.path", "", anything, "csv: the file, .csv, .csv.gz or .parquet"),
     ("data.dir", "", anything, "where benchmark files are looked for first, before $PTT_DATA_DIR and the cache folder"),
     ("data.download", True, anything, "fetch a benchmark file that is found nowhere, where it has a public home"),
     ("data.device_bytes", 4 * 1024**3, at_least(0),
@@ -140,7 +140,7 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
     ("pretrain.horizon", -1, at_least(-1),
      "steps that a window covers past the lookback; 0 = none, -1 = the longest horizon"),
     ("pretrain.also", "", anything,
-     "further series to learn from, each as often as the first: names of data sets and csv files, comma-separated"),
+     "further series to learn from, each as often as the first: names of data sets and files, comma-separated"),
     ("pretrain.mask_ratio", 0.6, open_fraction, "share of a window's patches that is hidden"),
     ("pretrain.tail_share", 0.25, within(0, 1), "share of rows whose hidden patches include the window's tail"),
     ("pretrain.loss", "mse", one_of("mse", "mae", "huber"), "of hidden patches"),

@@ -1,4 +1,4 @@
-"""csv -> `Series`: benchmark files and own ones, splits, the scaler. numpy and pandas only.
+"""csv or parquet -> `Series`: benchmark files and own ones, splits, the scaler. numpy and pandas only.
 
 Benchmark files are read as they are, and what is odd in them is said in the notes: published figures are on the files
 as they are. Own files are brought to their grid first: sorted, one row for each step, gaps become missing rows.
@@ -19,7 +19,7 @@ from ptt_jax import config
 from ptt_jax.benchmarks import TABLE, find
 from ptt_jax.clock import counted, read_stamps, season, step_seconds, to_grid
 from ptt_jax.config import UserError
-from ptt_jax.frame import find_time_column, nearest, parse, read_bytes, read_numbers, shorten
+from ptt_jax.frame import find_time_column, nearest, parse, read_bytes, read_numbers, read_table, shorten
 from ptt_jax.generated import generate
 
 
@@ -139,14 +139,14 @@ def load_generated(data: Any) -> Series:
 def load_csv(data: Any) -> Series:
     """An own file with one row for each time stamp, brought to its grid."""
     if not data.path:
-        raise UserError("config.data.path is empty; data.name='csv' needs the path of a .csv or .csv.gz file")
+        raise UserError("config.data.path is empty; data.name='csv' needs the path of a .csv, .csv.gz or .parquet file")
     path = Path(data.path).expanduser()
-    frame, byte_notes = parse(read_bytes(path), path)
+    frame, byte_notes = read_table(path, data.time_column)
     time_column = find_time_column(frame, data.time_column, path)
     stamps_T, stamp_notes = read_stamps(frame[time_column], path)
     values_TC, names, column_notes = read_numbers(frame, data.columns, time_column, path)
     stamps_T, values_TC, freq, grid_notes = to_grid(stamps_T, values_TC, data.freq, frame.index, path)
-    name = re.sub(r"\.csv(\.gz)?$", "", path.name, flags=re.IGNORECASE)
+    name = re.sub(r"\.(csv(\.gz)?|parquet)$", "", path.name, flags=re.IGNORECASE)
     splits = by_fractions(len(stamps_T), data.split, path)
     notes = byte_notes + stamp_notes + column_notes + grid_notes
     return make_series(name, values_TC, stamps_T, names, freq, splits, notes)

@@ -1,6 +1,7 @@
-"""A csv file -> a table of cells -> channels of numbers; knows no data set and no model. numpy and pandas only.
+"""A csv or parquet file -> a table of cells -> channels of numbers; knows no data set and no model. numpy and pandas
+only.
 
-Rows in errors are counted as in the file: the header is row 1.
+Rows in errors are counted as in the file: the header of a csv is row 1, and a parquet file has none.
 """
 
 import csv
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ptt_jax import parquet
 from ptt_jax.clock import STAMP, counted
 from ptt_jax.config import UserError
 
@@ -37,16 +39,23 @@ def shorten(names: Sequence[str]) -> str:
 def read_bytes(path: Path) -> bytes:
     """The file's bytes, unpacked when its name ends in .gz."""
     if path.is_dir():
-        raise UserError(f"{path} is a folder; give the path of a .csv or .csv.gz file in it")
+        raise UserError(f"{path} is a folder; give the path of a .csv, .csv.gz or .parquet file in it")
     try:
         raw = path.read_bytes()
         return gzip.decompress(raw) if path.suffix.lower() == ".gz" else raw
     except FileNotFoundError as e:
-        raise UserError(f"{path} does not exist; give the path of a .csv or .csv.gz file") from e
+        raise UserError(f"{path} does not exist; give the path of a .csv, .csv.gz or .parquet file") from e
     except (gzip.BadGzipFile, EOFError, zlib.error) as e:
         raise UserError(f"{path} is not a whole gzip file ({e}); give a .csv.gz that unpacks, or a plain .csv") from e
     except OSError as e:
         raise UserError(f"{path} cannot be read ({e.strerror}); give a .csv or .csv.gz file that can") from e
+
+
+def read_table(path: Path, time_column: str) -> tuple[pd.DataFrame, list[str]]:
+    """Cells by column name, of a csv as `parse` reads it or of a parquet file, its index among them; and notes."""
+    if parquet.is_parquet(path):
+        return parquet.flat(parquet.read(path), time_column), []
+    return parse(read_bytes(path), path)
 
 
 def parse(raw: bytes, path: Path, text_columns: Sequence[str] = ()) -> tuple[pd.DataFrame, list[str]]:

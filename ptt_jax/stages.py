@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
-from ptt_jax import config, fitting, frames, intervals, recipe, seasons
+from ptt_jax import columns, config, fitting, frames, intervals, parquet, recipe, seasons
 from ptt_jax.config import UserError, write_atomic
 from ptt_jax.forecaster import Forecaster
 from ptt_jax.frame import find_time_column, parse, read_bytes
@@ -35,7 +35,7 @@ class File(NamedTuple):
     """What was read, and where the answer goes."""
 
     frame: pd.DataFrame
-    cells: pd.DataFrame  # of the same shape: text, as the file has it
+    cells: pd.DataFrame | None  # of the same shape: text, as a csv has it; None of a parquet file
     time_column: str
     notes: list[str]
     output: Path
@@ -44,28 +44,38 @@ class File(NamedTuple):
 def read(cfg: ConfigDict) -> File:
     """Returns the file, and where to write. Raises UserError when it cannot be read, or that cannot be written."""
     if not cfg.data.path:
-        raise UserError("config.data.path is empty; accepted: the path of a .csv or .csv.gz file")
-    path = Path(cfg.data.path).expanduser()
-    raw = read_bytes(path)
-    frame, notes = parse(raw, path, ("unique_id",))
-    cells, _ = parse(raw, path, tuple(frame))
+        raise UserError("config.data.path is empty; accepted: the path of a .csv, .csv.gz or .parquet file")
+    path, output = Path(cfg.data.path).expanduser(), place(cfg.output)
+    notes: list[str] = []
     wanted = [name.strip() for name in cfg.data.columns.split(",") if name.strip()]
-    time_column = find_time_column(frame, cfg.data.time_column, path)
+    if parquet.is_parquet(path):
+        frame, cells = parquet.read(path), None
+        asked = cfg.data.time_column or columns.DEFAULTS[1]
+        plain, index = columns.flat(frame, (columns.DEFAULTS[0], asked))
+        time_column = str(columns.find_time(plain, list(index), asked))
+    else:
+        raw = read_bytes(path)
+        frame, notes = parse(raw, path, ("unique_id",))
+        cells = parse(raw, path, tuple(frame))[0].reset_index(drop=True)
+        frame = frame.reset_index(drop=True)
+        time_column = find_time_column(frame, cfg.data.time_column, path)
     missing = [name for name in wanted if name not in frame]
     if missing:
         raise UserError(f"{path} has no column {missing[0]!r}; {config.nearest(missing[0], list(map(str, frame)))}")
-    chosen = [time_column, *wanted] if wanted else list(frame)
-    frame, cells = (of[chosen].reset_index(drop=True) for of in (frame, cells))
-    return File(frame, cells, time_column, notes, place(cfg.output))
+    if wanted:
+        frame = frame[[*([time_column] if time_column in frame else []), *wanted]]
+    return File(frame, cells, time_column, notes, output)
 
 
 def place(output: str) -> Path:
     """Returns the path to write to. Raises UserError when nothing can be written there."""
     if not output:
-        raise UserError("config.output is empty; accepted: the path of a .csv file to write")
+        raise UserError("config.output is empty; accepted: the path of a .csv or .parquet file to write")
     path = Path(output).expanduser()
-    if path.is_dir() or path.suffix.lower() != ".csv":
-        raise UserError(f"config.output = {output!r} is no .csv file; accepted: a path like out.csv")
+    if path.is_dir() or not (parquet.is_parquet(path) or path.suffix.lower() == ".csv"):
+        raise UserError(f"config.output = {output!r} is no .csv or .parquet file; accepted: a path like out.csv")
+    if parquet.is_parquet(path):
+        parquet.check(path)
     if not path.absolute().parent.is_dir():
         raise UserError(f"config.output = {output!r}: there is no folder {path.parent}; accepted: one that is there")
     return path
@@ -86,8 +96,7 @@ def forecast(cfg: ConfigDict, said: set[str], workdir: str) -> Path:
         raise UserError("config.horizons is not said; accepted: --config.horizons=48, for 48 steps")
     else:
         found = learn(cfg, said, workdir, file, horizon).predict(levels=levels)
-    write_atomic(file.output, found.to_csv(index=False))
-    return file.output
+    return write(found, file)
 
 
 def impute(cfg: ConfigDict, said: set[str], workdir: str) -> Path:
@@ -96,16 +105,14 @@ def impute(cfg: ConfigDict, said: set[str], workdir: str) -> Path:
     found = at_hand(cfg, said, workdir, file).impute(file.frame)
     before, after = (int(of.isna().to_numpy().sum()) for of in (file.frame, found))
     print(f"impute: {before - after} of {before} missing values closed")
-    write_atomic(file.output, as_written(found, file).to_csv(index=False))
-    return file.output
+    return write(as_written(found, file), file)
 
 
 def detect(cfg: ConfigDict, said: set[str], workdir: str) -> Path:
     """Writes the file with a score for each value behind its columns; as `forecast` does otherwise."""
     file = read(cfg)
     found = at_hand(cfg, said, workdir, file).detect(file.frame)
-    write_atomic(file.output, as_written(found, file).to_csv(index=False))
-    return file.output
+    return write(as_written(found, file), file)
 
 
 def at_hand(cfg: ConfigDict, said: set[str], workdir: str, file: File) -> Forecaster:
@@ -154,12 +161,24 @@ def learn(cfg: ConfigDict, said: set[str], workdir: str, file: File, horizon: in
     return model
 
 
+def write(found: pd.DataFrame, file: File) -> Path:
+    """Writes the answer; returns its path. A csv has a column for each level of an index that says something."""
+    if parquet.is_parquet(file.output):
+        parquet.write(file.output, found)
+    else:
+        write_atomic(file.output, found.to_csv(index=not isinstance(found.index, pd.RangeIndex)))
+    return file.output
+
+
 def as_written(found: pd.DataFrame, file: File) -> pd.DataFrame:
     """Returns a frame that has the file's rows with its cells as the file has them, where they are the same: no digit,
     zero or stamp is written otherwise than it was read."""
+    cells = file.cells
+    if cells is None or parquet.is_parquet(file.output):
+        return found
     out = found.astype(object)
     for name in file.frame:
-        text, was = file.cells[name], file.frame[name]
+        text, was = cells[name], file.frame[name]
         same = was.notna()
         if pd.api.types.is_numeric_dtype(was):  # commas as decimal points, say, are not what is written
             number = pd.to_numeric(text, errors="coerce")

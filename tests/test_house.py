@@ -7,7 +7,20 @@ import pytest
 
 RANKS = (
     ("config", "bits", "ranking"),
-    ("gaps", "layers", "windows", "mesh", "clock", "generated", "processes", "cache", "intervals", "recipe", "flags"),
+    (
+        "gaps",
+        "layers",
+        "windows",
+        "mesh",
+        "clock",
+        "generated",
+        "processes",
+        "cache",
+        "intervals",
+        "recipe",
+        "flags",
+        "parquet",
+    ),
     ("frame", "stream", "benchmarks", "steps", "seasons"),
     ("data", "columns", "model", "prompts"),
     ("frames", "optim", "problems"),

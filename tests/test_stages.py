@@ -165,7 +165,7 @@ def test_a_stage_that_is_misspelt_is_named(capsys):
     [
         (["--config.output=out.csv"], "config.data.path is empty"),
         (["--config.data.path={csv}"], "config.output is empty"),
-        (["--config.data.path={csv}", "--config.output=out.txt"], "is no .csv file"),
+        (["--config.data.path={csv}", "--config.output=out.txt"], "is no .csv or .parquet file"),
         (["--config.data.path={csv}", "--config.output=out.csv", "--config.data.columns=lod"], "no column 'lod'"),
         (
             ["--config.data.path={csv}", "--config.output=out.csv", "--config.horizons=6,", "--config.backbone=none"],

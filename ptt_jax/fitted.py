@@ -56,7 +56,7 @@ class Fitted:
     names_C: tuple[str, ...]  # the series that intervals know
     freq: str | int
     season: int
-    tail: pd.DataFrame  # the frame's last rows, in its own kind
+    tail: pd.DataFrame | None  # the frame's last rows, in its own kind; a bank keeps none
     alive: tuple[Scratch, ...] = ()  # where its files lie, unless the user said where
 
     @property
@@ -100,7 +100,7 @@ def write(of: Fitted, folder: Path, params: dict[str, Any]) -> None:
         write_atomic(folder / "config.json", config.to_json(of.cfg))
     about = {
         "format": FORMAT, "params": params, "task": of.task, "names": of.names_C, "freq": of.freq, "season": of.season,
-        "tail": to_json(of.tail),
+        "tail": None if of.tail is None else to_json(of.tail),
     }  # fmt: skip
     temporary = folder / "forecaster.npz.tmp"
     with temporary.open("wb") as f:
@@ -128,7 +128,7 @@ def read(folder: Path) -> tuple[Fitted, dict[str, Any]]:
         with np.load(io.BytesIO((folder / "forecaster.npz").read_bytes()), allow_pickle=False) as kept:
             known = Intervals(kept["quantile_QH"], kept["ratio_C"], float(kept["relative"]))
         cfg = config.from_json(json.dumps(checkpoint.read_json(folder / "config.json")))
-        tail = from_json(about["tail"])
+        tail = None if about["tail"] is None else from_json(about["tail"])
         task, names_C, freq, season = about["task"], tuple(about["names"]), about["freq"], about["season"]
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as e:
         raise UserError(

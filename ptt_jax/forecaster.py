@@ -155,7 +155,10 @@ class Forecaster:
         Raises UserError for a longer horizon, a level that is no percentage, or a frame that cannot be read.
         """
         horizon, asked = self._check_horizon(horizon), intervals.check_levels(levels)
-        table = self._read(self.fitted.tail, self.fitted.freq) if df is None else self._read_more(df)
+        tail = self.fitted.tail
+        if df is None and tail is None:
+            raise UserError("predict(): a task of a bank comes without its frame; accepted: predict(df)")
+        table = self._read(tail, self.fitted.freq) if df is None and tail is not None else self._read_more(df)
         columns = self._forecast(table, [0], horizon, asked)
         return answer.write(table, columns, self.fitted.cfg.lookback, stacklevel=3)
 
@@ -275,7 +278,11 @@ class Forecaster:
     @classmethod
     def load(cls, folder: str | Path) -> "Forecaster":
         """Returns what `save` wrote. Raises UserError when it is not there, not whole, or of another version."""
-        of, params = fitted.read(Path(folder).expanduser())
+        return cls.of(*fitted.read(Path(folder).expanduser()))
+
+    @classmethod
+    def of(cls, of: Fitted, params: dict[str, Any]) -> "Forecaster":
+        """Returns a Forecaster of what was fitted elsewhere; params: the constructor's arguments."""
         cache.offer(of.cfg.cache_dir)
         self = cls(**params)
         self._fitted = of

@@ -45,7 +45,10 @@ class Intervals(NamedTuple):
 
     def at(self, q: float) -> np.ndarray:
         """Returns quantile_H of residuals in units."""
-        return np.array([np.interp(q, LEVELS, column) for column in self.quantile_QH.T])
+        place = np.interp(q, LEVELS, np.arange(len(LEVELS)))
+        below = min(int(place), len(LEVELS) - 2)
+        share = place - below
+        return np.asarray((1 - share) * self.quantile_QH[below] + share * self.quantile_QH[below + 1])
 
 
 def check_levels(levels: Any) -> tuple[float, ...]:
@@ -78,7 +81,7 @@ def fit(residual_WHC: np.ndarray, spread_WC: np.ndarray, apart: int = 0) -> Inte
     relative = float(np.median(sum_C[seen_C] / count_C[seen_C]))
     ratio_C = np.minimum((sum_C + horizon * relative) / (count_C + horizon), MOST * relative)
     scaled_WHC = share_WHC / np.where(ratio_C > 0, ratio_C, 1)
-    reach = round(SMOOTH * horizon / 2)
+    reach = lent(horizon)
     independent = (min(apart, windows) or windows) * int(seen_C.sum())
     near = [scaled_WHC[:, max(h - reach, 0) : h + reach + 1] for h in range(horizon)]
     columns = np.stack([outer(part[~np.isnan(part)], independent) for part in near], 1)
@@ -88,6 +91,27 @@ def fit(residual_WHC: np.ndarray, spread_WC: np.ndarray, apart: int = 0) -> Inte
             f"largest error seen", stacklevel=2,
         )  # fmt: skip
     return Intervals(columns, ratio_C, relative)
+
+
+def lent(horizon: int) -> int:
+    """Returns how many steps to each side lend a step their residuals."""
+    return round(SMOOTH * horizon / 2)
+
+
+def knots(horizon: int) -> np.ndarray:
+    """Returns at_K, the steps from which `between` makes the others' quantiles: two that follow each other share three
+    quarters of the residuals that they are of."""
+    apart = max(lent(horizon) // 2, 1)
+    return np.unique([*range(0, horizon, apart), horizon - 1])
+
+
+def between(quantile_QK: np.ndarray, at_K: np.ndarray) -> np.ndarray:
+    """Returns quantile_QH float64 of all steps up to the last one of at_K."""
+    place_H = np.interp(np.arange(at_K[-1] + 1), at_K, np.arange(len(at_K)))
+    below_H = np.minimum(place_H.astype(int), max(len(at_K) - 2, 0))
+    above_H, share_H = np.minimum(below_H + 1, len(at_K) - 1), place_H - below_H
+    quantile_QK = quantile_QK.astype(float)
+    return np.asarray((1 - share_H) * quantile_QK[:, below_H] + share_H * quantile_QK[:, above_H])
 
 
 def outer(residuals: np.ndarray, independent: int) -> np.ndarray:

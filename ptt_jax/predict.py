@@ -42,11 +42,7 @@ class Predictor(NamedTuple):
         x_RT, seen_RT, scaler = ready(history_RT, self.lookback)
         ask = functools.partial(run, self.model, self.horizon, self.backbone, self.prompt)
         parts = [np.asarray(ask(*rows))[:count] for rows, count in blocks(x_RT, seen_RT)]
-        y_RH = np.concatenate([np.zeros((0, self.horizon)), *parts])[:, :horizon]
-        y_RH = np.where((x_RT != 0).any(1)[:, None], y_RH, 0)  # what has stood still goes on so, to the last digit
-        y_RH = y_RH * scaler.scale_C[:, None] + scaler.mean_C[:, None]
-        y_RH[~seen_RT.any(1)] = np.nan
-        return y_RH
+        return restore(np.concatenate([np.zeros((0, self.horizon)), *parts])[:, :horizon], x_RT, seen_RT, scaler)
 
     def embed(self, history_RT: np.ndarray) -> np.ndarray:
         """Returns e_RD float32: what the frozen encoder says of each history, mean over the patches that hold anything.
@@ -111,6 +107,14 @@ def ready(history_RT: np.ndarray, lookback: int) -> tuple[np.ndarray, np.ndarray
     return scaler.transform(history_RT.T, seen_RT.T).T, seen_RT, scaler
 
 
+def restore(y_RH: np.ndarray, x_RT: np.ndarray, seen_RT: np.ndarray, scaler: Scaler) -> np.ndarray:
+    """Returns forecasts of what `ready` made in the units of the rows; NaN where a row has no value."""
+    y_RH = np.where((x_RT != 0).any(1)[:, None], y_RH, 0)  # what has stood still goes on so, to the last digit
+    y_RH = y_RH * scaler.scale_C[:, None] + scaler.mean_C[:, None]
+    y_RH[~seen_RT.any(1)] = np.nan
+    return y_RH
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def read(model: CrossMAE, backbone: Any, x_RT: Array, observed_RT: Array) -> Array:
     outputs = model.apply({"params": backbone}, x_RT, observed_RT, method=model.read)
@@ -125,10 +129,15 @@ def fill(model: CrossMAE, of: impute.Way, backbone: Any, x_RL: Array, seen_RL: A
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def run(model: CrossMAE, horizon: int, backbone: Any, prompt: Prompt | None, x_RT: Array, observed_RT: Array) -> Array:
+def run(
+    model: CrossMAE, horizon: int, backbone: Any, prompt: Prompt | None, x_RT: Array, observed_RT: Array,
+    channel_R: Array | None = None,
+) -> Array:  # fmt: skip
+    """Returns y_RH of standardised rows; channel_R: which of a stack's prompts each is asked with."""
     encoded = model.apply({"params": backbone}, x_RT, observed_RT, method=model.observe)
     asked = [(prompt, horizon)]
-    return tasks.forecasts(model, backbone, cast(Any, encoded), asked, jnp.zeros(len(x_RT), jnp.int32))[0]
+    channel_R = jnp.zeros(len(x_RT), jnp.int32) if channel_R is None else channel_R
+    return tasks.forecasts(model, backbone, cast(Any, encoded), asked, channel_R)[0]
 
 
 def foretell(
@@ -145,10 +154,14 @@ def foretell(
         ends = [max(len(padded_TC) + a, length) for a in after[part]]
         history_RT = np.stack([padded_TC[end - length : end].T for end in ends]).reshape(-1, length)
         y_WHC[part] = predictor(history_RT, horizon).reshape(-1, channels, horizon).swapaxes(1, 2)
-        seen_RT = ~np.isnan(history_RT)
-        spread_R = exact(history_RT.T, seen_RT.T, still=0.0).scale_C
-        spread_WC[part] = np.where(seen_RT.any(1), spread_R, np.nan).reshape(-1, channels)
+        spread_WC[part] = spread(history_RT).reshape(-1, channels)
     return y_WHC, spread_WC
+
+
+def spread(history_RT: np.ndarray) -> np.ndarray:
+    """Returns the standard deviation of each history, NaN where it has no value."""
+    seen_RT = ~np.isnan(history_RT)
+    return np.where(seen_RT.any(1), exact(history_RT.T, seen_RT.T, still=0.0).scale_C, np.nan)
 
 
 def back_test(predictor: Predictor, table: Table, rows: int, horizon: int) -> tuple[np.ndarray, np.ndarray]:

@@ -2,13 +2,15 @@
 
 A prompt is a tree of one float32 leaf: {'tokens_MD'}, M = one token for each future patch, or 1 shared by all of them;
 or {'tokens_CMD'}, one for each channel and future patch; or {'tokens_IMD'}, one for each block of the decoder and
-future patch.
+future patch. Several tasks that are asked at once are one {'tokens_CIMD'}, a task in the place of a channel.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 Prompt = dict[str, Any]
@@ -35,7 +37,9 @@ def make(kind: str, count: int, width: int, channels: int = 1, blocks: int = 1) 
 
 def tokens(prompt: Prompt, count: int, channel_R: Array) -> Array:
     """Returns prompt_MD for the first `count` future patches: a slice, since queries never see each other; of a prompt
-    for each channel prompt_RMD, the rows' own; of one for each block prompt_IRMD with R = 1."""
+    for each channel prompt_RMD, the rows' own; of one for each block prompt_IRMD with R = 1; of a stack both."""
+    if "tokens_CIMD" in prompt:
+        return jnp.moveaxis(prompt["tokens_CIMD"][channel_R, :, :count], 1, 0)
     if "tokens_IMD" in prompt:
         return prompt["tokens_IMD"][:, None, :count]
     if "tokens_CMD" in prompt:
@@ -47,6 +51,21 @@ def tokens(prompt: Prompt, count: int, channel_R: Array) -> Array:
 def cut(prompt: Prompt, count: int) -> Prompt:
     """Returns the prompt of a shorter horizon; axes in front of its own, of seeds and settings, stay."""
     return jax.tree.map(lambda tokens_MD: tokens_MD[..., :count, :], prompt)
+
+
+def stack(each: Sequence[Prompt], count: int, capacity: int) -> Prompt:
+    """Returns the prompts of several tasks as one of {'tokens_CIMD'}, on the host, with room for `capacity` tasks.
+
+    What a task lacks of `count` patches is zero. All are of one kind, 'layer' or not; a shared token is repeated."""
+    rows = []
+    for prompt in each:
+        (tokens,) = prompt.values()
+        tokens_IMD = np.asarray(tokens).reshape(-1, *tokens.shape[-2:])
+        if "tokens_MD" in prompt and len(tokens) == 1:
+            tokens_IMD = np.repeat(tokens_IMD, count, axis=1)
+        rows.append(np.pad(tokens_IMD, ((0, 0), (0, count - tokens_IMD.shape[1]), (0, 0))))
+    tokens_CIMD = np.stack(rows)
+    return {"tokens_CIMD": np.pad(tokens_CIMD, ((0, capacity - len(rows)), (0, 0), (0, 0), (0, 0)))}
 
 
 def size(prompt: Prompt) -> int:

@@ -34,9 +34,9 @@ RANKS = (
     ("tune", "lessons"),
     ("finetune", "imputation"),
     ("score", "report", "fitted"),
-    ("fitting",),
-    ("forecaster",),
-    ("stages",),
+    ("fitting", "parcel"),
+    ("forecaster", "stacks"),
+    ("stages", "bank"),
     ("main",),
 )
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}

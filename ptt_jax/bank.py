@@ -1,0 +1,252 @@
+"""`Bank`: one frozen backbone and the prompts of many tasks, in a directory that requests are answered from.
+
+    bank = Bank.create("bank", backbone=forecaster)      # or the folder of a run, or of Forecaster.save
+    bank.add("shop 17", forecaster)                      # one small file; the backbone's are never touched
+    bank.tune("shop 18", df, horizon=48)
+    bank.predict({"shop 17": df, "shop 18": other})      # each with its own prompt, in one compiled call
+
+bank.json                             the format, and the backbone's content hash
+backbone.json  backbone/STEP/params   as Forecaster.save writes them: `tune` and --config.backbone take a bank, too
+tasks/NAME.npz                        a task each (`parcel.py`)
+
+A file is written whole or not at all, and the directory is asked at each call: several processes may add and forecast.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import numpy as np
+import pandas as pd
+
+from ptt_jax import answer, checkpoint, fitted, frames, intervals, parcel, predict, stacks, train
+from ptt_jax.config import UserError, write_atomic
+from ptt_jax.forecaster import Forecaster
+from ptt_jax.frame import nearest
+from ptt_jax.parcel import Parcel
+
+FORMAT = 1  # of bank.json
+
+
+class Bank:
+    """A directory with a backbone and tasks. Raises UserError when it is none, or not whole.
+
+    Args:
+      folder: as `create` made it.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder).expanduser().absolute()
+        about = checkpoint.read_json(self.folder / "bank.json")
+        if about.get("format") != FORMAT:
+            raise UserError(f"{self.folder / 'bank.json'} has format {about.get('format')!r}; accepted: {FORMAT}")
+        self.card = checkpoint.find_backbone(self.folder)
+        self.hash = str(self.card["content_hash"])
+        if about.get("backbone") != self.hash:
+            raise UserError(
+                f"{self.folder} holds another backbone than its tasks were tuned on; accepted: a whole bank"
+            )
+        like = train.shapes(train.build(self.card["architecture"], "float32"))
+        self.backbone = jax.device_put(checkpoint.load_backbone(self.card, like))
+        self._read: dict[str, tuple[tuple[int, ...], Parcel]] = {}
+        self._stacks = stacks.Stacks(self.card, self.backbone)
+
+    @classmethod
+    def create(cls, folder: str | Path, backbone: str | Path | Forecaster) -> Self:
+        """Makes a bank of a backbone, which is copied: a Forecaster's, or that of a run's or saved one's folder.
+
+        Raises UserError when something is in the folder, or the backbone is not what its run wrote.
+        """
+        of = backbone.fitted.folder if isinstance(backbone, Forecaster) else Path(backbone).expanduser()
+        card, target = checkpoint.find_backbone(of), Path(folder).expanduser().absolute()
+        checkpoint.load_backbone(card, train.shapes(train.build(card["architecture"], "float32")))
+        if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+            raise UserError(f"Bank.create({str(folder)!r}): something is there; accepted: a new folder, or Bank.open")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
+                whole = Path(temporary) / "whole"
+                (whole / "tasks").mkdir(parents=True)
+                fitted.copy(Path(card["run"]) / "backbone", whole / "backbone", card["step"], "params")
+                write_atomic(whole / "backbone.json", json.dumps({**card, "run": ""}, indent=2))
+                write_atomic(whole / "bank.json", json.dumps({"format": FORMAT, "backbone": card["content_hash"]}))
+                whole.replace(target)
+        except OSError as e:
+            raise UserError(
+                f"Bank.create({str(folder)!r}): {e.strerror}; accepted: a folder that can be written"
+            ) from None
+        return cls(target)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Self:
+        """Returns the bank of a folder."""
+        return cls(folder)
+
+    def __repr__(self) -> str:
+        return f"Bank({str(self.folder)!r}): {len(self)} tasks on backbone {self.hash[:12]}"
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(parcel.task_name(path) for path in (self.folder / "tasks").glob(f"*{parcel.END}")))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in (self.folder / "tasks").glob(f"*{parcel.END}"))
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._path(name).exists()
+
+    def _path(self, name: str) -> Path:
+        return self.folder / "tasks" / parcel.file_name(name)
+
+    def add(self, name: str, forecaster: Forecaster, replace: bool = False) -> None:
+        """Adds what a Forecaster learned on this backbone as one file.
+
+        Raises UserError for another backbone, a name that makes no file's, or one that is there, unless `replace`.
+        """
+        self.put(Parcel.of(name, forecaster.fitted, forecaster.get_params()), replace)
+
+    def put(self, task: Parcel, replace: bool = False) -> None:
+        """Adds a task as it is kept; `add` is for people."""
+        path = self._free(task.name, replace)
+        if task.backbone != self.hash:
+            raise UserError(
+                f"the Forecaster of task {task.name!r} is on backbone {task.backbone[:12]}, and this bank's is "
+                f"{self.hash[:12]}; accepted: Bank.tune, or Forecaster.tune(df, backbone={str(self.folder)!r}) first"
+            )
+        task.write(path)
+
+    def _free(self, name: str, replace: bool) -> Path:
+        path = self._path(name)
+        if path.exists() and not replace:
+            raise UserError(f"task {name!r} is in the bank; accepted: another name, or replace=True")
+        return path
+
+    def tune(self, name: str, df: pd.DataFrame, horizon: int, *, replace: bool = False, **params: Any) -> Forecaster:
+        """Tunes a prompt for the frame's series on the bank's backbone, adds it, and returns its Forecaster.
+
+        params: the other arguments of a Forecaster. Raises UserError as `add` and `Forecaster.tune` do.
+        """
+        self._free(name, replace)
+        forecaster = Forecaster(horizon, **params).tune(df, backbone=self.folder)
+        self.add(name, forecaster, replace)
+        return forecaster
+
+    def remove(self, name: str) -> None:
+        """Deletes a task's file. Raises UserError when there is none."""
+        try:
+            self._path(name).unlink()
+            self._forget(name)
+        except FileNotFoundError:
+            raise self._unknown(name) from None
+        except OSError as e:
+            raise UserError(f"task {name!r}: {e.strerror}; accepted: a bank that can be written") from None
+
+    def _unknown(self, name: str) -> UserError:
+        self._forget(name)
+        return UserError(f"task {name!r} is not in the bank {self.folder}{nearest(name, [*self])}")
+
+    def _forget(self, name: str) -> None:
+        self._read.pop(name, None)
+        self._stacks.drop(name)
+
+    def check(self) -> None:
+        """Reads every task. Raises UserError at the first file that is none; others do no harm until they are asked."""
+        for name in self:
+            self._task(name)
+
+    def _task(self, name: str) -> Parcel:
+        """Returns a task, from memory while its file is the same one."""
+        path = self._path(name)
+        try:
+            of = os.stat(path)
+        except FileNotFoundError:
+            raise self._unknown(name) from None
+        now = of.st_ino, of.st_mtime_ns, of.st_size
+        if self._read.get(name, (None, None))[0] != now:
+            self._read[name] = now, parcel.read(path, self.hash)
+        return self._read[name][1]
+
+    def forecaster(self, name: str) -> Forecaster:
+        """Returns a task as a Forecaster, which can all that one can, save and tune on; without the frame that it
+        learned from, so that `predict` wants one. Raises UserError when there is no such task."""
+        of = self._task(name)
+        made = parcel.unpack(of, self._stacks.model(stacks.kind(of, self.card)), self.backbone, self.card)
+        return Forecaster.of(made, of.params)
+
+    def forecast(self, names: Sequence[str], history_RT: np.ndarray, horizon: int | None = None) -> np.ndarray:
+        """Returns y_RH float64: row r is what the prompt of task names[r] says after history_RT[r], in its units.
+
+        One compiled call for up to `predict.ROWS` rows of all tasks that have lookback, views and dtype in common, as
+        those of one backbone have unless their histories were short. A history is NaN where missing, as long as is
+        there; what is longer than a task's lookback is not read. horizon: steps of each, None = each task's own, and
+        NaN after it. Raises UserError for a task that is not there, or was tuned for less.
+        """
+        if np.ndim(history_RT) != 2 or len(names) != len(history_RT):
+            raise UserError(
+                f"{len(names)} names for histories of shape {np.shape(history_RT)}; accepted: a name for each row"
+            )
+        tasks = {name: self._task(name) for name in dict.fromkeys(names)}
+        steps = {name: check_horizon(of, horizon) for name, of in tasks.items()}
+        history_RT = np.asarray(history_RT, float)
+        return self._stacks.forecast([tasks[n] for n in names], [steps[n] for n in names], history_RT)
+
+    def predict(
+        self, requests: Mapping[str, pd.DataFrame], horizon: int | None = None, levels: Sequence[float] = (80, 95)
+    ) -> dict[str, pd.DataFrame]:
+        """Returns {task: the steps that follow its frame}, each as `Forecaster.predict` of that task would have it.
+
+        requests: {task: a frame as the task learned from, series that were not there, too}. horizon: steps of each, or
+        None: each task's own. All rows are forecast in one compiled call (`forecast` says when in several). Raises
+        UserError, which names the task, as `Forecaster.predict` does.
+        """
+        asked, tables = intervals.check_levels(levels), {}
+        tasks = {name: self._task(name) for name in requests}
+        for name, df in requests.items():
+            tables[name] = read(tasks[name], df)
+        steps = {name: check_horizon(of, horizon) for name, of in tasks.items()}
+        longest = max((of.cfg.lookback for of in tasks.values()), default=0)
+        history_RT = np.concatenate([np.zeros((0, longest)), *(ends(t.values_TC, longest) for t in tables.values())])
+        names = [name for name, table in tables.items() for _ in table.names_C]
+        y_RH, spread_R = self.forecast(names, history_RT, horizon), np.zeros(len(names))
+        for lookback in {of.cfg.lookback for of in tasks.values()}:
+            at = [r for r, name in enumerate(names) if tasks[name].cfg.lookback == lookback]
+            spread_R[at] = predict.spread(history_RT[at, -lookback:])
+        out, first = {}, 0
+        for name, table in tables.items():
+            of, known = tasks[name], tasks[name].intervals()
+            rows = slice(first, first := first + len(table.names_C))
+            unit_C = spread_R[rows] * known.ratios(of.names_C, table.names_C)
+            y_WHC = y_RH[rows, : steps[name]].T[None]
+            columns = answer.columns(of.params["name"], y_WHC, unit_C[None], known, asked)
+            out[name] = answer.write(table, columns, of.cfg.lookback, name, stacklevel=3)
+        return out
+
+
+def read(of: Parcel, df: pd.DataFrame) -> frames.Table:
+    """Returns a request's series. Raises UserError, which names the task."""
+    columns = {key: of.params[key] for key in ("id_column", "time_column", "target_column")}
+    try:
+        table = frames.read(df, **columns, freq=of.freq)
+        answer.check_step(table, of.freq, "it")
+    except UserError as e:
+        raise UserError(f"task {of.name!r}: {e}") from None
+    return table
+
+
+def check_horizon(of: Parcel, horizon: int | None) -> int:
+    """Returns how many steps a task is asked for. Raises UserError when it was tuned for less."""
+    if horizon is not None and not (isinstance(horizon, int | np.integer) and 1 <= horizon <= of.horizon):
+        raise UserError(
+            f"horizon={horizon!r}: the prompt of task {of.name!r} was tuned for {of.horizon} steps; accepted: 1 to "
+            f"{of.horizon}, or None, each task's own"
+        )
+    return of.horizon if horizon is None else int(horizon)
+
+
+def ends(values_TC: np.ndarray, length: int) -> np.ndarray:
+    """Returns history_RT, the last `length` steps of each series, NaN before the first."""
+    end_TC = values_TC[-length:]
+    return np.pad(end_TC, ((length - len(end_TC), 0), (0, 0)), constant_values=np.nan).T

@@ -1,0 +1,171 @@
+"""A task as one small file of a bank: its prompt, its intervals, and what a request is read by.
+
+A .npz without pickles: `about` (JSON: name, backbone's hash, knobs, the Forecaster's arguments, series, step, season),
+the prompt under its leaf's name, `quantile_QK` and `ratio_C` of its intervals, and `hash` over all that. Nothing of the
+frame that was learned from is in it. Of the table of quantiles a column is kept every so many steps, `at_K`, half as
+many as lend each other residuals; between them lies a straight line. Below a horizon of 70 that is every step, and a
+table of 720 steps becomes one of 41 that is hardly larger than the prompt.
+"""
+
+import io
+import json
+import os
+import urllib.parse
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from ptt_jax import checkpoint, config, intervals
+from ptt_jax.checkpoint import Store
+from ptt_jax.config import UserError
+from ptt_jax.fitted import Fitted, Scratch
+from ptt_jax.intervals import Intervals
+from ptt_jax.model import CrossMAE
+from ptt_jax.predict import Predictor
+from ptt_jax.prompts import Prompt
+
+FORMAT = 1
+LONGEST = 200  # bytes of a name as a file has it: 255 is what most file systems take, with room for an ending
+END = ".npz"
+
+
+class Parcel(NamedTuple):
+    """What a task is besides its backbone."""
+
+    name: str
+    backbone: str  # content hash
+    prompt: Prompt  # on the host
+    cfg: ConfigDict
+    params: dict[str, Any]  # the Forecaster's arguments
+    names_C: tuple[str, ...]  # the series that intervals know
+    freq: str | int
+    season: int
+    at_K: np.ndarray  # steps of the horizon whose quantiles are kept
+    quantile_QK: np.ndarray  # float32
+    ratio_C: np.ndarray
+    relative: float
+
+    @classmethod
+    def of(cls, name: str, fitted: Fitted, params: dict[str, Any]) -> "Parcel":
+        """Returns what a bank keeps of what was fitted; the backbone's hash is of the weights, whatever a file says."""
+        known, cfg = fitted.intervals, config.from_json(config.to_json(fitted.cfg))
+        at_K = intervals.knots(known.quantile_QH.shape[1])
+        cfg.backbone = ""  # the bank's, wherever that lies
+        return cls(
+            name, checkpoint.content_hash(fitted.predictor.backbone), jax.device_get(fitted.predictor.prompt), cfg,
+            {**params, "workdir": ""}, fitted.names_C, fitted.freq, fitted.season,
+            at_K, known.quantile_QH[:, at_K].astype(np.float32), known.ratio_C, known.relative,
+        )  # fmt: skip
+
+    @property
+    def horizon(self) -> int:
+        return int(self.cfg.horizons[-1])
+
+    def intervals(self) -> Intervals:
+        """Returns the whole table again."""
+        return Intervals(intervals.between(self.quantile_QK, self.at_K), self.ratio_C, self.relative)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Returns what the file holds."""
+        about = {
+            "format": FORMAT, "name": self.name, "backbone": self.backbone, "relative": self.relative,
+            "names": self.names_C, "freq": self.freq, "season": self.season, "params": self.params,
+            "config": self.cfg.to_dict(),
+        }  # fmt: skip
+        of = {
+            "about": np.frombuffer(json.dumps(about).encode(), np.uint8), "at_K": self.at_K,
+            "quantile_QK": self.quantile_QK, "ratio_C": self.ratio_C, **self.prompt,
+        }  # fmt: skip
+        return of | {"hash": np.frombuffer(bytes.fromhex(checkpoint.content_hash(of)), np.uint8)}
+
+    def write(self, path: Path) -> None:
+        """Writes the file under a temporary name and renames it. Raises UserError when that cannot be done."""
+        content = io.BytesIO()
+        np.savez_compressed(content, **self.arrays())  # type: ignore[arg-type]  # the stub takes each for `allow_pickle`
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        try:
+            temporary.write_bytes(content.getvalue())
+            temporary.replace(path)
+        except OSError as e:
+            temporary.unlink(missing_ok=True)
+            raise UserError(f"{path}: {e.strerror}; accepted: a bank that can be written") from None
+
+
+def unpack(of: Parcel, model: CrossMAE, backbone: Any, card: dict[str, Any]) -> Fitted:
+    """Returns what was fitted, without the frame, on a bank's backbone; its prompt lies in a folder of its own."""
+    scratch, (leaf, h) = Scratch(), (next(iter(of.prompt)), str(of.horizon))
+    best = {h: {leaf: of.prompt[leaf][None, None]}}  # one seed, one setting
+    store = Store(scratch.folder / "prompts" / "task", ("prompt",))
+    store.save(0, {"prompt": best}, {})
+    store.close()
+    about = {
+        "format": checkpoint.FORMAT, "task": "task", "step": 0, "seeds": [of.cfg.seed], "leaf": leaf,
+        "setting": {h: {"index": 0}}, "shapes": {h: list(best[h][leaf].shape)},
+        "content_hash": checkpoint.content_hash(best), "backbone": of.backbone, "backbone_run": card["run"],
+    }  # fmt: skip
+    config.write_atomic(scratch.folder / "prompts" / "task.json", json.dumps(about, indent=2))
+    checkpoint.refer(scratch.folder, card)
+    cfg = config.from_json(config.to_json(of.cfg))
+    cfg.backbone = card["run"]
+    asked = Predictor(model, backbone, jax.device_put(of.prompt), cfg.lookback, of.horizon)
+    return Fitted(
+        scratch.folder, "task", cfg, asked, of.intervals(), of.names_C, of.freq, of.season, None, (scratch,)
+    )  # fmt: skip
+
+
+def file_name(name: str) -> str:
+    """Returns a task's name as a file has it: letters, digits and -_~. as they are, everything else as %20 is a blank.
+
+    Raises UserError for what is no name.
+    """
+    try:
+        quoted = urllib.parse.quote(name, safe="")
+    except (TypeError, UnicodeEncodeError):
+        quoted = ""
+    quoted = quoted.replace(".", "%2E", 1) if quoted.startswith(".") else quoted  # no hidden file
+    if not isinstance(name, str) or not 0 < len(quoted) <= LONGEST:
+        raise UserError(
+            f"the name {str(name)[:40]!r} of a task makes no file's; accepted: text of 1 to {LONGEST} characters, of "
+            f"which those besides letters, digits and -_~. count three times or more"
+        )
+    return quoted + END
+
+
+def task_name(path: Path) -> str:
+    """Returns the task whose file it is."""
+    return urllib.parse.unquote(path.name.removesuffix(END))
+
+
+def read(path: Path, backbone: str) -> Parcel:
+    """Returns the task of a file. Raises UserError when it is no whole one, of another task or of another backbone."""
+    accepted = "accepted: the file as Bank.add wrote it, or Bank.remove and add the task again"
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+            held = {key: file[key] for key in file.files}
+        said = held.pop("hash").tobytes().hex()
+        whole = checkpoint.content_hash(held) == said
+        about = json.loads(held.pop("about").tobytes())
+        if about["format"] != FORMAT:
+            raise UserError(f"{path} has format {about['format']!r}; accepted: {FORMAT}, that of this version")
+        rest = {key: held.pop(key) for key in ("at_K", "quantile_QK", "ratio_C")}
+        cfg = config.from_json(json.dumps(about["config"]))
+        of = Parcel(
+            about["name"], about["backbone"], held, cfg, about["params"], tuple(about["names"]), about["freq"],
+            about["season"], **rest, relative=about["relative"],
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as e:
+        raise UserError(f"{path} is no task of a bank ({type(e).__name__}: {e}); {accepted}") from None
+    if not whole:
+        raise UserError(f"{path} is not what was written (content hash differs); {accepted}")
+    if of.name != task_name(path):
+        raise UserError(f"{path} holds the task {of.name!r}, not {task_name(path)!r}; {accepted}")
+    if of.backbone != backbone:
+        raise UserError(
+            f"the task {path} belongs to backbone {of.backbone[:12]}, not to {backbone[:12]}; accepted: a task that "
+            f"was tuned on this bank's backbone"
+        )
+    return of

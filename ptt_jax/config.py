@@ -93,7 +93,8 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
     ("cache_dir", "default", anything,
      "persistent compilation cache; 'default' = in the user's cache folder, '' = off"),
 
-    ("output", "", anything, "forecast, impute, detect: the .csv or .parquet file to write"),
+    ("output", "", anything,
+     "forecast, impute, detect: the .csv or .parquet file to write; export: the .stablehlo file"),
     ("levels", (80.0, 95.0), Rule(is_levels, "percentages between 0 and 100 like 80,95 or 90,"),
      "forecast: of intervals, in percent"),
 

@@ -20,7 +20,21 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from ptt_jax import answer, cache, checkpoint, config, data, detect, fitted, fitting, frames, impute, intervals, predict
+from ptt_jax import (
+    answer,
+    cache,
+    checkpoint,
+    config,
+    data,
+    detect,
+    export,
+    fitted,
+    fitting,
+    frames,
+    impute,
+    intervals,
+    predict,
+)
 from ptt_jax import mesh as meshes
 from ptt_jax.config import UserError
 from ptt_jax.fitted import Fitted, Scratch
@@ -274,6 +288,15 @@ class Forecaster:
         except OSError as e:
             raise UserError(f"save({str(folder)!r}): {e.strerror}; accepted: a folder that can be written") from None
         return target
+
+    def export(self, path: str | Path, platforms: Sequence[str] = export.USUAL) -> Path:
+        """Writes the forecast as one program that jax runs without ptt_jax, NAME.stablehlo, and NAME.json, which says
+        how to call it and how to make the intervals (`export.py`); returns the program's path.
+
+        Raises UserError when the path is no .stablehlo file in a folder that is there, a platform has no such name, or
+        flatbuffers is not installed.
+        """
+        return export.write(path, self.fitted.predictor, export.of_fitted(self.fitted), platforms)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Forecaster":

@@ -85,7 +85,7 @@ def attend(q_RQKh: Array, k_RSKh: Array, v_RSKh: Array, keep_RS: Array | None) -
     without a reduction over the weights. Queries of one row (q_1QKh) are asked of every row: the keys of all rows are
     then one matrix for each head.
     """
-    shared = len(q_RQKh) == 1
+    shared = q_RQKh.shape[0] == 1  # and not len(): an exported program has any number of rows
     pairs = "QKh,RSKh->RKQS" if shared else "RQKh,RSKh->RKQS"
     q = q_RQKh[0] if shared else q_RQKh
     logits_RKQS = jnp.einsum(pairs, q, k_RSKh, preferred_element_type=jnp.float32)

@@ -2,6 +2,7 @@
                         [--profile=DIR] [--distributed[=WHERE]]
 python -m ptt_jax.main forecast --config.data.path=mine.csv --config.horizons=48, --config.output=out.csv
 python -m ptt_jax.main impute|detect --config.data.path=mine.csv --config.output=out.csv
+python -m ptt_jax.main export --config.backbone=DIR --config.output=model.stablehlo
 
 Pre-trains, tunes, evaluates and reports; a stage whose result is in the run directory is skipped.
 --profile writes a trace of some warm steps of pre-training and of tuning, for TensorBoard, XProf or Perfetto;
@@ -11,6 +12,7 @@ but for INDEX (process 0 is at HOST:PORT); without it Slurm, Open MPI, Kubernete
 forecast learns from an own file by rules, no config needed, and writes what follows it; impute writes the file with
 its gaps closed, detect with a score for each value. --workdir=DIR keeps what was learned, and --config.backbone=DIR
 takes it from there.
+export writes the forecast of such a DIR, or of a run, as a program that jax runs without ptt_jax.
 """
 
 import logging

@@ -136,7 +136,7 @@ def run(
     """Returns y_RH of standardised rows; channel_R: which of a stack's prompts each is asked with."""
     encoded = model.apply({"params": backbone}, x_RT, observed_RT, method=model.observe)
     asked = [(prompt, horizon)]
-    channel_R = jnp.zeros(len(x_RT), jnp.int32) if channel_R is None else channel_R
+    channel_R = jnp.zeros(x_RT.shape[:1], jnp.int32) if channel_R is None else channel_R
     return tasks.forecasts(model, backbone, cast(Any, encoded), asked, channel_R)[0]
 
 

@@ -4,6 +4,7 @@
     python -m ptt_jax.main forecast --config.data.path=newer.csv --config.backbone=runs/mine --config.output=out.csv
     python -m ptt_jax.main impute --config.data.path=mine.csv --config.output=closed.csv
     python -m ptt_jax.main detect --config.data.path=mine.csv --config.output=scores.csv
+    python -m ptt_jax.main export --config.backbone=kept --config.output=model.stablehlo
 
 The first pre-trains on the file and forecasts what follows it; `--workdir=DIR` keeps what was learned, and a run that
 was stopped goes on there. The second takes a Forecaster that is there and only forecasts. `impute` and `detect` do
@@ -20,6 +21,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from ptt_jax import columns, config, fitting, frames, intervals, parquet, recipe, seasons
+from ptt_jax import export as exports
 from ptt_jax.config import UserError, write_atomic
 from ptt_jax.forecaster import Forecaster
 from ptt_jax.frame import find_time_column, parse, read_bytes
@@ -187,9 +189,34 @@ def as_written(found: pd.DataFrame, file: File) -> pd.DataFrame:
     return out
 
 
+def export(cfg: ConfigDict, said: set[str], workdir: str) -> Path:
+    """Writes the forecast of the Forecaster, or of the run, in `config.backbone` as a program (`export.py`).
+
+    Of a run it is that of its longest horizon, or of the one that is said. Raises UserError before anything is written.
+    """
+    if not cfg.backbone or not cfg.output:
+        empty = "output" if cfg.backbone else "backbone"
+        raise UserError(
+            f"config.{empty} is empty; accepted: --config.backbone=DIR, the folder of a Forecaster or of a run, and "
+            f"--config.output=model.stablehlo"
+        )
+    folder = Path(cfg.backbone).expanduser()
+    whole = (folder / "forecaster.json").exists()
+    idle = sorted(said - {"backbone", "output", *(() if whole else ("horizons",))})
+    if idle or workdir:
+        raise UserError(
+            f"{f'config.{idle[0]}' if idle else '--workdir'} changes nothing of what {folder} learned; accepted: "
+            f"backbone and output, and horizons where that is a run"
+        )
+    if whole:
+        return Forecaster.load(folder).export(cfg.output)
+    return exports.write(cfg.output, *exports.of_run(folder, cfg.horizons[-1] if "horizons" in said else 0))
+
+
 # What can be typed, and what it calls with the config, the knobs that were said, and --workdir or ''.
 STAGES: dict[str, Callable[[ConfigDict, set[str], str], Path]] = {
     "forecast": forecast,
     "impute": impute,
     "detect": detect,
+    "export": export,
 }

@@ -5,6 +5,7 @@ import json
 import pickle
 import warnings
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -244,6 +245,26 @@ def test_a_copy_lives_on_and_a_pickle_is_refused(fitted):
     pd.testing.assert_frame_equal(copy.deepcopy(fitted).predict(), fitted.predict())
     with pytest.raises(TypeError, match=r"accepted: Forecaster\.save and load"):
         pickle.dumps(fitted)
+
+
+def test_an_export_and_its_page_give_forecast_and_intervals(fitted, tmp_path):
+    """As somebody would without ptt_jax: jax for the forecast, the page and numpy for the bounds."""
+    pytest.importorskip("flatbuffers")
+    path = fitted.export(tmp_path / "model.stablehlo", platforms=("cpu",))
+    page, frame = json.loads(path.with_suffix(".json").read_text()), make()
+    names, lookback = ["load", "wind"], page["input"]["shape"][1]
+    history_RT = frame[names].to_numpy()[-lookback:].T
+    y_RH = np.asarray(jax.export.deserialize(path.read_bytes()).call(history_RT.astype(np.float32)))
+    truth = fitted.predict(frame, levels=(80,))
+    np.testing.assert_allclose(y_RH.T, truth[names], rtol=1e-5)
+    known = page["intervals"]
+    for sign, side in ((-1, "lo"), (1, "hi")):
+        q_H = [np.interp((1 + sign * 80 / 100) / 2, known["levels"], column) for column in known["quantiles"]]
+        unit_R = [known["ratio"][name] for name in names] * history_RT.std(1)
+        found_RH = y_RH + np.array(q_H) * unit_R[:, None]
+        np.testing.assert_allclose(found_RH.T, truth[[f"{name}-{side}-80" for name in names]], rtol=1e-4)
+    assert page["prompt"] == fitted.fitted.prompt_hash
+    assert page["backbone"] == checkpoint.find_backbone(fitted.fitted.folder)["content_hash"]
 
 
 def test_a_folder_with_something_else_is_never_overwritten(fitted, tmp_path):

@@ -34,7 +34,7 @@ RANKS = (
     ("tune", "lessons"),
     ("finetune", "imputation"),
     ("score", "report", "fitted"),
-    ("fitting", "parcel"),
+    ("fitting", "parcel", "export"),
     ("forecaster", "stacks"),
     ("stages", "bank"),
     ("main",),

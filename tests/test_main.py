@@ -136,6 +136,33 @@ def test_a_second_call_changes_nothing(run, files, capsys):
     assert all(f"{stage}: done before" in out for stage in ("pretrain", "tune", "evaluate"))
 
 
+def test_a_run_is_exported(run, tmp_path, capsys):
+    """What the program says of the histories of samples.npz is what the run said."""
+    pytest.importorskip("flatbuffers")
+    out = tmp_path / "model.stablehlo"
+    argv = ["export", f"--config.backbone={run}", f"--config.output={out}"]
+    assert main.main(argv) == 0
+    with np.load(run / "samples.npz") as kept:
+        history_ST = np.where(kept["history_observed_ST"], kept["history_ST"], np.nan).astype(np.float32)
+        found_SH = jax.export.deserialize(out.read_bytes()).call(history_ST)
+        np.testing.assert_allclose(found_SH, kept["forecast_prompt_SH"], rtol=1e-4)
+    page = json.loads(out.with_suffix(".json").read_text())
+    assert page["prompt"] == json.loads((run / "prompts" / "three-12-20.json").read_text())["content_hash"]
+    assert main.main([*argv, "--config.horizons=12,"]) == 0
+    assert json.loads(out.with_suffix(".json").read_text())["output"]["shape"] == ["rows", 12]
+    before = snapshot(tmp_path)
+    for more, words in (
+        (["--config.horizons=13,"], "has no horizon 13 to export; accepted: 12, 20"),
+        (["--config.seed=1"], "config.seed changes nothing of what"),
+        ([f"--config.backbone={tmp_path}"], "config.json does not exist"),
+        (["--config.output=model.onnx"], "accepted: a path like model.stablehlo"),
+        (["--config.output="], "config.output is empty"),
+    ):
+        assert main.main([*argv, *more]) == 2
+        assert words in capsys.readouterr().err
+    assert snapshot(tmp_path) == before
+
+
 def test_a_run_is_repeated_from_its_own_config_json(run, tmp_path):
     assert main.main([f"--config={run / 'config.json'}", f"--workdir={tmp_path / 'again'}"]) == 0
     ours, theirs = (pd.read_csv(r / "results.csv") for r in (run, tmp_path / "again"))

@@ -4,6 +4,7 @@
     python experiments/bench.py --quick              # within two minutes
     python experiments/bench.py --wide               # 862 channels beside 7, alternately
     python experiments/bench.py --paper              # pre-training at PatchTST's size
+    python experiments/bench.py --bank               # 1,000 tenants' prompts against 1,000 fine-tuned copies
     python experiments/bench.py --chip=H100          # runs nothing: compiled figures, and that chip's bound
 
 Each phase is what training runs: a loop of steps under one jit, its state donated, its rows cut out on the device. All
@@ -28,11 +29,12 @@ import jax
 import jax.numpy as jnp
 import peaks
 import phases
+import tenants
 from ml_collections import ConfigDict
 from peaks import Peak, timed
 from phases import Material, Phase, Subject
 
-from ptt_jax import config, step
+from ptt_jax import config, predict, step
 from ptt_jax.config import UserError
 from ptt_jax.flags import load_file
 from ptt_jax.log import Log
@@ -222,6 +224,8 @@ def adapt(cfg: ConfigDict, args: argparse.Namespace) -> None:
         raise UserError(
             "accepted: --horizons ascending and above 0, like 96,192, a --batch and --channels of at least 1"
         )
+    if not 1 <= args.tenants <= predict.ROWS:
+        raise UserError(f"--tenants={args.tenants}: accepted: 1 to {predict.ROWS}, the rows of one call")
     if args.chip and args.chip not in peaks.CHIPS:
         raise UserError(f"--chip={args.chip} is in no table; accepted: {', '.join(peaks.CHIPS)}")
 
@@ -255,6 +259,13 @@ def bench(cfg: ConfigDict, args: argparse.Namespace) -> tuple[Peak, list[Record]
     return peak, records
 
 
+def bank(cfg: ConfigDict, args: argparse.Namespace) -> tuple[Peak, list[Record]]:
+    """Returns what the device can do at most and a record for each way to serve many tenants."""
+    horizons = args.horizons or (cfg.horizons[0], cfg.horizons[-1])
+    records = [r for h in horizons for r in tenants.measure(cfg, h, args.tenants, 3 if args.quick else 5)]
+    return peaks.of_device(cfg.compute_dtype), records
+
+
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -269,13 +280,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
     parser.add_argument("--wide", action="store_true", help=f"compare with {WIDE} channels of {LONG} steps")
     parser.add_argument("--paper", action="store_true", help="pre-training alone, at PatchTST's size")
+    parser.add_argument("--bank", action="store_true", help="a bank of --tenants tasks alone, beside copies")
+    parser.add_argument("--tenants", type=int, default=1000)
     parser.add_argument("--chip", default="", help=f"run nothing, bound of {', '.join(peaks.CHIPS)}")
     parser.add_argument("--json", type=Path, help="a file that gets a line of JSON for each phase")
     args = parser.parse_args(argv)
     try:
         cfg = load_file(args.config)
         adapt(cfg, args)
-        peak, records = bench(cfg, args)
+        peak, records = bank(cfg, args) if args.bank else bench(cfg, args)
     except UserError as e:
         print(f"bench: {e}", file=sys.stderr)
         return 2
@@ -291,7 +304,7 @@ def main(argv: list[str] | None = None) -> int:
         f"{args.config}, width {cfg.model.width}, batch {args.batch} rows, {cfg.compute_dtype}, jax {jax.__version__}, "
         f"{about['device']}; peak ({peak.name}) {peak.flops / 1e9:,.0f} GFLOP/s, {peak.bytes / 1e9:,.0f} GB/s\n"
     )
-    print("\n".join([table(records), "", *remarks(records, args.channels)]))
+    print(tenants.table(records) if args.bank else "\n".join([table(records), "", *remarks(records, args.channels)]))
     if args.json:
         with args.json.open("a", encoding="utf-8") as f:
             f.writelines(json.dumps(about | record, allow_nan=False) + "\n" for record in records)

@@ -135,6 +135,19 @@ def test_a_wide_series_is_timed_beside_a_narrow_one(bench, small, monkeypatch, c
     assert out.count("a row of 5 channels costs") == 1
 
 
+def test_a_bank_is_weighed_and_timed_beside_copies(bench, small, tmp_path, capsys):
+    file = tmp_path / "bench.jsonl"
+    assert bench.main([*small, "--bank", "--quick", "--tenants=3", f"--json={file}"]) == 0
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [r["phase"] for r in records] == 2 * [*bench.tenants.WAYS.values()]
+    assert all(r["forecasts_per_s"] == pytest.approx(3e3 / r["ms"]) for r in records)
+    assert all(0 < r["prompt_bytes"] < r["copies_bytes"] for r in records)
+    assert records[0]["disk_bytes_bank"] > records[0]["disk_bytes_backbone"] > 0
+    assert "| bank: one call, each row its own prompt | 20 | 3 |" in capsys.readouterr().out
+    assert bench.main([*small, "--bank", "--tenants=0"]) == 2
+    assert "--tenants=0: accepted: 1 to 1024" in capsys.readouterr().err
+
+
 def test_views_cost_what_each_of_them_reads(bench, tiny):
     """Pre-training and a probe look at the whole lookback alone."""
 

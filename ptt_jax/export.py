@@ -19,6 +19,7 @@ so. Files are for serving: what lasts is the folder of `Forecaster.save`, from w
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -124,18 +125,24 @@ def write(path: str | Path, predictor: Predictor, about: dict[str, Any], platfor
         "output": {"name": "forecast", "shape": ["rows", predictor.horizon], "dtype": "float32", "missing": "NaN"},
         "patch": predictor.model.patch,
         "backbone": checkpoint.content_hash(predictor.backbone),
-        **about,
         "notes": NOTES,
+        **about,
     }  # fmt: skip
     temporary = target.with_name(target.name + ".tmp")
     try:
         temporary.write_bytes(content)
-        write_atomic(page, json.dumps(said, indent=1, allow_nan=False))
+        write_atomic(page, to_read(said))
         temporary.replace(target)
     except OSError as e:
         temporary.unlink(missing_ok=True)
         raise UserError(f"export({str(path)!r}): {e.strerror}; accepted: a place that can be written") from None
     return target
+
+
+def to_read(page: dict[str, Any]) -> str:
+    """Returns the page as JSON with a line for each list of numbers, and not for each number."""
+    lines = json.dumps(page, indent=1, allow_nan=False)
+    return re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", lines)
 
 
 def check(target: Path, platforms: Sequence[str]) -> None:
@@ -186,7 +193,8 @@ def of_run(run: Path, horizon: int = 0) -> tuple[Predictor, dict[str, Any]]:
     scaler, which only moves the forecast of a row that hardly moves (layers.SCALE_FLOOR). Raises UserError when the run
     has no prompt, or not for that horizon, or one for each channel.
     """
-    cfg = config.from_json(json.dumps(checkpoint.read_json(run / "config.json")))
+    cfg = config.default()  # where a knob stands that an earlier version did not know
+    cfg.update(config.from_json(json.dumps(checkpoint.read_json(run / "config.json"))))
     tasks = sorted((run / "prompts").glob("*.json"))
     if cfg.tune.prompts == "channel" or not tasks:
         what = "a prompt for each channel, and a row does not say which it is" if tasks else "no tuned prompt"

@@ -93,6 +93,7 @@ def test_a_process_without_ptt_jax_gives_the_same_forecast(folder, predictor):
 
 def test_the_page_says_what_the_program_is(folder, predictor):
     page = json.loads((folder / "model.json").read_text())
+    assert page["notes"] == export.NOTES
     content = (folder / "model.stablehlo").read_bytes()
     assert page["program"]["sha256"] == hashlib.sha256(content).hexdigest()
     assert page["program"]["platforms"] == ["cpu", "cuda", "tpu"]

@@ -251,7 +251,9 @@ def test_an_export_and_its_page_give_forecast_and_intervals(fitted, tmp_path):
     """As somebody would without ptt_jax: jax for the forecast, the page and numpy for the bounds."""
     pytest.importorskip("flatbuffers")
     path = fitted.export(tmp_path / "model.stablehlo", platforms=("cpu",))
-    page, frame = json.loads(path.with_suffix(".json").read_text()), make()
+    text, frame = path.with_suffix(".json").read_text(), make()
+    assert len(text.splitlines()) < 50 + HORIZON  # for a person, too
+    page = json.loads(text)
     names, lookback = ["load", "wind"], page["input"]["shape"][1]
     history_RT = frame[names].to_numpy()[-lookback:].T
     y_RH = np.asarray(jax.export.deserialize(path.read_bytes()).call(history_RT.astype(np.float32)))

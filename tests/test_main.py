@@ -137,10 +137,14 @@ def test_a_second_call_changes_nothing(run, files, capsys):
 
 
 def test_a_run_is_exported(run, tmp_path, capsys):
-    """What the program says of the histories of samples.npz is what the run said."""
+    """What the program says of the histories of samples.npz is what the run said, also one that did not know a knob."""
     pytest.importorskip("flatbuffers")
-    out = tmp_path / "model.stablehlo"
-    argv = ["export", f"--config.backbone={run}", f"--config.output={out}"]
+    out, former = tmp_path / "model.stablehlo", tmp_path / "former"
+    shutil.copytree(run, former)
+    cfg = json.loads((former / "config.json").read_text())
+    del cfg["views"], cfg["model"]["decoder_attention"]
+    (former / "config.json").write_text(json.dumps(cfg))
+    argv = ["export", f"--config.output={out}", f"--config.backbone={former}"]
     assert main.main(argv) == 0
     with np.load(run / "samples.npz") as kept:
         history_ST = np.where(kept["history_observed_ST"], kept["history_ST"], np.nan).astype(np.float32)

@@ -145,8 +145,10 @@ def learn(table: Table, wish: Wish, card: dict[str, Any], alive: tuple[Scratch, 
         train.pretrain(cfg, folder, problem, log)
     task = tune.tune(cfg, folder, problem, log)
     predictor = fitted.predictor(folder, task, cfg)
+    log.progress("intervals: forecasting the last rows")
     residuals = predict.back_test(predictor, table, kept, wish.horizon)
     known = intervals.fit(*residuals, apart=kept // wish.horizon)
+    log.progress("")
     tail = frames.write(table, {name: table.values_TC[-cfg.lookback :]}, after=-min(cfg.lookback, len(table.values_TC)))
     return Fitted(folder, task, cfg, predictor, known, table.names_C, step, season, tail, (*own, *alive))
 

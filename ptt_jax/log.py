@@ -3,11 +3,21 @@
 import contextlib
 import json
 import math
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 from ptt_jax.config import write_atomic
+
+CLEAR = "\r\033[K"  # to the beginning of the line, and nothing after it
+
+
+def complain(text: str) -> None:
+    """Prints a line to stderr, on a terminal in the place of a progress line."""
+    if sys.stdout.isatty():
+        print(CLEAR, end="", flush=True)
+    print(text, file=sys.stderr, flush=True)
 
 
 class Log:
@@ -21,12 +31,13 @@ class Log:
     def say(self, text: str) -> None:
         """Prints a line."""
         if not self.silent:
-            print(("\r\033[K" if self.live else "") + text, flush=True)
+            print((CLEAR if self.live else "") + text, flush=True)
 
     def progress(self, text: str) -> None:
-        """Shows a line that the next one replaces, on a terminal only."""
+        """Shows a line that the next one replaces, on a terminal only; '' clears it. A longer line than the terminal is
+        wide could not be replaced, and is cut."""
         if self.live:
-            print(f"\r\033[K{text}", end="", flush=True)
+            print(CLEAR + text[: shutil.get_terminal_size().columns - 1], end="", flush=True)
 
     def write(self, record: dict[str, Any]) -> None:
         """Appends one record, a line of JSON."""

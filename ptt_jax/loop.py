@@ -89,6 +89,8 @@ class Loop:
         def rows(dispatch: int) -> Array:
             return self.order(begins[dispatch] + jnp.arange(longest))
 
+        if begins:
+            self.log.progress(f"{self.stage}  step {first} of {self.steps}  compiling")
         with contextlib.closing(self.data.panel.feed(self.span, rows, len(begins))) as feed:
             for until in chunks:
                 waiting: list[tuple[int, int, Array]] = []

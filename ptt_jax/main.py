@@ -18,6 +18,7 @@ export writes the forecast of such a DIR, or of a run, as a program that jax run
 import logging
 import shlex
 import sys
+import warnings
 from pathlib import Path
 
 import jax
@@ -40,7 +41,7 @@ from ptt_jax import (
     tune,
 )
 from ptt_jax.config import UserError
-from ptt_jax.log import Log
+from ptt_jax.log import Log, complain
 from ptt_jax.stream import Host
 
 
@@ -113,7 +114,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     try:
         if argv and argv[0] in stages.STAGES:
-            out = stages.STAGES[argv[0]](*flags.parse_stage(argv[1:]), flags.option(argv, "workdir") or "")
+            with warnings.catch_warnings():
+                warnings.showwarning = lambda message, *_: complain(f"warning: {message}")  # not a line of our code
+                out = stages.STAGES[argv[0]](*flags.parse_stage(argv[1:]), flags.option(argv, "workdir") or "")
             print(f"{argv[0]}: {out}")
             return 0
         if argv and not argv[0].startswith("-"):
@@ -128,7 +131,7 @@ def main(argv: list[str] | None = None) -> int:
                 profile = f"{profile}/{jax.process_index()}"
         path = run(cfg, workdir, shlex.join(["python", "-m", "ptt_jax.main", *argv]), profile)
     except UserError as e:
-        print(f"ptt_jax: {' '.join(str(e).split())}", file=sys.stderr)
+        complain(f"ptt_jax: {' '.join(str(e).split())}")
         return 2
     except KeyboardInterrupt:
         print("\nptt_jax: stopped; the same command goes on from the last checkpoint", file=sys.stderr)

@@ -1,7 +1,11 @@
+import contextlib
 import json
 import math
+import os
+import pty
+import sys
 
-from ptt_jax.log import Log
+from ptt_jax.log import Log, complain
 from ptt_jax.loop import Pause
 
 
@@ -47,3 +51,33 @@ def test_nothing_but_lines_goes_to_what_is_no_terminal(tmp_path, capsys):
     log.live = True
     log.progress("tune  step 3 of 9")
     assert capsys.readouterr().out == "\r\033[Ktune  step 3 of 9"
+
+
+def test_a_terminal_has_a_progress_line_that_every_other_line_replaces(tmp_path, monkeypatch):
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        monkeypatch.setattr(sys, "stderr", terminal)
+        monkeypatch.setenv("COLUMNS", "20")
+        log = Log(tmp_path / "metrics.jsonl")
+        log.progress("tune  step 3 of 9  7 s left")
+        log.say("tune  step 9 of 9")
+        log.progress("intervals")
+        complain("ptt_jax: no")
+        log.progress("more")
+        log.progress("")
+    said = ""
+    with contextlib.suppress(OSError):  # how a terminal ends that nobody writes to
+        while part := os.read(ours, 1000):
+            said += part.decode()
+    os.close(ours)
+    clear = "\r\033[K"
+    lines = (
+        f"{clear}tune  step 3 of 9  {clear}tune  step 9 of 9\n{clear}intervals{clear}ptt_jax: no\n{clear}more{clear}"
+    )
+    assert said.replace("\r\n", "\n") == lines
+
+
+def test_a_complaint_is_a_plain_line_where_nobody_watches(capsys):
+    complain("ptt_jax: no")
+    assert capsys.readouterr() == ("", "ptt_jax: no\n")

@@ -35,7 +35,10 @@ def read_stamps(column: pd.Series, path: Path | str) -> tuple[pd.DatetimeIndex, 
         stamps = number_stamps(column)
     else:
         part = column.astype(TEXT).str.strip().str.extract(STAMP)
-        stamps = text_stamps(part, where)
+        stamps, order = text_stamps(part, where)
+        if order:
+            row = column.index[stamps.notna()][0] if stamps.notna().any() else column.index[0]
+            notes.append(f"stamps like {str(column[row]).strip()} (row {row}) are read as {order}")
         zone = part["zone"].fillna("")[stamps.notna()]
         zones = sorted(zone.unique())
         if len(zones) > 1 and "" in zones:
@@ -58,10 +61,12 @@ def read_stamps(column: pd.Series, path: Path | str) -> tuple[pd.DatetimeIndex, 
     return pd.DatetimeIndex(stamps.to_numpy("datetime64[ns]")), notes
 
 
-def text_stamps(part: pd.DataFrame, where: str) -> pd.Series:
-    """Date and time from the groups of STAMP, the offset not applied; NaT where they don't fit."""
+def text_stamps(part: pd.DataFrame, where: str) -> tuple[pd.Series, str]:
+    """Date and time from the groups of STAMP, the offset not applied, NaT where they don't fit; and the order of day
+    and month before the year, in words, where somebody may read it otherwise."""
     if part["a"].isna().all():
-        return pd.Series(pd.NaT, part.index)
+        return pd.Series(pd.NaT, part.index), ""
+    order = ""
     number = {name: pd.to_numeric(part[name].fillna("0")).astype("float64") for name in ("hour", "minute", "second")}
     a, b, c = (pd.to_numeric(part[name]).astype("float64") for name in "abc")
     if part["a"].str.len().max() == 4:
@@ -74,12 +79,14 @@ def text_stamps(part: pd.DataFrame, where: str) -> pd.Series:
                 "write stamps as 2016-07-01 13:00"
             )
         year, month, day = (c, b, a) if day_first else (c, a, b)
+        sep = part["sep"].dropna().iloc[0]
+        order = "" if sep == "." or (a == b).all() else sep.join(("day", "month") if day_first else ("month", "day"))
     half = part["half"].str.lower().fillna("")
     hour = number["hour"].mask((half != "") & (number["hour"] == 12), 0) + 12 * (half == "pm")
     dates = pd.DataFrame({"year": year, "month": month, "day": day, "hour": hour, "minute": number["minute"]})
     dates = dates.where(year.between(1700, 2200))  # what nanoseconds can hold
     stamps = pd.to_datetime(dates, errors="coerce").astype("datetime64[ns]")
-    return stamps + pd.to_timedelta(number["second"], unit="s").dt.round("us")
+    return stamps + pd.to_timedelta(number["second"], unit="s").dt.round("us"), order
 
 
 def number_stamps(column: pd.Series) -> pd.Series:

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 import pandas as pd
 
-from ptt_jax.clock import STAMP, number_stamps, read_stamps
+from ptt_jax.clock import EPOCHS, STAMP, number_stamps, read_stamps
 from ptt_jax.config import UserError
 from ptt_jax.frame import BAD_NUMBERS, TIME_NAMES, nearest, shorten, to_numbers
 
@@ -155,6 +155,12 @@ def read_time(column: pd.Series, where: str) -> tuple[pd.Index, list[str]]:
     if dates and number_stamps(column.astype("int64")).dt.year.between(1900, 2200).all():  # steps of 1, 1, 70, 1 ...
         raise UserError(
             f"{name} holds whole numbers that look like dates, like {column.iloc[0]}; give datetimes or text instead"
+        )
+    unit = EPOCHS.get(len(str(column.iloc[0]))) if kind == "integer" else None
+    if unit:
+        notes.append(
+            f"whole numbers like {column.iloc[0]} in column {column.name!r} look like time since 1970 and are taken as "
+            f"they are; pd.to_datetime(.., unit={unit!r}) makes stamps of them"
         )
     try:
         if kind in ("datetime64", "datetime", "date"):

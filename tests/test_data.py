@@ -469,6 +469,18 @@ def test_the_step_is_the_commonest_one_and_not_the_first(tmp_path):
     assert not series.observed_TC[1, 0]
 
 
+@pytest.mark.parametrize(
+    ("form", "order"),
+    [("%m/%d/%Y", "month/day"), ("%d/%m/%Y", "day/month"), ("%d-%m-%Y", "day-month"), ("%d.%m.%Y", "")],
+)
+def test_which_number_is_the_month_is_said_where_it_comes_first_or_second(tmp_path, form, order):
+    stamps = pd.date_range("2024-03-01", periods=40)
+    series = load_text(tmp_path, csv_of(stamps.strftime(form)))
+    assert list(series.stamps_T) == list(stamps)
+    told = [note for note in series.notes if "are read as" in note]
+    assert told == ([f"stamps like {stamps[0].strftime(form)} (row 2) are read as {order}"] if order else [])
+
+
 def test_midnight_may_lack_its_time_of_day(tmp_path):
     assert list(load_text(tmp_path, HOURS.replace(" 00:00:00", "")).stamps_T) == list(
         load_text(tmp_path, HOURS).stamps_T

@@ -222,6 +222,17 @@ def test_nullable_and_text_numbers_are_numbers():
     np.testing.assert_array_equal(table.values_TC[:, 1], np.arange(60) / 4)
 
 
+def test_whole_numbers_that_look_like_time_are_taken_as_they_are_and_it_is_said():
+    seconds = wide().ds.astype("datetime64[s]").astype("int64")
+    table = frames.read(wide().assign(ds=seconds))
+    assert (table.freq, table.step) == ("", 3600)
+    assert frames.ahead(table, 1)[0][0] == seconds.iloc[-1] + 3600
+    (note,) = table.notes
+    assert f"whole numbers like {seconds[0]} in column 'ds' look like time since 1970" in note
+    assert "pd.to_datetime(.., unit='s') makes stamps of them" in note
+    assert frames.read(wide().assign(ds=range(60))).notes == ()
+
+
 def test_names_can_be_chosen_and_time_is_found():
     base = long().rename(columns={"unique_id": "shop", "ds": "day", "y": "sold"})
     same(frames.read(base, id_column="shop", time_column="day", target_column="sold"), frames.read(long()))
@@ -416,6 +427,7 @@ BAD = {
     "no id": (lambda: long().replace({"unique_id": {"b": None}}), {}, "column 'unique_id', row 50: the id is missing"),
     "two ids alike": (lambda: long().assign(unique_id=[1] * 50 + ["1"] * 70), {}, "two ids are written '1'"),
     "no stamp": (lambda: long().assign(ds=lambda d: d.ds.mask(d.index == 7)), {}, "column 'ds', row 7: the cell is"),
+    "day or month": (lambda: wide(2).assign(ds=["01/02/2024", "02/02/2024"]), {}, "which of the two numbers"),
     "bad stamp": (lambda: long().assign(ds=lambda d: d.ds.astype(str).mask(d.index == 7, "soon")), {}, "row 7: 'soon'"),
     "dates as numbers": (lambda: wide(9, "D").assign(ds=lambda d: d.ds.dt.strftime("%Y%m%d").astype(int)), {},
                          "whole numbers that look like dates, like 20240103"),

@@ -19,9 +19,11 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Programs here run for milliseconds: most of the time is XLA's, and half of that its last optimisations.
 jax.config.update("jax_disable_most_optimizations", True)
-# Many tests run the same programs: each is compiled once.
+# Many tests run the same programs: each is compiled once. Workers of pytest-xdist keep apart, since jax writes an entry
+# in place and another process could read half of it.
 home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-jax.config.update("jax_compilation_cache_dir", os.path.join(home, "ptt_jax", "tests"))
+worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+jax.config.update("jax_compilation_cache_dir", os.path.join(home, "ptt_jax", "tests", worker))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
@@ -31,6 +33,13 @@ import pytest
 
 from ptt_jax import config, data, mesh, problems
 from ptt_jax.model import CrossMAE, init
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """What -n auto means: a process for each core where folders are asked for, none for single files or tests."""
+    if all(os.path.isdir(asked) for asked in config.args):
+        return min(os.cpu_count() or 1, 8)
+    return 0
 
 
 def pytest_report_header() -> str:

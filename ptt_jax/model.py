@@ -290,10 +290,11 @@ def keepable(seen_RVP: Array) -> Array:
     return keep_RV | ~keep_RV.any(-1, keepdims=True)
 
 
+@functools.partial(jax.jit, static_argnums=0)  # equal models share a program
 def init(model: CrossMAE, key: Array) -> dict[str, Any]:
     """Returns float32 parameters as plain nested dicts."""
     x_1T = jnp.zeros((1, model.patch))
-    return jax.jit(model.init)(key, x_1T, jnp.ones_like(x_1T, bool))["params"]
+    return model.init(key, x_1T, jnp.ones_like(x_1T, bool))["params"]
 
 
 def group(path: str) -> str:

@@ -82,6 +82,8 @@ def many(step: Step) -> Callable:
     `count` is traced: any number of steps runs in the same executable, so a short last chunk compiles nothing.
     """
 
+    step = jax.jit(step, inline=True)  # traced once for its shape and for the loop
+
     def chunk(state: State, count: Array, data: Any, *inputs: Any) -> tuple[State, Array]:
         def body(i: Array, carry: tuple[State, Array]) -> tuple[State, Array]:
             state, value = step(carry[0], data.at(i), *inputs)

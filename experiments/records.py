@@ -86,7 +86,8 @@ def keep(plan: Plan, part: str, cell: Cell, seconds: float) -> None:
             str(plan.runs), "runs/reproduce"
         ),
     }  # fmt: skip
-    record = {"cell": cell.name, "config": knobs(cfg), "about": about, "rows": frame.to_dict("records")}
+    rows = [{key: value for key, value in row.items() if value == value} for row in frame.to_dict("records")]
+    record = {"cell": cell.name, "config": knobs(cfg), "about": about, "rows": rows}
     if home:
         file = plan.folder(home) / name / "config.json"
         record["on"] = knobs(config.from_json(file.read_text(encoding="utf-8")))

@@ -6,6 +6,7 @@
     backbone/STEP/{params,state,meta}               orbax; `params` are the chosen weights, `state` goes on from STEP
     prompts/TASK.json             which setting and which step of each seed was chosen for each horizon
     prompts/TASK/STEP/{prompt,state,meta}           orbax; `prompt`: each horizon's best tokens_SG(C or I)MD
+    prompts/TASK-quantiles.json, prompts/TASK-quantiles/   the same of `tune.quantiles`, G its levels
     finetuned/TASK.json, finetuned/TASK/STEP/{best,state,meta}   the same where more than a prompt learns
 
 backbone.json, prompts/TASK.json and finetuned/TASK.json are written last, so each says that its stage is done.
@@ -258,7 +259,8 @@ def load_backbone(card: dict[str, Any], like: Tree) -> Tree:
 def load_prompts(run: Path, task: str, backbone_hash: str) -> dict[int, list[Tree]]:
     """Returns {horizon: [prompt of each seed]} as chosen on validation, in the order of card['seeds'].
 
-    Raises UserError when they belong to another backbone.
+    Quantile prompts have their levels as one more axis, in front. Raises UserError when they belong to another
+    backbone.
     """
     card = read_json(run / "prompts" / f"{task}.json")
     if card.get("format") != FORMAT:
@@ -286,7 +288,8 @@ def load_prompts(run: Path, task: str, backbone_hash: str) -> dict[int, list[Tre
         )
     out = {}
     for h, prompt in saved.items():
-        chosen = jax.tree.map(lambda tokens_SGMD, g=card["setting"][h]["index"]: tokens_SGMD[:, g], prompt)
+        index = slice(None) if "levels" in card else card["setting"][h]["index"]
+        chosen = jax.tree.map(lambda tokens_SGMD, g=index: tokens_SGMD[:, g], prompt)
         seeds = range(len(card["seeds"]))
         out[int(h)] = [jax.tree.map(lambda tokens_SMD, s=s: tokens_SMD[s], chosen) for s in seeds]
     return out

@@ -61,6 +61,10 @@ def is_range(v: Any) -> bool:
     return is_positives(v) and len(v) == 2 and v[0] < v[1]
 
 
+def is_quantiles(v: Any) -> bool:
+    return all(type(q) is float and 0 < q < 1 for q in v) and list(v) == sorted(set(v))
+
+
 def is_split(v: Any) -> bool:
     return len(v) == 3 and all(type(f) in (int, float) and f > 0 for f in v) and abs(sum(v) - 1) < 1e-6
 
@@ -183,6 +187,9 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
      "one prompt token for each future patch, one for all, one for each channel and future patch, or one for each "
      "future patch at each block of the decoder"),
     ("tune.loss", "mse", one_of("mse", "mae", "huber"), "of the forecast in scaled space"),
+    ("tune.quantiles", (), Rule(is_quantiles, "numbers between 0 and 1, ascending, like 0.1,0.5,0.9 or 0.5,"),
+     "quantiles to forecast, each by a prompt of its own, tuned by pinball loss from the forecast's on; () = none"),
+    ("tune.quantile_rate", 1e-2, positive, "peak learning rate of quantile prompts, which have further to go"),
     ("tune.validations", 4, at_least(1), "how many times validation is looked at, besides step 0"),
     ("tune.patience", 4, at_least(1), "validations in which no horizon gets better before tuning stops"),
     ("tune.watch_train", 0, at_least(0),
@@ -217,6 +224,8 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
     ("evaluate.batch", 1024, at_least(1), "rows in a step of evaluation; changes no figure"),
     ("evaluate.test", True, anything,
      "whether the test split is scored; off while something is chosen: no test value then enters anything"),
+    ("evaluate.intervals", True, anything,
+     "whether results.csv says how often intervals hold, and the CRPS, calibrated on validation; changes no error"),
     ("evaluate.samples", 6, at_least(1), "forecasts that are kept for the report's pictures"),
 )
 # fmt: on
@@ -224,7 +233,7 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
 # What may differ between two calls on one run directory: where things lie (content hashes guard them) and how fast.
 FREE = (
     "cache_dir", "devices", "output", "levels", "data.dir", "data.download", "data.device_bytes", "tune.cache_bytes",
-    "evaluate.batch",
+    "evaluate.batch", "evaluate.intervals",
 )  # fmt: skip
 
 
@@ -303,7 +312,7 @@ def check(cfg: ConfigDict) -> None:
             f"accepted: under mode thaw 'all' or some of {','.join(PARTS)}, under any other ''"
         )
     if cfg.tune.mode != "prompt":
-        for key in ("seeds", "learning_rates", "weight_decays"):
+        for key in ("seeds", "learning_rates", "weight_decays", "quantiles"):
             if cfg.tune[key] not in (1, ()):
                 raise UserError(
                     f"config.tune.{key} = {cfg.tune[key]} is for prompts, which learn side by side; "

@@ -1,5 +1,6 @@
 """Every window of a split: sums on the device, one division on the host in float64."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from ptt_jax import encodings, tasks
+from ptt_jax import encodings, tally, tasks
 from ptt_jax import mesh as meshes
 from ptt_jax.encodings import Cached
 from ptt_jax.model import CrossMAE
@@ -23,6 +24,7 @@ Params = Any
 # members that are measured together, y_..RH.
 Forecast = Callable[[Windows, Any, Span, Array], dict[str, tuple[Array, ...]]]
 Sums = dict[str, list[tuple[Array, Array, Array]]]
+Tallies = dict[str, list[Array]]
 BLOCKS = 32  # batches in a dispatch
 
 
@@ -36,6 +38,7 @@ class Errors(NamedTuple):
     mae_H: np.ndarray
     count_H: np.ndarray
     windows: int
+    tally: np.ndarray | None = None  # of `tally.count`, where asked for
 
     @property
     def mse(self) -> Any:
@@ -54,45 +57,54 @@ class Errors(NamedTuple):
 
 
 def evaluator(
-    forecast: Forecast, mesh: Mesh, batch: int, few: int = 0
+    forecast: Forecast, mesh: Mesh, batch: int, few: int = 0, penalty: tasks.Penalty = jnp.abs, season: int = 0
 ) -> Callable[[Panel | Host, Any, Span], dict[str, list[Errors]]]:
     """Returns f(panel, inputs, span) -> {model: Errors for each horizon}, over every window of the span.
 
     One program serves every span of the same horizons. The last batch is padded with rows of weight 0, so nothing
-    depends on `batch`. few: at most so many rows, drawn once and the same in every call, in place of all.
+    depends on `batch`. few: at most so many rows, drawn once and the same in every call, in place of all. penalty: what
+    stands in the place of the absolute error, 0 of 0. season: of `tally.unit`, for histograms of the errors; 0 = none.
     """
     batch = -(-batch // mesh.size) * mesh.size
 
     def chosen(at_R: Any, span: Span) -> Any:
         return shuffle(jax.random.key(0), at_R, span.rows) if few else at_R
 
-    def one(panel: Windows, inputs: Any, span: Span, first: Array) -> Sums:
+    def one(panel: Windows, inputs: Any, span: Span, first: Array) -> tuple[Sums, Tallies]:
         rows = jnp.minimum(few, span.rows) if few else span.rows
         at_R, real_R = meshes.split(mesh, stretch(first, batch, rows))
         row_R = chosen(at_R, span)
         x_RL, observed_RL = take(panel, span, row_R)
         out: Sums = {}
+        tallies: Tallies = {}
+        unit_R = tally.unit(x_RL[:, : span.lookback], observed_RL[:, : span.lookback], season) if season else None
         for name, forecasts in forecast(panel, inputs, span, row_R).items():
-            out[name] = []
+            out[name], tallies[name] = [], []
             for y_SRH, horizon, count in zip(forecasts, span.horizons, span.counts, strict=True):
                 target = slice(span.lookback, span.lookback + horizon)
                 inside_R1 = (real_R & (row_R // span.channels < count))[:, None]
                 weight_RH = (observed_RL[:, target] & inside_R1).astype(jnp.float32)
                 lead = tuple(range(y_SRH.ndim - 2))  # members, if any
                 error_SRH = (y_SRH - jnp.expand_dims(x_RL[:, target], lead)) * jnp.expand_dims(weight_RH, lead)
-                out[name].append((jnp.square(error_SRH).sum(-2), jnp.abs(error_SRH).sum(-2), weight_RH.sum(0)))
-        return out
+                out[name].append((jnp.square(error_SRH).sum(-2), penalty(error_SRH).sum(-2), weight_RH.sum(0)))
+                if unit_R is not None:
+                    tallies[name].append(tally.count(error_SRH.reshape(-1, *weight_RH.shape), weight_RH, unit_R))
+        return out, tallies
 
     @jax.jit
-    def sums(panel: Windows, inputs: Any, span: Span, first: Array, count: Array) -> Sums:
-        """Returns the sums of each of up to BLOCKS batches apart: long sums are the host's, in float64."""
-        shapes = jax.eval_shape(one, panel.at(0), inputs, span, first)
+    def sums(panel: Windows, inputs: Any, span: Span, first: Array, count: Array) -> tuple[Sums, Tallies]:
+        """Returns the sums of each of up to BLOCKS batches apart: long sums are the host's, in float64; and what was
+        counted, which is exact and large, of all of them."""
+        shapes, counted = jax.eval_shape(one, panel.at(0), inputs, span, first)
 
-        def body(i: Array, kept: Sums) -> Sums:
-            part = one(panel.at(i), inputs, span, first + i * batch)
-            return jax.tree.map(lambda a, b: a.at[i].set(b), kept, part)
+        def body(i: Array, kept: tuple[Sums, Tallies]) -> tuple[Sums, Tallies]:
+            part, more = one(panel.at(i), inputs, span, first + i * batch)
+            return jax.tree.map(lambda a, b: a.at[i].set(b), kept[0], part), jax.tree.map(jnp.add, kept[1], more)
 
-        zeros = jax.tree.map(lambda a: jnp.zeros((BLOCKS, *a.shape)), shapes)
+        zeros = (
+            jax.tree.map(lambda a: jnp.zeros((BLOCKS, *a.shape)), shapes),
+            jax.tree.map(lambda a: jnp.zeros(a.shape), counted),
+        )
         return meshes.whole(mesh, jax.lax.fori_loop(0, count, body, zeros))
 
     def run(panel: Panel | Host, inputs: Any, span: Span) -> dict[str, list[Errors]]:
@@ -110,10 +122,15 @@ def evaluator(
             sums(fed, inputs, span, jnp.int32(i * most * batch), jnp.int32(min(most, blocks - i * most)))
             for i, fed in enumerate(feed)
         ]
-        totals = jax.tree.map(lambda *part: np.sum([np.asarray(p, np.float64).sum(0) for p in part], 0), *parts)
+        apart, counted = zip(*parts, strict=True)
+        totals = jax.tree.map(lambda *part: np.sum([np.asarray(p, np.float64).sum(0) for p in part], 0), *apart)
+        tallies = jax.tree.map(lambda *part: np.sum([np.asarray(p, np.float64) for p in part], 0), *counted)
         with np.errstate(invalid="ignore"):  # 0 / 0 is nan: a step at which nothing was observed
             return {
-                name: [Errors(se / n, ae / n, n, count) for (se, ae, n), count in zip(of, span.counts, strict=True)]
+                name: [
+                    Errors(se / n, ae / n, n, count, more)
+                    for (se, ae, n), count, more in zip(of, span.counts, tallies[name] or [None] * len(of), strict=True)
+                ]
                 for name, of in totals.items()
             }
 
@@ -162,10 +179,12 @@ def watcher(
     budget: int,
     dtype: DTypeLike,
     few: int = 0,
-) -> Callable[[Params], dict[str, np.ndarray]]:
+) -> Callable[..., dict[str, np.ndarray]]:
     """Returns f(params) -> {horizon: MSE_SG over every window of the span}, from one forecast of the longest horizon.
 
     params['prompt'] has the axes (S, G) of `step.fan` in front: members share the encodings. few: of `evaluator`.
+    f(params, levels): the pinball loss in place of the MSE, of members that forecast the quantiles `levels`, one for
+    each G.
     """
     batch = min(batch, few or span.rows, span.rows)
     data = encodings.encode_all(model, backbone, problem, span, batch, budget, dtype).on(None)
@@ -183,10 +202,13 @@ def watcher(
         y_SGRH = jax.vmap(jax.vmap(member))(params["prompt"])
         return {"prompt": tuple(y_SGRH[..., :h] for h in span.horizons)}
 
-    measure = evaluator(forecast, problem.mesh, batch, few)
+    @functools.cache
+    def measure(levels: tuple[float, ...]) -> Callable:
+        penalty = tasks.pinball(jnp.array(levels)[None, :, None, None]) if levels else jnp.abs
+        return evaluator(forecast, problem.mesh, batch, few, penalty)
 
-    def look(params: Params) -> dict[str, np.ndarray]:
-        errors = measure(problem.panel, (params, data), span)["prompt"]
-        return {str(h): e.mse for h, e in zip(span.horizons, errors, strict=True)}
+    def look(params: Params, levels: tuple[float, ...] = ()) -> dict[str, np.ndarray]:
+        errors = measure(levels)(problem.panel, (params, data), span)["prompt"]
+        return {str(h): e.mae if levels else e.mse for h, e in zip(span.horizons, errors, strict=True)}
 
     return look

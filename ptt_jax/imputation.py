@@ -158,7 +158,9 @@ def tuning(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str 
             return {str(cfg.lookback): measure(problem.panel, params, validation, hiding)["prompt"].mse}
 
         loss = imputing(model, learned, hiding, of)
-        return Job(learned, {cfg.lookback: cfg.lookback // model.patch}, loss, Cached(problem.panel), look, about)
+        return Job(
+            learned, {cfg.lookback: cfg.lookback // model.patch}, lambda _: loss, Cached(problem.panel), look, about
+        )
 
     return tune.learn(cfg, run, problem, log, task, job, profile)
 

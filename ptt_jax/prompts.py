@@ -73,6 +73,11 @@ def size(prompt: Prompt) -> int:
     return sum(int(tokens.size) for tokens in jax.tree.leaves(prompt))
 
 
+def quantiles(task: str) -> str:
+    """Returns the name of the quantile prompts of a task."""
+    return f"{task}-quantiles"
+
+
 def name(data: str, horizons: tuple[int, ...]) -> str:
     """Returns the task's name, a folder: 'ETTh1-96-192-336-720', or 'ETTh1-1-to-100-by-100' when they are many."""
     few = [f"{horizons[0]}-to-{horizons[-1]}-by-{len(horizons)}"] if len(horizons) > 8 else map(str, horizons)

@@ -36,6 +36,10 @@ TUNED = ("task", "mode", "tuned_parameters", "seeds", "chosen", "setting", "seco
 HOW = """\
 MSE and MAE in scaled space (each channel standardised by its training rows), averaged over every window, channel and
 observed step of the split; no window is dropped. Bold: the lowest MSE of a column. The mean weighs horizons alike."""
+CALIBRATED = """\
+Shares of the truths inside, and the CRPS in scaled space (twice the mean pinball loss over the levels of
+`tune.quantiles`, or over the deciles), means of the horizons. Intervals are made from validation's errors at each step
+(split conformal); raw are the quantile prompts by themselves."""
 
 SEVERAL = """ Where a cell has ±, it is the mean and spread of the MSE over {seeds} seeds.
 Forecasts and errors by step, here and in `samples.npz` and `steps.csv`, are of the first seed, {first}, alone."""
@@ -49,7 +53,9 @@ def write(run: Path, command: str = "") -> Path:
     files, seeds = (run / f"{name}.json" for name in ("config", "backbone", "versions")), results["seed"].nunique()
     config, backbone, versions = (json.loads(file.read_text("utf-8")) if file.exists() else {} for file in files)
     kinds = {"The prompt": "prompts", "Fine-tuning": "finetuned"}
-    files_of = {title: sorted((run / folder).glob("*.json")) for title, folder in kinds.items()}
+    files_of = {
+        title: sorted((run / folder).glob("*.json"), key=lambda file: file.stem) for title, folder in kinds.items()
+    }
     tuned = [(title, json.loads(file.read_text("utf-8"))) for title, of in files_of.items() for file in of]
     backbone |= {"tuned_parameters": tuned[0][1]["tuned_parameters"]} if tuned else {}
     tested = "test" in {*results["split"]}
@@ -60,6 +66,7 @@ def write(run: Path, command: str = "") -> Path:
         _section("Test", _scores(results, "test")),
         HOW + (SEVERAL.format(seeds=seeds, first=results["seed"].min()) if seeds > 1 else ""),
         _section("The same on validation" if tested else "Validation", _scores(results, "validation"), folded=tested),
+        _section("Intervals on test", _intervals(results)),
         "" if tested else "The test split is not scored (`evaluate.test`).",
         *_figures(run, _ordered(results["model"].unique())),
         _section("What was trained", _pairs(backbone)),
@@ -128,6 +135,20 @@ def _scores(results: pd.DataFrame, split: str) -> str:
     windows = rows.groupby("horizon")["windows"].unique().map(lambda counts: " or ".join(f"{n:,}" for n in counts))
     body = [[f"`{model}`", *cells] for model, cells in text.replace("nan / nan", "-").T.items()]
     return _table(["MSE / MAE", *text], [*body, ["windows", *windows, ""]])
+
+
+def _intervals(results: pd.DataFrame) -> str:
+    """How often intervals hold and the CRPS, means over seeds and horizons; '' where they were not measured."""
+    names = {"coverage_80": "80 % cover", "coverage_95": "95 % cover", "crps": "CRPS"}
+    names |= {"raw_coverage_80": "80 % cover, raw", "raw_crps": "CRPS, raw"}
+    known = [name for name in names if name in results and results[name].notna().any()]
+    if not known:
+        return ""
+    rows = results[results["split"] == "test"].groupby("model")[known].mean()
+    body = [
+        [f"`{model}`", *("" if pd.isna(v) else f"{v:.3f}" for v in rows.loc[model])] for model in _ordered(rows.index)
+    ]
+    return f"{_table(['', *(names[name] for name in known)], body)}\n\n{CALIBRATED}"
 
 
 def _pairs(tree: dict) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 from jax import Array
 from ml_collections import ConfigDict
 
-from ptt_jax import baselines, checkpoint, encodings, evaluate, finetune, processes, tasks, train
+from ptt_jax import baselines, checkpoint, encodings, evaluate, finetune, processes, prompts, tally, tasks, train
 from ptt_jax import mesh as meshes
 from ptt_jax.config import write_atomic
 from ptt_jax.data import season
@@ -21,13 +21,18 @@ from ptt_jax.model import CrossMAE
 from ptt_jax.problems import Problem
 from ptt_jax.windows import Span, Windows, past, take
 
+RESULTS = ("data", "lookback", "horizon", "model", "split", "seed", "mse", "mae", "windows")
+STEPS = ("data", "horizon", "model", "split", "step", "mse", "mae")
 
-def models(model: CrossMAE, steps_a_season: int, seeds: tuple[int, ...], mode: str = "prompt") -> evaluate.Forecast:
+
+def models(
+    model: CrossMAE, steps_a_season: int, seeds: tuple[int, ...], mode: str = "prompt", levels: int = 0
+) -> evaluate.Forecast:
     """Returns how every model forecasts the rows of a span: {model: y_RH for each horizon}, inputs those of `score`.
 
     One program for all of them, so that what they share is there once: histories, encodings, and one decoder for the
     queries of every prompt. The prompt of each seed is a model of its own, 'prompt SEED'; of another mode than 'prompt'
-    there is one, 'MODE SEED'.
+    there is one, 'MODE SEED'. levels: of quantile prompts, 'quantile SEED': y_QRH, ordered.
     """
 
     def forecast(panel: Windows, inputs: dict[str, Any], span: Span, row_R: Array) -> dict[str, tuple[Array, ...]]:
@@ -36,8 +41,10 @@ def models(model: CrossMAE, steps_a_season: int, seeds: tuple[int, ...], mode: s
         longest = span.horizons[-1]
         several = range(len(seeds)) if mode == "prompt" else ()
         prompted = [(inputs["tuned"][h][s], h) for s in several for h in span.horizons]
+        asked = [(s, h, q) for s in several for h in span.horizons for q in range(levels)]
+        of_level = [(jax.tree.map(lambda a, q=q: a[q], inputs["quantiles"][h][s]), h) for s, h, q in asked]
         zero_RH, *rest = tasks.forecasts(
-            model, inputs["backbone"], encoded, [(None, longest), *prompted], row_R % span.channels
+            model, inputs["backbone"], encoded, [(None, longest), *prompted, *of_level], row_R % span.channels
         )
         naive_RH = baselines.seasonal_naive(x_RT, steps_a_season, longest)
         linear_RH = baselines.linear(inputs["weights_TH"], x_RT, observed_RT, longest)
@@ -51,7 +58,12 @@ def models(model: CrossMAE, steps_a_season: int, seeds: tuple[int, ...], mode: s
             )
             return out | {f"{mode} {seeds[0]}": tuple(tuned)}
         count = len(span.horizons)
-        return out | {f"prompt {s}": tuple(rest[i * count : (i + 1) * count]) for i, s in enumerate(seeds)}
+        out |= {f"prompt {s}": tuple(rest[i * count : (i + 1) * count]) for i, s in enumerate(seeds)}
+        if levels:
+            parts = [rest[at : at + levels] for at in range(len(prompted), len(rest), levels)]
+            ordered = [tasks.rearranged(part) for part in parts]
+            out |= {f"quantile {s}": tuple(ordered[i * count : (i + 1) * count]) for i, s in enumerate(seeds)}
+        return out
 
     return forecast
 
@@ -68,6 +80,8 @@ def score(cfg: ConfigDict, run: Path, problem: Problem, task: str, log: Log) -> 
         inputs: dict[str, Any] = {"backbone": checkpoint.load_backbone(card, train.shapes(model))}
         if mode == "prompt":
             inputs["tuned"] = checkpoint.load_prompts(run, task, card["content_hash"])
+            if cfg.tune.quantiles:
+                inputs["quantiles"] = checkpoint.load_prompts(run, prompts.quantiles(task), card["content_hash"])
             seeds = tuple(checkpoint.read_json(run / "prompts" / f"{task}.json")["seeds"])
         else:
             channels = len(problem.series.names_C)
@@ -79,30 +93,48 @@ def score(cfg: ConfigDict, run: Path, problem: Problem, task: str, log: Log) -> 
     inputs = meshes.replicate(problem.mesh, inputs)
     names = {"seasonal_naive": cfg.seed, "linear": cfg.seed, "zero_shot": cfg.seed}
     names |= {f"{mode} {seed}": seed for seed in seeds}
-    forecast = models(model, season(problem.series.freq), seeds, mode)
+    names |= {f"quantile {seed}": seed for seed in seeds if cfg.tune.quantiles}
+    levels, cycle = tuple(cfg.tune.quantiles), season(problem.series.freq)
+    forecast = models(model, cycle, seeds, mode, len(levels))
     batch = min(cfg.evaluate.batch, max(of.rows for of in spans.values()))
-    measure = evaluate.evaluator(forecast, problem.mesh, batch)
-    rows, steps = [], []
+    measure = evaluate.evaluator(forecast, problem.mesh, batch, season=cycle * cfg.evaluate.intervals)
+    rows: list[dict[str, Any]] = []
+    steps: list[tuple] = []
+    past: dict[str, list[evaluate.Errors]] = {}
     for split in splits:
         found = measure(problem.panel, inputs, spans[split])
+        past = past or found
         for key, seed in names.items():
-            name = key.split()[0]
-            for h, e in zip(cfg.horizons, found[key], strict=True):
-                rows.append((problem.series.name, cfg.lookback, h, name, split, seed, e.mse, e.mae, e.windows))
-                if seed == cfg.seed:
+            name, errors = key.split()[0], [median(e, levels) for e in found[key]]
+            for i, (h, e) in enumerate(zip(cfg.horizons, errors, strict=True)):
+                values = (problem.series.name, cfg.lookback, h, name, split, seed, e.mse, e.mae, e.windows)
+                rows.append(dict(zip(RESULTS, values, strict=True)))
+                if (before := past[key][i].tally) is not None and e.tally is not None and split == "test":
+                    rows[-1] |= tally.judge(levels or tally.DECILES, before, e.tally)
+                if seed == cfg.seed and name != "quantile":
                     steps += [(problem.series.name, h, name, split, i + 1, e.mse_H[i], e.mae_H[i]) for i in range(h)]
             log.say(
                 f"evaluate  {split}  {name if len(seeds) == 1 else key:<14}  "
-                + "  ".join(f"{h}: {e.mse:.4f} / {e.mae:.4f}" for h, e in zip(cfg.horizons, found[key], strict=True))
+                + "  ".join(f"{h}: {e.mse:.4f} / {e.mae:.4f}" for h, e in zip(cfg.horizons, errors, strict=True))
             )
-    shown = {key.split()[0]: key for key in reversed(names)}  # of several seeds the first
+    one = [key for key in names if not key.startswith("quantile")]
+    shown = {key.split()[0]: key for key in reversed(one)}  # of several seeds the first
     samples(cfg.evaluate.samples, run, problem, spans[splits[-1]], forecast, inputs, shown)
-    write_csv(run / "steps.csv", "data,horizon,model,split,step,mse,mae", steps)
-    write_csv(run / "results.csv", "data,lookback,horizon,model,split,seed,mse,mae,windows", rows)
+    write_csv(run / "steps.csv", pd.DataFrame(steps, columns=STEPS))
+    write_csv(run / "results.csv", pd.DataFrame(rows))
 
 
-def write_csv(path: Path, header: str, rows: list[tuple]) -> None:
-    text = pd.DataFrame(rows, columns=header.split(",")).to_csv(index=False, float_format="%.6f")
+def median(e: evaluate.Errors, levels: tuple[float, ...]) -> evaluate.Errors:
+    """Returns the errors of a forecast: of quantile forecasts those of the median, nan where it is not among them."""
+    if e.mse_H.ndim == 1:
+        return e
+    at = levels.index(0.5) if 0.5 in levels else None
+    mse_H, mae_H = (np.full(len(e.count_H), np.nan) if at is None else a_QH[at] for a_QH in (e.mse_H, e.mae_H))
+    return e._replace(mse_H=mse_H, mae_H=mae_H)
+
+
+def write_csv(path: Path, frame: pd.DataFrame) -> None:
+    text = frame.to_csv(index=False, float_format="%.6f")
     processes.once(lambda: write_atomic(path, text))
 
 

@@ -143,14 +143,28 @@ def forecasts(
     return [flatten(y)[:, :horizon] for y, (_, horizon) in zip(pieces, wanted, strict=True)]
 
 
-PENALTY: dict[str, Callable[[Array], Array]] = {
+Penalty = Callable[[Array], Array]  # of forecast minus truth
+
+PENALTY: dict[str, Penalty] = {
     "mse": jnp.square,
     "mae": jnp.abs,
     "huber": lambda e: jnp.where(jnp.abs(e) <= 1, 0.5 * e * e, jnp.abs(e) - 0.5),
 }
 
 
-def forecasting(model: CrossMAE, span: Span, *, penalty: str) -> Loss:
+def pinball(level: Array | float) -> Penalty:
+    """Returns the loss whose mean is least at a quantile (Koenker and Bassett 1978): a truth above the forecast costs
+    `level` of its distance, one below it the rest. level: broadcasts with the error."""
+    return lambda e: jnp.where(e >= 0, (1 - level) * e, -level * e)
+
+
+def rearranged(y_of_level: Sequence[Array]) -> Array:
+    """Returns y_QRH, forecasts of ascending quantiles in order: prompts that learn apart may cross, and sorted ones
+    never have a larger pinball loss (Chernozhukov, Fernandez-Val and Galichon 2010)."""
+    return jnp.sort(jnp.stack(y_of_level), axis=0)
+
+
+def forecasting(model: CrossMAE, span: Span, *, penalty: str | Penalty) -> Loss:
     """Returns the tuning loss: error of the longest horizon's forecast in scaled space, so that the loss is the metric.
 
     Shorter horizons are its first steps; targets past the split's end count as missing, so that a window that only
@@ -172,8 +186,8 @@ def forecasting(model: CrossMAE, span: Span, *, penalty: str) -> Loss:
     return loss
 
 
-def errors(y_RH: Array, panel: Panel, span: Span, row_R: Array, penalty: str) -> tuple[Array, Array]:
+def errors(y_RH: Array, panel: Panel, span: Span, row_R: Array, penalty: str | Penalty) -> tuple[Array, Array]:
     """Returns each row's sum of errors over the observed values of its future, and how many these are."""
     x_RH, observed_RH = future(panel, span, row_R)
-    error_RH = PENALTY[penalty](y_RH - x_RH)
+    error_RH = (PENALTY[penalty] if isinstance(penalty, str) else penalty)(y_RH - x_RH)
     return jnp.where(observed_RH, error_RH, 0).sum(1), observed_RH.sum(1, dtype=jnp.float32)

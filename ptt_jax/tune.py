@@ -1,4 +1,5 @@
-"""Tune prompts on a frozen backbone: all horizons, seeds and settings of a small sweep in one run."""
+"""Tune prompts on a frozen backbone: all horizons, seeds and settings of a small sweep in one run; then, where
+quantiles are asked for, prompts of each level from there on, on the same encodings."""
 
 import dataclasses
 import itertools
@@ -30,14 +31,17 @@ AXES: Any = step.State(step=None, params={"backbone": None, "prompt": 0}, opt_st
 
 
 class Sweep:
-    """The settings of a sweep: each learning rate with each weight decay."""
+    """The settings of a sweep: each learning rate with each weight decay; of quantile prompts one for each level."""
 
-    def __init__(self, section: ConfigDict) -> None:
+    def __init__(self, section: ConfigDict, levels: tuple[float, ...] = ()) -> None:
         rates = tuple(section.learning_rates) or (section.learning_rate,)
         decays = tuple(section.weight_decays) or (section.weight_decay,)
         self.settings = [
             {"learning_rate": float(r), "weight_decay": float(d)} for r, d in itertools.product(rates, decays)
         ]
+        if levels:
+            one = {"learning_rate": section.quantile_rate, "weight_decay": section.weight_decay}
+            self.settings = [{"level": q, **one} for q in levels]
 
     def __len__(self) -> int:
         return len(self.settings)
@@ -120,24 +124,29 @@ class History:
 
 
 class Job(NamedTuple):
-    """What prompts learn: windows, {horizon: how many of the longest one's tokens it takes}, the loss, what it reads,
-    f(params) -> {horizon: validation MSE_SG}, what else prompts/TASK.json says, and the same f of training rows if they
-    are looked at."""
+    """What prompts learn: windows, {horizon: how many of the longest one's tokens it takes}, f(setting) -> the loss,
+    what it reads, f(params) -> {horizon: validation MSE_SG}, what else prompts/TASK.json says, the same f of training
+    rows if they are looked at; of quantile prompts the levels, f then being of the pinball loss, and each seed's prompt
+    that they start from in the place of zero."""
 
     train: Span
     tokens: dict[int, int]
-    loss: tasks.Loss
+    loss: Callable[[dict[str, Array]], tasks.Loss]
     data: Cached
     look: Callable[[Any], dict[str, np.ndarray]]
     about: dict[str, Any]
     watch: Callable[[Any], dict[str, np.ndarray]] | None = None
+    levels: tuple[float, ...] = ()
+    start: list[prompts.Prompt] | None = None
 
 
 def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = "") -> str:
-    """Tunes prompts to forecast, all horizons in one run, unless that was done; returns the task's name."""
+    """Tunes prompts to forecast, all horizons in one run, and those of `tune.quantiles` after them, on the same
+    encodings, unless that was done; returns the task's name."""
+    t, task, made = cfg.tune, prompts.name(problem.series.name, cfg.horizons), []
 
     def job(model: CrossMAE, backbone: Any) -> Job:
-        t, dtype = cfg.tune, model.dtype if cfg.tune.cache_dtype == "compute" else jnp.dtype(cfg.tune.cache_dtype)
+        dtype = model.dtype if t.cache_dtype == "compute" else jnp.dtype(t.cache_dtype)
         train, validation = problem.learning(cfg), problem.span("validation", cfg.lookback, cfg.horizons)
         data = encodings.encode_all(model, backbone, problem, train, cfg.evaluate.batch, t.cache_bytes, dtype)
         spare = t.cache_bytes - data.encoded_bytes
@@ -147,9 +156,25 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = 
             tokens = dict.fromkeys(tokens, max(tokens.values()))
         few = t.watch_train
         watch = evaluate.watcher(model, problem, train, cfg.evaluate.batch, backbone, 0, dtype, few) if few else None
-        return Job(train, tokens, tasks.forecasting(model, train, penalty=t.loss), data, look, {}, watch)
+        loss = tasks.forecasting(model, train, penalty=t.loss)
+        made.append(Job(train, tokens, lambda _: loss, data, look, {}, watch))
+        return made[0]
 
-    return learn(cfg, run, problem, log, prompts.name(problem.series.name, cfg.horizons), job, profile)
+    def quantiles(model: CrossMAE, backbone: Any) -> Job:
+        of: Any = made[0] if made else job(model, backbone)
+        of_seed = checkpoint.load_prompts(run, task, checkpoint.find_backbone(run)["content_hash"])[cfg.horizons[-1]]
+
+        def loss(setting: dict[str, Array]) -> tasks.Loss:
+            return tasks.forecasting(model, of.train, penalty=tasks.pinball(setting["level"]))
+
+        about = {"levels": list(t.quantiles)}
+        look = lambda params: of.look(params, t.quantiles)  # noqa: E731
+        return of._replace(loss=loss, look=look, about=about, watch=None, levels=t.quantiles, start=of_seed)
+
+    learn(cfg, run, problem, log, task, job, profile)
+    if t.quantiles:
+        learn(cfg, run, problem, log, prompts.quantiles(task), quantiles)
+    return task
 
 
 def learn(
@@ -164,7 +189,8 @@ def learn(
     """Tunes a task's prompts on the run's backbone, unless that was done; returns the task's name.
 
     make(model, backbone): the job. Each horizon keeps the tokens of the step that was best for it on validation, step 0
-    (the mask token alone) among them; of a sweep it takes the setting that was best on validation over all seeds.
+    (the mask token alone, or what they start from) among them; of a sweep it takes the setting that was best on
+    validation over all seeds, of quantile prompts every level.
     """
     if processes.once((run / "prompts" / f"{task}.json").exists):
         log.say(f"tune: done before ({run / 'prompts' / task}.json)")
@@ -178,21 +204,24 @@ def learn(
     job = make(model, backbone)
     train, data, look = job.train, job.data, job.look
     steps = optim.plan(t.epochs, t.steps, t.batch, train.rows, "tune")
-    seeds, sweep = range(cfg.seed, cfg.seed + t.seeds), Sweep(t)
+    stage = "quantiles" if job.levels else "tune"
+    seeds, sweep = range(cfg.seed, cfg.seed + t.seeds), Sweep(t, job.levels)
     members = f", {t.seeds} seeds x {len(sweep)} settings" if t.seeds * len(sweep) > 1 else ""
 
     one = prompts.make(
         t.prompts, max(job.tokens.values()), model.width, len(problem.series.names_C), model.decoder_layers
     )
-    many = jax.tree.map(lambda a: np.zeros((t.seeds, len(sweep), *a.shape), a.dtype), one)
+    first = [jax.tree.map(np.asarray, p) for p in job.start or [one] * t.seeds]
+    many = jax.tree.map(lambda *a: np.repeat(np.stack(a)[:, None], len(sweep), 1), *first)
     params = {"backbone": backbone, "prompt": meshes.replicate(problem.mesh, many)}
     alone = {"backbone": backbone, "prompt": one}
 
     def transform(hyper: Any) -> Any:
-        return optim.PROMPT.transform(chain(t, steps, **hyper), alone)
+        instead = {key: value for key, value in hyper.items() if key != "level"}
+        return optim.PROMPT.transform(chain(t, steps, **instead), alone)
 
     def member(hyper: dict[str, Array]) -> step.Step:
-        return step.one(job.loss, transform(hyper), optim.PROMPT, problem.mesh, t.batch, train.rows)
+        return step.one(job.loss(hyper), transform(hyper), optim.PROMPT, problem.mesh, t.batch, train.rows)
 
     opt_state = transform(sweep.settings[0]).init(alone)
     opt_state = jax.tree.map(lambda a: np.broadcast_to(a, (t.seeds, len(sweep), *a.shape)), opt_state)
@@ -201,7 +230,7 @@ def learn(
     best = {str(h): jax.tree.map(np.array, prompts.cut(many, count)) for h, count in job.tokens.items()}
     store = Store(run / "prompts" / task, ("prompt", "state"))
     trees = {"prompt": best, "state": {"prompt": params["prompt"], "opt_state": opt_state}}
-    trees, meta = resume(store, trees, log, "tune", problem.mesh)
+    trees, meta = resume(store, trees, log, stage, problem.mesh)
     best, saved = jax.device_get(trees["prompt"]), trees["state"]
     history, spent = History.load(t.patience, meta.get("history", [])), meta.get("seconds", 0.0)
     at = jnp.int32(history.looks[-1][0] if history.looks else 0)
@@ -209,8 +238,8 @@ def learn(
     begin = meshes.replicate(problem.mesh, begin)
     share = min(data.stored, train.rows) / train.rows
     log.say(
-        f"tune: {prompts.size(one):,} prompt parameters{members}, {train.rows:,} rows, {steps:,} steps of {t.batch}, "
-        f"{share:.0%} of the rows encoded once ({data.encoded_bytes / 2**20:.0f} MiB)"
+        f"{stage}: {prompts.size(one):,} prompt parameters{members}, {train.rows:,} rows, {steps:,} steps of "
+        f"{t.batch}, {share:.0%} of the rows encoded once ({data.encoded_bytes / 2**20:.0f} MiB)"
     )
 
     def keep(pause: Pause) -> None:
@@ -229,10 +258,13 @@ def learn(
         history.looks.append((pause.step, values))
         meta.update(history=history.save(), seconds=spent + pause.seconds)
         state = {"prompt": pause.state.params["prompt"], "opt_state": pause.state.opt_state}
-        shown = {"validation_mse": {h: float(finite(v).min(1).mean()) for h, v in values.items()}}
+        if job.levels:
+            shown = {"validation_pinball": {h: float(finite(v).mean()) for h, v in values.items()}}
+        else:
+            shown = {"validation_mse": {h: float(finite(v).min(1).mean()) for h, v in values.items()}}
         if job.watch:
             shown["train_mse"] = logged(job.watch(pause.state.params), values)
-        log.pause("tune", pause, steps, t.batch / train.rows, meta["seconds"], shown)
+        log.pause(stage, pause, steps, t.batch / train.rows, meta["seconds"], shown)
         store.save(pause.step, {"prompt": best, "state": state}, meta)
 
     if not history.looks:
@@ -249,18 +281,20 @@ def learn(
         for pause in Loop("tune", steps, t.validations, chunk, data, train, order, inputs, log, profile).run(begin):
             keep(pause)
             if history.settled():
-                log.say(f"tune: no horizon better in {t.patience} looks at validation, stopped")
+                log.say(f"{stage}: no horizon better in {t.patience} looks at validation, stopped")
                 break
     store.close()
-    setting = {h: history.setting(h) for h in best}
+    setting = {} if job.levels else {h: history.setting(h) for h in best}  # every level is one
+    each = {h: [history.steps(h, g) for g in range(len(sweep))] for h in best}
     about = {
         "format": checkpoint.FORMAT, "task": task, "step": history.looks[-1][0], "seeds": list(seeds),
-        "chosen": {h: history.steps(h, g) for h, g in setting.items()},
+        "chosen": each if job.levels else {h: each[h][g] for h, g in setting.items()},
         "setting": {h: {"index": g, **sweep.settings[g]} for h, g in setting.items()},
         "shapes": {h: list(jax.tree.leaves(p)[0].shape) for h, p in best.items()}, "leaf": next(iter(one)),
         "content_hash": checkpoint.content_hash(best),
-        "backbone": card["content_hash"], "backbone_run": card["run"], "tuned_parameters": prompts.size(one),
-        "seconds": round(meta["seconds"], 1), "groups": optim.table(alone, optim.PROMPT), **job.about,
+        "backbone": card["content_hash"], "backbone_run": card["run"],
+        "tuned_parameters": prompts.size(one) * max(len(job.levels), 1), "seconds": round(meta["seconds"], 1),
+        "groups": optim.table(alone, optim.PROMPT), **job.about,
     }  # fmt: skip
     processes.once(lambda: write_atomic(run / "prompts" / f"{task}.json", json.dumps(about, indent=2)))
     return task

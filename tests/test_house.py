@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 RANKS = (
-    ("config", "bits", "ranking"),
+    ("config", "bits", "ranking", "tally"),
     (
         "gaps",
         "layers",

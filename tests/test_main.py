@@ -71,7 +71,11 @@ def test_a_run_leaves_what_readme_says(run):
     for name in files.split():
         assert (run / name).stat().st_size > 0, name
     results = pd.read_csv(run / "results.csv")
-    assert ",".join(results) == "data,lookback,horizon,model,split,seed,mse,mae,windows"
+    assert ",".join(results) == ("data,lookback,horizon,model,split,seed,mse,mae,windows,coverage_80,coverage_95,crps")
+    on_test = results[results.split == "test"]
+    assert on_test[["coverage_80", "coverage_95"]].apply(lambda share: share.between(0.5, 1)).all(axis=None)
+    assert (on_test.crps < on_test.mae).all()  # of a forecast without intervals it is the MAE
+    assert results[results.split == "validation"].crps.isna().all()
     assert set(results.model) == {"seasonal_naive", "linear", "zero_shot", "prompt"}
     assert len(results) == 4 * 2 * 2
     assert set(results[(results.split == "test") & (results.horizon == 12)].windows) == {80 - 12 + 1}

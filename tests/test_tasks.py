@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ptt_jax import encodings, mesh, optim, problems, prompts, step, tasks
+from ptt_jax import encodings, intervals, mesh, optim, problems, prompts, step, tasks
 from ptt_jax.encodings import Cached
 from ptt_jax.layers import instance_stats
 from ptt_jax.windows import take
@@ -290,3 +290,12 @@ def test_views_are_cached_and_filled_like_the_whole_lookback(problem, model, par
     ]  # fmt: skip
     np.testing.assert_allclose(ends[0], ends[2], atol=1e-5)
     np.testing.assert_allclose(ends[1], ends[2], atol=1e-5)
+
+
+@pytest.mark.parametrize("level", [0.1, 0.5, 0.9])
+def test_pinball_is_least_at_the_quantile(level):
+    truth_N = np.random.default_rng(0).exponential(size=2000)
+    tries = np.quantile(truth_N, np.linspace(0.02, 0.98, 49))
+    mean = [float(tasks.pinball(level)(jnp.asarray(y - truth_N)).mean()) for y in tries]
+    assert np.linspace(0.02, 0.98, 49)[np.argmin(mean)] == pytest.approx(level, abs=0.011)
+    assert mean[24] == pytest.approx(intervals.pinball(truth_N, np.full(2000, tries[24]), level), rel=1e-5)

@@ -11,7 +11,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ptt_jax import checkpoint, config, encodings, evaluate, loop, processes, score, tasks, train, tune, windows
+from ptt_jax import (
+    checkpoint,
+    config,
+    encodings,
+    evaluate,
+    loop,
+    processes,
+    prompts,
+    score,
+    tasks,
+    train,
+    tune,
+    windows,
+)
 from ptt_jax.checkpoint import Store, content_hash
 from ptt_jax.config import UserError
 from ptt_jax.log import Log
@@ -564,3 +577,60 @@ def test_few_shot_learns_from_its_share_alone(finished, problem, tmp_path):
     assert cards[0]["content_hash"] == cards[1]["content_hash"]
     whole = [tune_on(finished, p, tmp_path / n)[1] for n, p in (("three", problem), ("four", other))]
     assert whole[0]["content_hash"] != whole[1]["content_hash"]
+
+
+def test_quantile_prompts_start_at_the_forecasts_own_which_stay_what_they_are(finished, problem, tmp_path):
+    levels, (_, _, _, theirs) = (0.1, 0.5, 0.9), outcome(finished)
+    history, card = tune_on(finished, problem, tmp_path / "run", quantiles=levels, quantile_rate=1e-2)
+    point = json.loads((finished / "prompts" / f"{TASK}.json").read_text())
+    assert (history, card["content_hash"]) == (theirs, point["content_hash"])
+    task = prompts.quantiles(TASK)
+    about = json.loads((tmp_path / "run" / "prompts" / f"{task}.json").read_text())
+    assert (about["levels"], about["tuned_parameters"]) == ([*levels], 3 * point["tuned_parameters"])
+    store = Store(tmp_path / "run" / "prompts" / task, ("prompt", "state"))
+    looks = store.meta(store.latest())["history"]
+    store.close()
+    for h in ("12", "20"):
+        pinball_AQ = np.array([values[h][0] for _, values in looks])
+        assert pinball_AQ[0, 0] + pinball_AQ[0, 2] == pytest.approx(2 * pinball_AQ[0, 1], rel=1e-5)  # |e| both
+        assert (pinball_AQ.min(0) < pinball_AQ[0])[[0, 2]].all()
+        assert about["chosen"][h] == [[looks[a][0]] for a in pinball_AQ.argmin(0)]
+    ours, of_point = (
+        checkpoint.load_prompts(tmp_path / "run", name, card["backbone"])[20][0]["tokens_MD"] for name in (task, TASK)
+    )
+    assert ours.shape == (3, *of_point.shape)
+    assert (ours[0] != ours[2]).any()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["stage"] for line in lines] == ["tune"] * 4 + ["quantiles"] * len(looks)
+
+    cfg = make_config()
+    cfg.tune.quantiles = levels
+    score.score(cfg, tmp_path / "run", problem, TASK, Log(tmp_path / "metrics.jsonl"))
+    rows = pd.read_csv(tmp_path / "run" / "results.csv").query("split == 'test'").set_index("model")
+    raw = rows.pop("raw_coverage_80"), rows.pop("raw_crps")
+    assert all(of["quantile"].notna().all() and of.drop("quantile").isna().all() for of in raw)
+    assert rows.drop(columns="coverage_95").notna().all(axis=None)  # .025 is no level of the quantile prompts
+    assert (rows.loc["quantile", "mae"].to_numpy() < 1.05 * rows.loc["prompt", "mae"].to_numpy()).all()
+
+    cfg, hurt = make_config(), tmp_path / "hurt"
+    cfg.backbone = str(finished)
+    cfg.tune.update(quantiles=levels, quantile_rate=1e6, warmup=0.0, clip=1e6)
+    open_run(hurt, cfg)
+    checkpoint.refer(hurt, checkpoint.find_backbone(finished))
+    shutil.copytree(tmp_path / "run" / "prompts" / TASK, hurt / "prompts" / TASK)
+    shutil.copy(tmp_path / "run" / "prompts" / f"{TASK}.json", hurt / "prompts")
+    tune.tune(cfg, hurt, problem, Log(hurt / "metrics.jsonl"))
+    kept = checkpoint.load_prompts(hurt, task, card["backbone"])[20][0]["tokens_MD"]
+    np.testing.assert_array_equal(kept[1], of_point)  # the longest horizon's, as it was
+
+
+def test_quantiles_are_for_prompts_and_ascend():
+    cfg = make_config()
+    assert config.content_hash(cfg) == "607e3a23"  # knobs that came later, at their defaults, change no hash
+    for levels in ((0.5, 0.1), (0.0, 0.5), (0.5, 0.5)):
+        cfg.tune.quantiles = levels
+        with pytest.raises(UserError, match="numbers between 0 and 1, ascending"):
+            config.check(cfg)
+    cfg.tune.update(quantiles=(0.1, 0.9), mode="full")
+    with pytest.raises(UserError, match=r"config\.tune\.quantiles = .* is for prompts"):
+        config.check(cfg)

@@ -1,0 +1,116 @@
+"""How often forecasts err by how much: a histogram of errors for each step of the horizon, and the intervals it makes.
+
+Errors of every window and step are far too many to keep, so they are counted on the device, in bins of errors in units
+of their history's usual move from one season to the next (the scale of MASE, Hyndman and Koehler 2006), so that a
+channel, or a window, that moves more has wider intervals. Bins are even on an asinh scale: within FINE units of zero
+they are FINE * WIDTH wide, further out WIDTH of what they hold, up to WIDEST units; zero is an edge. A quantile is off
+by at most the width of its bin. Counts are exact: float32 up to 2^24 in a dispatch, float64 on the host.
+
+What validation's errors say is taken for what test's will be (split conformal, Vovk, Gammerman and Shafer 2005; around
+quantile forecasts CQR, Romano, Patterson and Candes 2019, each level by itself).
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+BINS = 512
+FINE, WIDEST = 0.02, 100.0
+WIDTH = 2 * math.asinh(WIDEST / FINE) / BINS
+FLOOR = 0.05  # of a channel's spread in training: a history that stands still is no unit
+DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+EDGES = FINE * np.sinh((np.arange(BINS + 1) - BINS // 2) * WIDTH)
+
+
+def unit(x_RT: Array, observed_RT: Array, season: int) -> Array:
+    """Returns unit_R of scaled histories: the mean distance of values a season apart, both observed; FLOOR at least."""
+    lag = min(season, x_RT.shape[1] - 1)
+    both_RT = (observed_RT[:, lag:] & observed_RT[:, : x_RT.shape[1] - lag]).astype(jnp.float32)
+    total_R = (jnp.abs(x_RT[:, lag:] - x_RT[:, : x_RT.shape[1] - lag]) * both_RT).sum(1)
+    return jnp.maximum(total_R / jnp.maximum(both_RT.sum(1), 1), FLOOR)
+
+
+def count(error_QRH: Array, weight_RH: Array, unit_R: Array) -> Array:
+    """Returns tally_QHBK float32: for each step and bin of truth minus forecast, in units, the sums over rows of 1, the
+    unit and that distance itself. error_QRH: forecast minus truth, 0 where the weight, 0 or 1, is; B bins, K = 3."""
+    levels, _, steps = error_QRH.shape
+    unit_QRH = jnp.broadcast_to(unit_R[None, :, None], error_QRH.shape)
+    above_QRH = -error_QRH / unit_QRH  # of the truth over the forecast: what is added to it
+    bin_QRH = jnp.floor(jnp.arcsinh(above_QRH / FINE) / WIDTH).astype(jnp.int32) + BINS // 2
+    bin_QRH = jnp.clip(bin_QRH, 0, BINS - 1)
+    weight_QRH = jnp.broadcast_to(weight_RH[None], error_QRH.shape)
+    sums_QRHK = jnp.stack([jnp.ones_like(unit_QRH), unit_QRH, -error_QRH], -1) * weight_QRH[..., None]
+    level_QRH, step_QRH = (jax.lax.broadcasted_iota(jnp.int32, bin_QRH.shape, axis) for axis in (0, 2))
+    return jnp.zeros((levels, steps, BINS, 3)).at[level_QRH, step_QRH, bin_QRH].add(sums_QRHK)
+
+
+def quantile(tally_HBK: np.ndarray, level: float) -> np.ndarray:
+    """Returns z_H in units: what a share `level` of the errors is below, at each step; 0 where nothing was counted."""
+    upto_HB = tally_HBK[..., 0].cumsum(1)
+    want_H1 = level * upto_HB[:, -1:]
+    bin_H = np.minimum((upto_HB < want_H1).sum(1), BINS - 1)
+    inside_H = np.take_along_axis(tally_HBK[..., 0], bin_H[:, None], 1)[:, 0]
+    before_H = np.take_along_axis(upto_HB, bin_H[:, None], 1)[:, 0] - inside_H
+    share_H = np.where(inside_H > 0, (want_H1[:, 0] - before_H) / np.maximum(inside_H, 1), 0.5)
+    z_H = EDGES[bin_H] + np.clip(share_H, 0, 1) * (EDGES[bin_H + 1] - EDGES[bin_H])
+    return np.where(upto_HB[:, -1] > 0, z_H, 0.0)
+
+
+def split(tally_HBK: np.ndarray, z_H: np.ndarray) -> np.ndarray:
+    """Returns below_HK, the sums over the errors below z_H units; within a bin they are taken to lie evenly."""
+    bin_H = np.clip(np.searchsorted(EDGES, z_H, side="right") - 1, 0, BINS - 1)
+    share_H = np.clip((z_H - EDGES[bin_H]) / (EDGES[bin_H + 1] - EDGES[bin_H]), 0, 1)
+    upto_HBK, steps_H = tally_HBK.cumsum(1), np.arange(len(z_H))
+    inside_HK = tally_HBK[steps_H, bin_H]
+    return upto_HBK[steps_H, bin_H] - (1 - share_H[:, None]) * inside_HK
+
+
+def coverage(tallies: tuple[np.ndarray, np.ndarray], bounds: tuple[np.ndarray, np.ndarray]) -> float:
+    """Returns the share of truths between two bounds, each z_H units from a forecast with a tally of its own."""
+    low, high = (split(tally, z_H)[:, 0].sum() for tally, z_H in zip(tallies, bounds, strict=True))
+    return float((high - low) / (tallies[0][..., 0].sum() or np.nan))
+
+
+def pinball(tally_HBK: np.ndarray, z_H: np.ndarray, level: float) -> float:
+    """Returns the mean pinball loss, in scaled space, of forecasts that are moved by z_H units; exact but for the
+    errors of the bin that z_H lies in."""
+    below_HK, all_HK = split(tally_HBK, z_H), tally_HBK.sum(1)
+    distance_H, under_H = (k[:, 2] - z_H * k[:, 1] for k in (all_HK, below_HK))  # truth minus moved forecast
+    return float((level * distance_H - under_H).sum() / (all_HK[:, 0].sum() or np.nan))
+
+
+def judge(levels: tuple[float, ...], past: np.ndarray, seen: np.ndarray) -> dict[str, float]:
+    """Returns the columns of a model's row: coverage at 80 and 95 %, and the CRPS (twice the mean pinball loss over
+    `levels`) of its forecasts as `past`, the tally_QHBK of validation, calibrates them, on those of `seen`, test's.
+
+    Q = 1: a point forecast, which all levels move from. Otherwise Q are quantile forecasts of `levels`, ordered: they
+    have these figures raw, too, and a coverage where its bounds are among them.
+    """
+    single = len(past) == 1
+
+    def of(level: float) -> int | None:
+        return 0 if single else levels.index(level) if level in levels else None
+
+    def cover(low: float, high: float, calibrated: bool) -> float:
+        places = of(low), of(high)
+        if None in places:
+            return math.nan
+        a, b = (int(place or 0) for place in places)
+        zero_H = np.zeros(past.shape[1])
+        bounds = (quantile(past[a], low), quantile(past[b], high)) if calibrated else (zero_H, zero_H)
+        return coverage((seen[a], seen[b]), bounds)
+
+    def crps(calibrated: bool) -> float:
+        each = []
+        for level in levels:
+            place = of(level) or 0
+            z_H = quantile(past[place], level) if calibrated else np.zeros(past.shape[1])
+            each.append(pinball(seen[place], z_H, level))
+        return 2 * float(np.mean(each))
+
+    out = {"coverage_80": cover(0.1, 0.9, True), "coverage_95": cover(0.025, 0.975, True), "crps": crps(True)}
+    raw = {} if single else {"raw_coverage_80": cover(0.1, 0.9, False), "raw_crps": crps(False)}
+    return out | raw

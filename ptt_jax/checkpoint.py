@@ -1,7 +1,7 @@
 """The run directory: what a run leaves behind, and how it goes on where it stopped.
 
     config.json  versions.json  data.json           every knob; what a number depends on besides; which data
-    metrics.jsonl  results.csv  steps.csv  samples.npz  report.md  figures/
+    metrics.jsonl  results.csv  steps.csv  channels.csv  samples.npz  exhibits.npz  report.html  report.md  figures/
     backbone.json                 which backbone this run uses: its hash, architecture, data, and where it lies
     backbone/STEP/{params,state,meta}               orbax; `params` are the chosen weights, `state` goes on from STEP
     prompts/TASK.json             which setting and which step of each seed was chosen for each horizon

@@ -23,7 +23,7 @@ Params = Any
 # f(panel, inputs, span, row_R) -> {model: a forecast in scaled space for each horizon of the span}, each y_RH or, for
 # members that are measured together, y_..RH.
 Forecast = Callable[[Windows, Any, Span, Array], dict[str, tuple[Array, ...]]]
-Sums = dict[str, list[tuple[Array, Array, Array]]]
+Sums = dict[str, list[tuple[Array, ...]]]
 Tallies = dict[str, list[Array]]
 BLOCKS = 32  # batches in a dispatch
 
@@ -31,7 +31,8 @@ BLOCKS = 32  # batches in a dispatch
 class Errors(NamedTuple):
     """Errors of one horizon over every window: mse_H and mae_H by step, float64, nan where no value was observed.
 
-    Members that are measured together have axes in front: mse_SGH.
+    Members that are measured together have axes in front: mse_SGH. mse_C and mae_C are the same by channel, where that
+    was asked for.
     """
 
     mse_H: np.ndarray
@@ -39,6 +40,8 @@ class Errors(NamedTuple):
     count_H: np.ndarray
     windows: int
     tally: np.ndarray | None = None  # of `tally.count`, where asked for
+    mse_C: np.ndarray | None = None
+    mae_C: np.ndarray | None = None
 
     @property
     def mse(self) -> Any:
@@ -56,14 +59,34 @@ class Errors(NamedTuple):
         return (error_H[..., known_H] * self.count_H[known_H]).sum(-1) / total
 
 
+def errors(
+    se_H: np.ndarray, ae_H: np.ndarray, n_H: np.ndarray, *of_C: np.ndarray, windows: int, tally: np.ndarray | None
+) -> Errors:
+    """Returns the errors that sums make; of_C: squared, absolute and count by channel, or nothing."""
+    by_channel = [sum_C / of_C[2] for sum_C in of_C[:2]]
+    return Errors(se_H / n_H, ae_H / n_H, n_H, windows, tally, *by_channel)
+
+
+def pool(a_SR: Array, row_R: Array, channels: int) -> Array:
+    """Returns a_SC, the rows' sums by channel."""
+    return jnp.zeros((*a_SR.shape[:-1], channels)).at[..., row_R % channels].add(a_SR)
+
+
 def evaluator(
-    forecast: Forecast, mesh: Mesh, batch: int, few: int = 0, penalty: tasks.Penalty = jnp.abs, season: int = 0
+    forecast: Forecast,
+    mesh: Mesh,
+    batch: int,
+    few: int = 0,
+    penalty: tasks.Penalty = jnp.abs,
+    season: int = 0,
+    by_channel: bool = False,
 ) -> Callable[[Panel | Host, Any, Span], dict[str, list[Errors]]]:
     """Returns f(panel, inputs, span) -> {model: Errors for each horizon}, over every window of the span.
 
     One program serves every span of the same horizons. The last batch is padded with rows of weight 0, so nothing
     depends on `batch`. few: at most so many rows, drawn once and the same in every call, in place of all. penalty: what
     stands in the place of the absolute error, 0 of 0. season: of `tally.unit`, for histograms of the errors; 0 = none.
+    by_channel: errors by channel, too.
     """
     batch = -(-batch // mesh.size) * mesh.size
 
@@ -86,7 +109,11 @@ def evaluator(
                 weight_RH = (observed_RL[:, target] & inside_R1).astype(jnp.float32)
                 lead = tuple(range(y_SRH.ndim - 2))  # members, if any
                 error_SRH = (y_SRH - jnp.expand_dims(x_RL[:, target], lead)) * jnp.expand_dims(weight_RH, lead)
-                out[name].append((jnp.square(error_SRH).sum(-2), penalty(error_SRH).sum(-2), weight_RH.sum(0)))
+                square_SRH, size_SRH = jnp.square(error_SRH), penalty(error_SRH)
+                parts: tuple[Array, ...] = (square_SRH.sum(-2), size_SRH.sum(-2), weight_RH.sum(0))
+                if by_channel:
+                    parts += tuple(pool(a.sum(-1), row_R, span.channels) for a in (square_SRH, size_SRH, weight_RH))
+                out[name].append(parts)
                 if unit_R is not None:
                     tallies[name].append(tally.count(error_SRH.reshape(-1, *weight_RH.shape), weight_RH, unit_R))
         return out, tallies
@@ -128,8 +155,8 @@ def evaluator(
         with np.errstate(invalid="ignore"):  # 0 / 0 is nan: a step at which nothing was observed
             return {
                 name: [
-                    Errors(se / n, ae / n, n, count, more)
-                    for (se, ae, n), count, more in zip(of, span.counts, tallies[name] or [None] * len(of), strict=True)
+                    errors(*sums, windows=count, tally=more)
+                    for sums, count, more in zip(of, span.counts, tallies[name] or [None] * len(of), strict=True)
                 ]
                 for name, of in totals.items()
             }

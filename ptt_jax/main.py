@@ -32,6 +32,7 @@ from ptt_jax import (
     finetune,
     flags,
     mesh,
+    page,
     problems,
     processes,
     report,
@@ -99,10 +100,12 @@ def run(cfg: ConfigDict, workdir: Path, command: str = "", profile: str = "") ->
     adapt = tune.tune if cfg.tune.mode == "prompt" else finetune.finetune
     task = adapt(cfg, workdir, problem, log, profile)
     score.score(cfg, workdir, problem, task, log)
-    if processes.once((workdir / "report.md").exists):
-        log.say(f"report: done before ({workdir / 'report.md'})")
-        return workdir / "report.md"
-    return Path(processes.once(lambda: str(report.write(workdir, command))))
+    pages = [workdir / name for name in ("report.md", "report.html")]
+    if processes.once(lambda: all(path.exists() for path in pages)):
+        log.say(f"report: done before ({pages[-1]})")
+        return pages[-1]
+    processes.once(lambda: str(report.write(workdir, command)))
+    return Path(processes.once(lambda: str(page.write(workdir, command))))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -68,7 +68,7 @@ def write(run: Path, command: str = "") -> Path:
         _section("The same on validation" if tested else "Validation", _scores(results, "validation"), folded=tested),
         _section("Intervals on test", _intervals(results)),
         "" if tested else "The test split is not scored (`evaluate.test`).",
-        *_figures(run, _ordered(results["model"].unique())),
+        *_figures(run, ordered(results["model"].unique())),
         _section("What was trained", _pairs(backbone)),
         *(_section(title, _pairs({k: card[k] for k in TUNED if k in card})) for title, card in tuned),
         _section("Settings", _pairs(config), folded=True),
@@ -78,7 +78,7 @@ def write(run: Path, command: str = "") -> Path:
     return _put(run / "report.md", lambda path: path.write_text(text, encoding="utf-8"))
 
 
-def _records(path: Path, stage: str) -> pd.DataFrame:
+def records(path: Path, stage: str) -> pd.DataFrame:
     """The numbers of a stage by step, nested ones under dotted names."""
     steps = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
@@ -98,7 +98,7 @@ def _put(path: Path, save: Callable[[Path], object]) -> Path:
     return temporary.replace(path)
 
 
-def _ordered(models: Iterable[str]) -> list[str]:
+def ordered(models: Iterable[str]) -> list[str]:
     """The known models from plain to tuned, then others by name."""
     return [model for model in COLOURS if model in models] + sorted(set(models) - set(COLOURS))
 
@@ -117,18 +117,19 @@ def _summary(config: dict, backbone: dict, results: pd.DataFrame) -> str:
     return f"{text} The backbone, {origin}, is frozen{size}; only prompt tokens are tuned{tuned}."
 
 
+def grid(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Models by horizons and their mean: the mean of the seeds; one that diverged (nan) stays visible."""
+    cells = rows.groupby(["model", "horizon"])[metric].agg(lambda seeds: seeds.mean(skipna=False)).unstack()
+    return cells.assign(mean=cells.mean(axis=1, skipna=False)).loc[ordered(cells.index)]
+
+
 def _scores(results: pd.DataFrame, split: str) -> str:
     """Models by horizons with `MSE / MAE` in a cell; a model that lacks a horizon has no mean to compare."""
     rows = results[results["split"] == split]
     if rows.empty:
         return ""
 
-    def grid(metric: str) -> pd.DataFrame:
-        """The mean of the seeds; one that diverged (nan) stays visible."""
-        cells = rows.groupby(["model", "horizon"])[metric].agg(lambda seeds: seeds.mean(skipna=False)).unstack()
-        return cells.assign(mean=cells.mean(axis=1, skipna=False)).loc[_ordered(cells.index)].round(3)
-
-    mse, mae = grid("mse"), grid("mae")
+    mse, mae = (grid(rows, metric).round(3) for metric in ("mse", "mae"))
     spread = rows.groupby(["model", "horizon"])["mse"].std().unstack().reindex(index=mse.index, columns=mse.columns)
     text = mse.map("{:.3f}".format) + spread.map(lambda s: "" if np.isnan(s) else f" ±{s:.3f}")
     text = text.where(mse != mse.min(), "**" + text + "**") + " / " + mae.map("{:.3f}".format)
@@ -256,7 +257,7 @@ def _learning(run: Path, _: dict[str, str]) -> Any | None:
     """Losses of pre-training, and what tuning does to the validation error of each horizon."""
     from matplotlib import colormaps
 
-    pretrain, tune = (_records(run / "metrics.jsonl", stage) for stage in ("pretrain", "tune"))
+    pretrain, tune = (records(run / "metrics.jsonl", stage) for stage in ("pretrain", "tune"))
     names = {"loss": "training", "validation_loss": "validation", "validation_forecast": "validation, forecasting"}
 
     def change(of: str) -> pd.DataFrame:

@@ -1,17 +1,13 @@
-"""Every model on every window of validation and test: results.csv, steps.csv, and a few forecasts to look at."""
+"""Every model on every window of validation and test: results.csv, steps.csv, channels.csv, and what to look at."""
 
-import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pandas as pd
 from jax import Array
 from ml_collections import ConfigDict
 
-from ptt_jax import baselines, checkpoint, encodings, evaluate, finetune, processes, prompts, tally, tasks, train
+from ptt_jax import baselines, checkpoint, encodings, evaluate, exhibits, finetune, processes, prompts, tally, tasks, train
 from ptt_jax import mesh as meshes
 from ptt_jax.config import write_atomic
 from ptt_jax.data import season
@@ -19,10 +15,11 @@ from ptt_jax.encodings import Cached
 from ptt_jax.log import Log
 from ptt_jax.model import CrossMAE
 from ptt_jax.problems import Problem
-from ptt_jax.windows import Span, Windows, past, take
+from ptt_jax.windows import Span, Windows, past
 
 RESULTS = ("data", "lookback", "horizon", "model", "split", "seed", "mse", "mae", "windows")
 STEPS = ("data", "horizon", "model", "split", "step", "mse", "mae")
+CHANNELS = ("data", "horizon", "model", "split", "channel", "mse", "mae")
 
 
 def models(
@@ -97,9 +94,12 @@ def score(cfg: ConfigDict, run: Path, problem: Problem, task: str, log: Log) -> 
     levels, cycle = tuple(cfg.tune.quantiles), season(problem.series.freq)
     forecast = models(model, cycle, seeds, mode, len(levels))
     batch = min(cfg.evaluate.batch, max(of.rows for of in spans.values()))
-    measure = evaluate.evaluator(forecast, problem.mesh, batch, season=cycle * cfg.evaluate.intervals)
+    measure = evaluate.evaluator(
+        forecast, problem.mesh, batch, season=cycle * cfg.evaluate.intervals, by_channel=True
+    )
     rows: list[dict[str, Any]] = []
     steps: list[tuple] = []
+    by_channel: list[tuple] = []
     past: dict[str, list[evaluate.Errors]] = {}
     for split in splits:
         found = measure(problem.panel, inputs, spans[split])
@@ -113,14 +113,17 @@ def score(cfg: ConfigDict, run: Path, problem: Problem, task: str, log: Log) -> 
                     rows[-1] |= tally.judge(levels or tally.DECILES, before, e.tally)
                 if seed == cfg.seed and name != "quantile":
                     steps += [(problem.series.name, h, name, split, i + 1, e.mse_H[i], e.mae_H[i]) for i in range(h)]
+                    of_C = zip(problem.series.names_C, cast(Any, e.mse_C), cast(Any, e.mae_C), strict=True)
+                    by_channel += [(problem.series.name, h, name, split, *of) for of in of_C]
             log.say(
                 f"evaluate  {split}  {name if len(seeds) == 1 else key:<14}  "
                 + "  ".join(f"{h}: {e.mse:.4f} / {e.mae:.4f}" for h, e in zip(cfg.horizons, errors, strict=True))
             )
     one = [key for key in names if not key.startswith("quantile")]
     shown = {key.split()[0]: key for key in reversed(one)}  # of several seeds the first
-    samples(cfg.evaluate.samples, run, problem, spans[splits[-1]], forecast, inputs, shown)
+    exhibits.write(run, cfg, problem, model, forecast, inputs, spans, shown)
     write_csv(run / "steps.csv", pd.DataFrame(steps, columns=STEPS))
+    write_csv(run / "channels.csv", pd.DataFrame(by_channel, columns=CHANNELS))
     write_csv(run / "results.csv", pd.DataFrame(rows))
 
 
@@ -136,49 +139,3 @@ def median(e: evaluate.Errors, levels: tuple[float, ...]) -> evaluate.Errors:
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
     text = frame.to_csv(index=False, float_format="%.6f")
     processes.once(lambda: write_atomic(path, text))
-
-
-def samples(
-    count: int, run: Path, problem: Problem, span: Span, forecast: evaluate.Forecast, inputs: Any, shown: dict[str, str]
-) -> None:
-    """Writes samples.npz: forecasts of the longest horizon in original units, of several channels and test windows."""
-    channels = min(3, span.channels, count)
-    windows = max(count // channels, 1)
-    at_W = np.unique(np.linspace(0, span.counts[-1] - 1, windows + 2)[1:-1].astype(int))
-    of_C = np.unique(np.linspace(0, span.channels - 1, channels).astype(int))
-    row_S = np.array([w * span.channels + c for c in of_C for w in at_W])
-    channel_S = row_S % span.channels
-
-    scale_S1, mean_S1 = problem.scaler.scale_C[channel_S, None], problem.scaler.mean_C[channel_S, None]
-
-    def units(x_SL: Array) -> np.ndarray:
-        return scale_S1 * np.asarray(x_SL) + mean_S1
-
-    (panel,) = problem.panel.feed(span, lambda _: row_S[None], 1, split=False)
-    panel = panel.at(0)
-    x_SL, observed_SL = jax.device_get(take(panel, span, jnp.asarray(row_S)))
-    history, ahead = slice(0, span.lookback), slice(span.lookback, None)
-    stamps = problem.series.stamps_T
-    now_S = span.first + row_S // span.channels + span.lookback
-    steps = np.diff(stamps.to_numpy()).astype("timedelta64[s]").astype(float)
-    steady = np.mean(steps == np.median(steps)) > 0.99  # months are not; a benchmark file with one gap is
-    made = jax.jit(lambda panel, inputs, row_S: forecast(panel, inputs, span, row_S))(panel, inputs, jnp.asarray(row_S))
-    found = {name: made[key][-1] for name, key in shown.items()}
-    forecasts = {f"forecast_{name}_SH": units(y_SH) for name, y_SH in found.items()}
-    if not processes.is_first():
-        return
-    temporary = run / "samples.npz.tmp"
-    with temporary.open("wb") as f:
-        np.savez(
-            f,
-            history_ST=units(x_SL[:, history]),
-            history_observed_ST=np.asarray(observed_SL[:, history]),
-            truth_SH=units(x_SL[:, ahead]),
-            truth_observed_SH=np.asarray(observed_SL[:, ahead]),
-            channel_S=np.array([problem.series.names_C[c] for c in channel_S]),
-            stamp_S=np.array([str(stamps[i]) for i in now_S]),
-            step_seconds=np.median(steps) if steady else 0.0,
-            horizon=span.horizons[-1],
-            **forecasts,  # type: ignore[arg-type]  # the stub takes each for `allow_pickle`
-        )
-    os.replace(temporary, run / "samples.npz")

@@ -47,13 +47,15 @@ def test_masked_evaluation_equals_plain_numpy_whatever_the_batch(problem, plain,
     span = problem.span("test", 48, (12, 20))
     on = mesh.make(devices)
     panel = mesh.replicate(on, problem.panel)
-    errors = evaluate.evaluator(naive, on, batch)(panel, None, span)["naive"]
+    errors = evaluate.evaluator(naive, on, batch, by_channel=True)(panel, None, span)["naive"]
     for e, (horizon, by_hand) in zip(errors, plain.items(), strict=True):
         assert e.windows == len(by_hand)
         assert e.count_H.sum() == np.isfinite(by_hand).sum()
         np.testing.assert_allclose(e.mse, np.nanmean(by_hand**2), rtol=1e-6)
         np.testing.assert_allclose(e.mae, np.nanmean(np.abs(by_hand)), rtol=1e-6)
         np.testing.assert_allclose(e.mse_H, np.nanmean(by_hand**2, (0, 1)), rtol=1e-5)
+        np.testing.assert_allclose(e.mse_C, np.nanmean(by_hand**2, (0, 2)), rtol=1e-5)
+        np.testing.assert_allclose(e.mae_C, np.nanmean(np.abs(by_hand), (0, 2)), rtol=1e-5)
         assert len(e.mae_H) == horizon
 
 

@@ -208,7 +208,8 @@ def runs(tmp_path_factory):
     """{what thaws: run}, '' for prompts alone: all of them on the backbone of that one, whose queries see each other
     and whose encoder reads hidden patches as zeros."""
     folder, patch = tmp_path_factory.mktemp("runs"), pytest.MonkeyPatch()
-    patch.setattr(main.report, "write", lambda run, command: run / "report.md")
+    for room in (main.report, main.page):
+        patch.setattr(room, "write", lambda run, command: run / "report.md")
     for parts in ("", *THAWS):
         cfg = config.default()
         cfg.lookback, cfg.horizons, cfg.cache_dir = 48, (12, 20), ""

@@ -67,7 +67,8 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_run_leaves_what_readme_says(run):
-    files = "config.json versions.json metrics.jsonl backbone.json results.csv steps.csv samples.npz report.md"
+    files = "config.json versions.json metrics.jsonl backbone.json results.csv steps.csv samples.npz "
+    files += "channels.csv exhibits.npz report.md report.html"
     for name in files.split():
         assert (run / name).stat().st_size > 0, name
     results = pd.read_csv(run / "results.csv")
@@ -82,6 +83,22 @@ def test_a_run_leaves_what_readme_says(run):
     assert np.isfinite(results.mse).all()
     assert (results[results.model == "linear"].mse.values < results[results.model == "seasonal_naive"].mse.values).all()
     assert not list(run.rglob("*.tmp*"))
+
+
+def test_what_is_kept_to_be_looked_at_agrees_with_the_results(run):
+    """Nothing is missing here, so that the mean of channels is the mean; intervals hold their forecast's level."""
+    results, keys = pd.read_csv(run / "results.csv"), ["model", "split", "horizon"]
+    by_channel = pd.read_csv(run / "channels.csv").groupby(keys)[["mse", "mae"]].mean()
+    np.testing.assert_allclose(by_channel, results.set_index(keys)[["mse", "mae"]].loc[by_channel.index], rtol=1e-4)
+    with np.load(run / "samples.npz") as samples, np.load(run / "exhibits.npz") as kept:
+        assert kept["low_ZSH"].shape == kept["high_ZSH"].shape == (2, *samples["forecast_prompt_SH"].shape)
+        assert (kept["low_ZSH"] < kept["high_ZSH"]).all()
+        assert (kept["low_ZSH"][1] <= kept["low_ZSH"][0]).all()
+        assert (kept["high_ZSH"][1] >= kept["high_ZSH"][0]).all()
+        assert kept["coverage_ZH"].shape == (2, 20)
+        assert kept["attention_IKMN"].shape == (1, 2, 2, 4)
+        np.testing.assert_allclose(kept["attention_IKMN"].sum(-1), 1, rtol=1e-4)
+        assert (kept["rows"], kept["channels"], kept["missing"]) == (400, 3, 0)
 
 
 COUNT = """
@@ -350,7 +367,8 @@ def test_each_of_several_processes_has_a_folder_of_its_own_for_its_trace(count, 
 def test_a_streamed_series_is_told_in_one_line(tmp_path, monkeypatch, capsys):
     for module, stage in ((main.train, "pretrain"), (main.tune, "tune"), (main.score, "score")):
         monkeypatch.setattr(module, stage, lambda *_: None)
-    monkeypatch.setattr(main.report, "write", lambda *_: "")
+    for room in (main.report, main.page):
+        monkeypatch.setattr(room, "write", lambda *_: "")
     run = ["--config=configs/quickstart.py", "--config.data.rows=2000", "--config.devices=1"]
     for budget, said in ((40_000, []), (39_999, ["40,000 bytes, more than config.data.device_bytes = 39,999"])):
         assert main.main([*run, f"--workdir={tmp_path / str(budget)}", f"--config.data.device_bytes={budget}"]) == 0

@@ -172,8 +172,10 @@ def test_two_processes_go_on_from_a_checkpoint_of_one_to_its_metrics_and_weights
         weights.append((backbone, checkpoint.load_prompts(run, task, card["content_hash"])))
     for a, b in zip(*map(jax.tree.leaves, weights), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-    with np.load(folder / "two" / "samples.npz") as ours, np.load(one / "samples.npz") as theirs:
-        np.testing.assert_allclose(ours["forecast_prompt_SH"], theirs["forecast_prompt_SH"], rtol=1e-5, atol=1e-5)
+    for file, names in {"samples": ["forecast_prompt_SH"], "exhibits": ["high_ZSH", "attention_IKMN"]}.items():
+        with np.load(folder / "two" / f"{file}.npz") as ours, np.load(one / f"{file}.npz") as theirs:
+            for name in names:
+                np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-5, atol=1e-5)
     assert sorted(p.name for p in one.iterdir()) == sorted(p.name for p in (folder / "two").iterdir())
 
 

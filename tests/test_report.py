@@ -16,6 +16,10 @@ MSE = {"seasonal_naive": (0.6, 0.9), "linear": (0.5, 0.7), "zero_shot": (0.4, 0.
 
 @pytest.fixture
 def run(tmp_path):
+    return toy(tmp_path)
+
+
+def toy(tmp_path):
     """A run directory of two horizons, two channels of two windows, complete."""
     rng = np.random.default_rng(0)
     results, steps = [], []

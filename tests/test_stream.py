@@ -81,9 +81,11 @@ def outcome(run):
         looks.append([value for _, value in store.meta(store.latest())["history"]])
         store.close()
     lines = pd.read_json(run / "metrics.jsonl", lines=True)
-    frames = [pd.read_csv(run / f"{name}.csv").select_dtypes("number").to_numpy() for name in ("results", "steps")]
-    with np.load(run / "samples.npz") as f:
-        samples = [f[name] for name in f if f[name].dtype.kind == "f"]
+    names, samples = ("results", "steps", "channels"), []
+    frames = [pd.read_csv(run / f"{name}.csv").select_dtypes("number").to_numpy() for name in names]
+    for name in ("samples", "exhibits"):
+        with np.load(run / f"{name}.npz") as f:
+            samples += [f[name] for name in f if f[name].dtype.kind == "f"]
     return backbone, prompts, looks, lines["loss"].to_numpy(), frames, samples
 
 

@@ -98,7 +98,7 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
      "persistent compilation cache; 'default' = in the user's cache folder, '' = off"),
 
     ("output", "", anything,
-     "forecast, impute, detect: the .csv or .parquet file to write; export: the .stablehlo file"),
+     "forecast, impute, detect: the .csv or .parquet file to write (forecast: .html, too); export: the .stablehlo"),
     ("levels", (80.0, 95.0), Rule(is_levels, "percentages between 0 and 100 like 80,95 or 90,"),
      "forecast: of intervals, in percent"),
 

@@ -91,15 +91,24 @@ def window(of: Found, s: int, shown: int, wide: bool = False) -> str:
     if "low_ZSH" in of.kept:
         for z, low, high in zip(of.kept["levels"], of.kept["low_ZSH"], of.kept["high_ZSH"], strict=True):
             bands.append(Band(f"{z:g} %", f"level{z:g}", x, low[s][:shown], high[s][:shown]))
-    stamp, seconds = pd.to_datetime(str(a["stamp_S"][s]), errors="coerce"), float(a["step_seconds"])
-    title, at = str(a["channel_S"][s]), None
-    axis: dict[str, Any] = {"word": "step"}
-    if not pd.isna(stamp):
-        title += f", from {str(stamp)[:16]}"
-        if seconds > 0:
-            axis = {"date": stamp.tz_localize(None).isoformat(), "seconds": seconds}
-            at = dates(-len(past), len(future) - 1, stamp.tz_localize(None), seconds)
     errors = {m: float(mean(np.abs(y - future))) for m, y in said.items()}
     words = f"{len(past)} steps of history and {len(future)} ahead; mean absolute error: "
     words += ", ".join(f"{spoken(m)} {number(error)}" for m, error in errors.items())
-    return lines(title, words, curves, bands[::-1], xticks=at, mark=-0.5, axis=axis, wide=wide)
+    stamp = pd.to_datetime(str(a["stamp_S"][s]), errors="coerce")
+    return chart(str(a["channel_S"][s]), words, curves, bands, stamp, float(a["step_seconds"]), wide)
+
+
+def chart(
+    name: str, words: str, curves: list[Line], bands: list[Band], stamp: Any, seconds: float, wide: bool = False
+) -> str:
+    """Returns the chart of what happened and what is forecast, step 0 the first that is; on dates where `stamp` is that
+    of step 0 and a step takes so many seconds (0: not always as many), on steps otherwise."""
+    at = None
+    axis: dict[str, Any] = {"word": "step"}
+    x = np.concatenate([c.x for c in curves])
+    if isinstance(stamp, pd.Timestamp) and not pd.isna(stamp):
+        name += f", from {str(stamp)[:16]}"
+        if seconds > 0:
+            axis = {"date": stamp.tz_localize(None).isoformat(), "seconds": seconds}
+            at = dates(float(x.min()), float(x.max()), stamp.tz_localize(None), seconds)
+    return lines(name, words, curves, bands[::-1], xticks=at, mark=-0.5, axis=axis, wide=wide)

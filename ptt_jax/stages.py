@@ -9,7 +9,7 @@
 The first pre-trains on the file and forecasts what follows it; `--workdir=DIR` keeps what was learned, and a run that
 was stopped goes on there. The second takes a Forecaster that is there and only forecasts. `impute` and `detect` do
 either, too, and write the file's own rows: its gaps closed, or scores behind its columns. The file is wide or long
-(`unique_id, ds, y`), see `frames.read`.
+(`unique_id, ds, y`), see `frames.read`. A forecast that is written as .html is a page to look at (`prospect.py`).
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
-from ptt_jax import columns, config, fitting, frames, intervals, parquet, recipe, seasons
+from ptt_jax import columns, config, fitting, frames, intervals, parquet, prospect, recipe, seasons
 from ptt_jax import export as exports
 from ptt_jax.config import UserError, write_atomic
 from ptt_jax.forecaster import Forecaster
@@ -31,6 +31,7 @@ OWN = ("seed", "lookback", "horizons", "backbone", "output", "levels", "model.pa
 # Nothing is learned for these; a forecast has two more.
 ASKED = ("backbone", "output", "data.path", "data.columns", "data.time_column")
 FORECAST = ("horizons", "levels")
+KINDS = (".csv", ".parquet")  # that an answer can be written as; a forecast is a page, too
 
 
 class File(NamedTuple):
@@ -43,11 +44,12 @@ class File(NamedTuple):
     output: Path
 
 
-def read(cfg: ConfigDict) -> File:
-    """Returns the file, and where to write. Raises UserError when it cannot be read, or that cannot be written."""
+def read(cfg: ConfigDict, kinds: tuple[str, ...] = KINDS) -> File:
+    """Returns the file, and where to write one of some kinds. Raises UserError when it cannot be read, or that cannot
+    be written."""
     if not cfg.data.path:
         raise UserError("config.data.path is empty; accepted: the path of a .csv, .csv.gz or .parquet file")
-    path, output = Path(cfg.data.path).expanduser(), place(cfg.output)
+    path, output = Path(cfg.data.path).expanduser(), place(cfg.output, kinds)
     notes: list[str] = []
     wanted = [name.strip() for name in cfg.data.columns.split(",") if name.strip()]
     if parquet.is_parquet(path):
@@ -69,13 +71,14 @@ def read(cfg: ConfigDict) -> File:
     return File(frame, cells, time_column, notes, output)
 
 
-def place(output: str) -> Path:
-    """Returns the path to write to. Raises UserError when nothing can be written there."""
+def place(output: str, kinds: tuple[str, ...]) -> Path:
+    """Returns the path to write to. Raises UserError when nothing can be written there, or it is of another kind."""
     if not output:
         raise UserError("config.output is empty; accepted: the path of a .csv or .parquet file to write")
     path = Path(output).expanduser()
-    if path.is_dir() or not (parquet.is_parquet(path) or path.suffix.lower() == ".csv"):
-        raise UserError(f"config.output = {output!r} is no .csv or .parquet file; accepted: a path like out.csv")
+    if path.is_dir() or path.suffix.lower() not in kinds:
+        words = f"{', '.join(kinds[:-1])} or {kinds[-1]}"
+        raise UserError(f"config.output = {output!r} is no {words} file; accepted: a path like out.csv")
     if parquet.is_parquet(path):
         parquet.check(path)
     if not path.absolute().parent.is_dir():
@@ -89,7 +92,7 @@ def forecast(cfg: ConfigDict, said: set[str], workdir: str) -> Path:
     said: the knobs that a flag or a config file sets. Raises UserError before anything is written or learned when the
     file, a knob, or a place to write is not as it must be.
     """
-    file, levels = read(cfg), intervals.check_levels(cfg.levels)
+    file, levels = read(cfg, (*KINDS, ".html")), intervals.check_levels(cfg.levels)
     horizon = cfg.horizons[-1] if "horizons" in said else None
     model = kept(cfg, said, workdir, file, FORECAST)
     if model:
@@ -97,7 +100,13 @@ def forecast(cfg: ConfigDict, said: set[str], workdir: str) -> Path:
     elif not horizon:
         raise UserError("config.horizons is not said; accepted: --config.horizons=48, for 48 steps")
     else:
-        found = learn(cfg, said, workdir, file, horizon).predict(levels=levels)
+        model = learn(cfg, said, workdir, file, horizon)
+        found = model.predict(levels=levels)
+    if file.output.suffix.lower() == ".html":
+        past = frames.read(file.frame, time_column=file.time_column, freq=model.fitted.freq)
+        title = f"Forecast of {Path(cfg.data.path).name}"
+        write_atomic(file.output, prospect.page(title, past, found, model.name, levels))
+        return file.output
     return write(found, file)
 
 

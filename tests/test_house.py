@@ -23,6 +23,7 @@ RANKS = (
     ("score", "report", "fitted"),
     ("fitting", "parcel", "export", "found"),
     ("forecaster", "stacks", "outlook", "panels"),
+    ("prospect",),
     ("stages", "bank", "page"),
     ("main",),
 )
@@ -66,6 +67,7 @@ def test_data_rooms_know_no_jax():
         "sheet",
         "found",
         "outlook",
+        "prospect",
         "panels",
         "page",
     ):

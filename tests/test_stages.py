@@ -1,11 +1,14 @@
 """Stages of the command line: a file in, a file out. One small Forecaster is learned and kept, and asked by all."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from ptt_jax import config, main, recipe, stages
 from ptt_jax.forecaster import Forecaster
+from ptt_jax.scales import number
 
 TINY = {
     "model.width": 16, "model.mlp": 16, "model.heads": 2, "model.encoder_layers": 1, "pretrain.steps": 20,
@@ -69,6 +72,29 @@ def wide() -> str:
         for at, (stamp, load, wind) in enumerate(zip(ODD, make()["load"], make()["wind"], strict=True))
     ]
     return "\n".join(["when;load;row;wind", *rows]) + "\n"
+
+
+@pytest.mark.parametrize("kind", ["wide", "long"])
+def test_a_forecast_can_be_a_page(kept, tmp_path, kind):
+    """Each series has its chart and its row, with the numbers that the csv has; other answers are no pages."""
+    path = kept / "mine.csv" if kind == "wide" else tmp_path / "long.csv"
+    if kind == "long":
+        path.write_text(long().replace("unique_id,when", "unique_id,ds"))
+    for name in ("out.csv", "out.html"):
+        assert call("forecast", kept, path, tmp_path / name) == 0
+    found, page = pd.read_csv(tmp_path / "out.csv", dtype={"unique_id": str}), (tmp_path / "out.html").read_text()
+    for series in ("load", "wind") if kind == "wide" else ("007", "08"):
+        rows = found if kind == "wide" else found[found["unique_id"] == series]
+        label = series if kind == "wide" else next(name for name in found if f"{name}-lo-80" in found)
+        first, last, low = rows[label].iloc[0], rows[label].iloc[-1], rows[f"{label}-lo-80"].iloc[-1]
+        (row,) = re.findall(rf'<tr><th scope="row">{series}</th>(.*?)</tr>', page)
+        cells = re.findall("<td>(.*?)</td>", row)
+        assert cells[1:3] == [number(first), number(last)]
+        assert cells[3].startswith(f"{number(low)} to ")
+        assert f'aria-label="{series}, from 2024-01-13 12:00. ' in page
+    assert page.count('class="chart"') == 2
+    assert call("impute", kept, path, tmp_path / "no.html") == 2
+    assert not (tmp_path / "no.html").exists()
 
 
 def test_a_gap_is_closed_and_no_other_cell_is_written_otherwise(kept, tmp_path, capsys):
@@ -165,7 +191,7 @@ def test_a_stage_that_is_misspelt_is_named(capsys):
     [
         (["--config.output=out.csv"], "config.data.path is empty"),
         (["--config.data.path={csv}"], "config.output is empty"),
-        (["--config.data.path={csv}", "--config.output=out.txt"], "is no .csv or .parquet file"),
+        (["--config.data.path={csv}", "--config.output=out.txt"], "is no .csv, .parquet or .html file"),
         (["--config.data.path={csv}", "--config.output=out.csv", "--config.data.columns=lod"], "no column 'lod'"),
         (
             ["--config.data.path={csv}", "--config.output=out.csv", "--config.horizons=6,", "--config.backbone=none"],

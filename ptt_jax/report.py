@@ -147,7 +147,7 @@ def _intervals(results: pd.DataFrame) -> str:
         return ""
     rows = results[results["split"] == "test"].groupby("model")[known].mean()
     body = [
-        [f"`{model}`", *("" if pd.isna(v) else f"{v:.3f}" for v in rows.loc[model])] for model in _ordered(rows.index)
+        [f"`{model}`", *("" if pd.isna(v) else f"{v:.3f}" for v in rows.loc[model])] for model in ordered(rows.index)
     ]
     return f"{_table(['', *(names[name] for name in known)], body)}\n\n{CALIBRATED}"
 

@@ -3,11 +3,25 @@
 from pathlib import Path
 from typing import Any, cast
 
+import jax
+import numpy as np
 import pandas as pd
 from jax import Array
 from ml_collections import ConfigDict
 
-from ptt_jax import baselines, checkpoint, encodings, evaluate, exhibits, finetune, processes, prompts, tally, tasks, train
+from ptt_jax import (
+    baselines,
+    checkpoint,
+    encodings,
+    evaluate,
+    exhibits,
+    finetune,
+    processes,
+    prompts,
+    tally,
+    tasks,
+    train,
+)
 from ptt_jax import mesh as meshes
 from ptt_jax.config import write_atomic
 from ptt_jax.data import season
@@ -94,9 +108,7 @@ def score(cfg: ConfigDict, run: Path, problem: Problem, task: str, log: Log) -> 
     levels, cycle = tuple(cfg.tune.quantiles), season(problem.series.freq)
     forecast = models(model, cycle, seeds, mode, len(levels))
     batch = min(cfg.evaluate.batch, max(of.rows for of in spans.values()))
-    measure = evaluate.evaluator(
-        forecast, problem.mesh, batch, season=cycle * cfg.evaluate.intervals, by_channel=True
-    )
+    measure = evaluate.evaluator(forecast, problem.mesh, batch, season=cycle * cfg.evaluate.intervals, by_channel=True)
     rows: list[dict[str, Any]] = []
     steps: list[tuple] = []
     by_channel: list[tuple] = []

@@ -403,7 +403,7 @@ def test_two_seeds_have_rows_of_their_own_and_the_page_their_mean_and_spread(run
     test = results.query("model == 'prompt' and split == 'test'")
     assert test.groupby("horizon").mse.nunique().to_dict() == {12: 2, 20: 2}
     page = (tmp_path / "run" / "report.md").read_text()
-    line, _ = (line for line in page.splitlines() if line.startswith("| `prompt` |"))  # of test, of validation
+    line, *_ = (line for line in page.splitlines() if line.startswith("| `prompt` |"))  # of test comes first
     for h, cell in zip((12, 20), line.replace("*", "").split("|")[2:], strict=False):
         mse = test[test.horizon == h].mse
         assert cell.split("/")[0].strip() == f"{mse.mean():.3f} ±{mse.std():.3f}"

@@ -159,6 +159,20 @@ def test_a_directory_of_another_recipe_is_no_backbone(reproduce, tmp_path):
     assert reproduce.ran == ["ETTh1-s0", "ETTh1-s0-probe"]
 
 
+def test_random_weights_of_another_architecture_are_another_backbone(reproduce, tmp_path):
+    """What was tuned on them is moved away, though their hash is the same."""
+    argv = ["--data=ETTh1", "--rows=random backbone: probe", "--seeds=1"]
+    assert run(reproduce, tmp_path, *argv) == 0
+    folder, cards = tmp_path / "runs/main", {"ETTh1-s0-random": "value", "ETTh1-s0-random-probe": "feature"}
+    for name, hiding in cards.items():
+        card = {"content_hash": "a", "architecture": {"hiding": hiding}}
+        (folder / name / "backbone.json").write_text(json.dumps(card))
+    file = tmp_path / "results/cells/main.jsonl"
+    file.write_text("".join(line for line in file.read_text().splitlines(True) if "random-probe" not in line))
+    assert run(reproduce, tmp_path, *argv) == 0
+    assert [path.name for path in folder.glob("*.former-1")] == ["ETTh1-s0-random-probe.former-1"]
+
+
 def test_a_line_that_is_no_record_is_one_sentence(reproduce, tmp_path, capsys):
     file = tmp_path / "results/cells/main.jsonl"
     file.parent.mkdir(parents=True)

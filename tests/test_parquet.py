@@ -121,4 +121,4 @@ def test_without_pyarrow_the_extra_is_named_before_anything_is_learned(tmp_path,
     with pytest.raises(config.UserError, match=r"accepted: pip install 'ptt_jax\[parquet\]', or a .csv file"):
         frame.read_table(tmp_path / "mine.parquet", "")
     with pytest.raises(config.UserError, match=r"pip install 'ptt_jax\[parquet\]'"):
-        stages.place(str(tmp_path / "out.parquet"))
+        stages.place(str(tmp_path / "out.parquet"), (".csv", ".parquet"))

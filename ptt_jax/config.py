@@ -3,6 +3,7 @@
 A file in `configs/` calls `default()` and sets differences; nothing else in the package knows a default.
 """
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -62,7 +63,7 @@ def is_range(v: Any) -> bool:
 
 
 def is_quantiles(v: Any) -> bool:
-    return all(type(q) is float and 0 < q < 1 for q in v) and list(v) == sorted(set(v))
+    return len(v) != 1 and all(type(q) is float and 0 < q < 1 for q in v) and list(v) == sorted(set(v))
 
 
 def is_split(v: Any) -> bool:
@@ -187,9 +188,9 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
      "one prompt token for each future patch, one for all, one for each channel and future patch, or one for each "
      "future patch at each block of the decoder"),
     ("tune.loss", "mse", one_of("mse", "mae", "huber"), "of the forecast in scaled space"),
-    ("tune.quantiles", (), Rule(is_quantiles, "numbers between 0 and 1, ascending, like 0.1,0.5,0.9 or 0.5,"),
+    ("tune.quantiles", (), Rule(is_quantiles, "two numbers between 0 and 1 or more, ascending, like 0.1,0.5,0.9"),
      "quantiles to forecast, each by a prompt of its own, tuned by pinball loss from the forecast's on; () = none"),
-    ("tune.quantile_rate", 1e-2, positive, "peak learning rate of quantile prompts, which have further to go"),
+    ("tune.quantile_rate", 1e-1, positive, "peak learning rate of quantile prompts, which have further to go"),
     ("tune.validations", 4, at_least(1), "how many times validation is looked at, besides step 0"),
     ("tune.patience", 4, at_least(1), "validations in which no horizon gets better before tuning stops"),
     ("tune.watch_train", 0, at_least(0),
@@ -379,9 +380,17 @@ def content_hash(cfg: ConfigDict) -> str:
     return hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:8]
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Writes a file under a temporary name and renames it: a reader sees the old one or the new one, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Writes a file under a temporary name and renames it: a reader sees the old one or the new one, whole. Raises
+    UserError when that cannot be done."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(temporary, path)
+    except OSError as e:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise UserError(
+            f"{path} cannot be written ({e.strerror or e}); accepted: a place that can be written and has room"
+        ) from None

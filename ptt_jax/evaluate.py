@@ -72,6 +72,14 @@ def pool(a_SR: Array, row_R: Array, channels: int) -> Array:
     return jnp.zeros((*a_SR.shape[:-1], channels)).at[..., row_R % channels].add(a_SR)
 
 
+def add(total: Any, part: Any) -> Any:
+    """Returns what was counted so far and in a dispatch more, float64 on the host; None is nothing."""
+    if part is None:
+        return total
+    part = jax.tree.map(lambda p: np.asarray(p, np.float64), part)
+    return part if total is None else jax.tree.map(np.add, total, part)
+
+
 def evaluator(
     forecast: Forecast,
     mesh: Mesh,
@@ -145,13 +153,15 @@ def evaluator(
             return np.asarray(chosen(at_JR, span))
 
         feed = panel.feed(span, rows, -(-blocks // most))
-        parts = [
-            sums(fed, inputs, span, jnp.int32(i * most * batch), jnp.int32(min(most, blocks - i * most)))
-            for i, fed in enumerate(feed)
-        ]
-        apart, counted = zip(*parts, strict=True)
+        apart, tallies, last = [], None, None
+        for i, fed in enumerate(feed):
+            part, counted = sums(
+                fed, inputs, span, jnp.int32(i * most * batch), jnp.int32(min(most, blocks - i * most))
+            )
+            apart.append(part)
+            tallies, last = add(tallies, last), counted  # of many dispatches, tallies would fill the device
+        tallies = add(tallies, last)
         totals = jax.tree.map(lambda *part: np.sum([np.asarray(p, np.float64).sum(0) for p in part], 0), *apart)
-        tallies = jax.tree.map(lambda *part: np.sum([np.asarray(p, np.float64) for p in part], 0), *counted)
         with np.errstate(invalid="ignore"):  # 0 / 0 is nan: a step at which nothing was observed
             return {
                 name: [

@@ -142,7 +142,7 @@ def write(path: str | Path, predictor: Predictor, about: dict[str, Any], platfor
 def to_read(page: dict[str, Any]) -> str:
     """Returns the page as JSON with a line for each list of numbers, and not for each number."""
     lines = json.dumps(page, indent=1, allow_nan=False)
-    return re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", lines)
+    return re.sub(r"\[\s+([-+.\d\sEe,]*?|[^\[\]{}\"]*?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", lines)
 
 
 def check(target: Path, platforms: Sequence[str]) -> None:
@@ -195,7 +195,7 @@ def of_run(run: Path, horizon: int = 0) -> tuple[Predictor, dict[str, Any]]:
     """
     cfg = config.default()  # where a knob stands that an earlier version did not know
     cfg.update(config.from_json(json.dumps(checkpoint.read_json(run / "config.json"))))
-    tasks = sorted((run / "prompts").glob("*.json"))
+    tasks = [file for file in sorted((run / "prompts").glob("*.json")) if "levels" not in checkpoint.read_json(file)]
     if cfg.tune.prompts == "channel" or not tasks:
         what = "a prompt for each channel, and a row does not say which it is" if tasks else "no tuned prompt"
         raise UserError(f"{run} has {what}; accepted: a run of tune.mode=prompt, or the folder of Forecaster.save")

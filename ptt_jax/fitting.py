@@ -35,7 +35,10 @@ from ptt_jax.log import Log
 SHORT = 240  # rows below which a history is called short
 TYPICAL = 0.25  # quantile of the series' lengths that the rules go by
 # Knobs that are arguments of a Forecaster, or nothing to it.
-TAKEN = ("seed", "lookback", "horizons", "backbone", "output", "levels", "model.patch", "pretrain.also", "tune.mode")
+TAKEN = (
+    "seed", "lookback", "horizons", "backbone", "output", "levels", "model.patch", "pretrain.also", "tune.mode",
+    "tune.quantiles", "tune.quantile_rate",
+)  # fmt: skip
 
 
 class Wish(NamedTuple):

@@ -1,6 +1,8 @@
 """What a finished run has left to be shown: its files as they are read once, and how its models look and are called."""
 
 import json
+import zipfile
+import zlib
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,10 @@ class Found:
         names = ("config", "backbone", "versions", "data")
         self.config, self.backbone, self.versions, self.data = (read(run / f"{name}.json") for name in names)
         folders = {"the prompt": "prompts", "fine-tuning": "finetuned"}
-        files = {title: sorted((run / folder).glob("*.json")) for title, folder in folders.items()}
+        files = {
+            title: sorted((run / folder).glob("*.json"), key=lambda file: file.stem)
+            for title, folder in folders.items()
+        }
         self.cards = [(title, read(file)) for title, of in files.items() for file in of]
         self.samples, self.kept = arrays(run / "samples.npz"), arrays(run / "exhibits.npz")
         self.models = ordered(self.results["model"].unique())
@@ -58,15 +63,21 @@ class Found:
 
 
 def read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+    try:
+        return json.loads(path.read_text("utf-8")) if path.exists() else {}
+    except ValueError as e:
+        raise UserError(f"{path} cannot be read as JSON ({e}); accepted: the file as a run wrote it") from None
 
 
 def arrays(path: Path) -> dict[str, np.ndarray]:
     """Returns the arrays of a .npz file; none without the file."""
     if not path.exists():
         return {}
-    with np.load(path) as found:
-        return dict(found)
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            return dict(found)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as e:
+        raise UserError(f"{path} cannot be read ({e}); accepted: the file as a run wrote it, or none") from None
 
 
 def spoken(model: str) -> str:

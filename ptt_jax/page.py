@@ -19,7 +19,7 @@ from ptt_jax import config, outlook, panels
 from ptt_jax.charts import rows, swatch
 from ptt_jax.config import UserError, write_atomic
 from ptt_jax.found import Found, spoken
-from ptt_jax.report import HOW, TUNED, grid
+from ptt_jax.report import CALIBRATED, HOW, TUNED, grid
 from ptt_jax.scales import number
 from ptt_jax.sheet import Best, document, facts, figures, folded, table
 
@@ -89,6 +89,8 @@ def scores(of: Found) -> str:
             cells = [[model(of, m), *map(number, values.loc[m])] for m in values.index if values.loc[m].notna().any()]
             caption = f"{spoken(column)} on {of.split}, by horizon"
             body += table(caption, ["model", *map(str, values)], cells, "numbers")
+    if "coverage_80" in here:
+        body += f"<p>{escape(' '.join(CALIBRATED.split()).replace('`', ''))}</p>"
     if of.split != "test":
         return body + "<p>The test split is not scored (<code>evaluate.test</code>).</p>"
     validation = "validation" in {*of.results["split"]}
@@ -160,6 +162,8 @@ def pairs(caption: str, tree: Mapping[str, Any]) -> str:
 
 if __name__ == "__main__":
     try:
+        if not sys.argv[1:]:
+            raise UserError("no run is named; accepted: python -m ptt_jax.page RUN, a run directory")
         for folder in sys.argv[1:]:
             print(f"report: {write(Path(folder))}")
     except UserError as e:

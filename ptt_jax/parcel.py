@@ -11,7 +11,6 @@ import io
 import json
 import os
 import urllib.parse
-import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -157,7 +156,7 @@ def read(path: Path, backbone: str) -> Parcel:
             about["name"], about["backbone"], held, cfg, about["params"], tuple(about["names"]), about["freq"],
             about["season"], **rest, relative=about["relative"],
         )  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as e:
+    except Exception as e:  # whatever a damaged file makes zip and numpy say
         raise UserError(f"{path} is no task of a bank ({type(e).__name__}: {e}); {accepted}") from None
     if not whole:
         raise UserError(f"{path} is not what was written (content hash differs); {accepted}")

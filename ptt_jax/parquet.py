@@ -1,12 +1,11 @@
 """Parquet files, in and out, by pyarrow, which the extra `parquet` brings. numpy and pandas only."""
 
 import io
-import os
 from pathlib import Path
 
 import pandas as pd
 
-from ptt_jax.config import UserError
+from ptt_jax.config import UserError, write_atomic
 
 
 def is_parquet(path: Path) -> bool:
@@ -72,6 +71,4 @@ def write(path: Path, frame: pd.DataFrame) -> None:
         content = frame.to_parquet(None, engine="pyarrow")
     except (ValueError, TypeError, pyarrow.ArrowException) as e:
         raise UserError(f"{path} cannot be written as parquet ({' '.join(str(e).split())}); accepted: a .csv") from None
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    write_atomic(path, content)

@@ -39,7 +39,9 @@ observed step of the split; no window is dropped. Bold: the lowest MSE of a colu
 CALIBRATED = """\
 Shares of the truths inside, and the CRPS in scaled space (twice the mean pinball loss over the levels of
 `tune.quantiles`, or over the deciles), means of the horizons. Intervals are made from validation's errors at each step
-(split conformal); raw are the quantile prompts by themselves."""
+(split conformal, of every window), which chose the prompts, too; those that are drawn around forecasts are of fewer
+windows and another unit. Raw are the quantile prompts by themselves, whose MSE and MAE are the median's. The CRPS of
+runs with other levels are no comparison."""
 
 SEVERAL = """ Where a cell has ±, it is the mean and spread of the MSE over {seeds} seeds.
 Forecasts and errors by step, here and in `samples.npz` and `steps.csv`, are of the first seed, {first}, alone."""

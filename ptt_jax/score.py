@@ -136,7 +136,14 @@ def score(cfg: ConfigDict, run: Path, problem: Problem, task: str, log: Log) -> 
     exhibits.write(run, cfg, problem, model, forecast, inputs, spans, shown)
     write_csv(run / "steps.csv", pd.DataFrame(steps, columns=STEPS))
     write_csv(run / "channels.csv", pd.DataFrame(by_channel, columns=CHANNELS))
+    processes.once(lambda: forget(run))
     write_csv(run / "results.csv", pd.DataFrame(rows))
+
+
+def forget(run: Path) -> None:
+    """Removes the pages of results that were here before."""
+    for page in ("report.md", "report.html"):
+        (run / page).unlink(missing_ok=True)
 
 
 def median(e: evaluate.Errors, levels: tuple[float, ...]) -> evaluate.Errors:

@@ -12,6 +12,7 @@ either, too, and write the file's own rows: its gaps closed, or scores behind it
 (`unique_id, ds, y`), see `frames.read`. A forecast that is written as .html is a page to look at (`prospect.py`).
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -83,6 +84,8 @@ def place(output: str, kinds: tuple[str, ...]) -> Path:
         parquet.check(path)
     if not path.absolute().parent.is_dir():
         raise UserError(f"config.output = {output!r}: there is no folder {path.parent}; accepted: one that is there")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise UserError(f"config.output = {output!r}: {path.parent} cannot be written; accepted: a folder that can")
     return path
 
 
@@ -93,6 +96,8 @@ def forecast(cfg: ConfigDict, said: set[str], workdir: str) -> Path:
     file, a knob, or a place to write is not as it must be.
     """
     file, levels = read(cfg, (*KINDS, ".html")), intervals.check_levels(cfg.levels)
+    if file.output.resolve() == Path(cfg.data.path).expanduser().resolve():
+        raise UserError(f"config.output = {cfg.output!r} is the file to forecast; accepted: another path")
     horizon = cfg.horizons[-1] if "horizons" in said else None
     model = kept(cfg, said, workdir, file, FORECAST)
     if model:
@@ -177,7 +182,8 @@ def write(found: pd.DataFrame, file: File) -> Path:
     if parquet.is_parquet(file.output):
         parquet.write(file.output, found)
     else:
-        write_atomic(file.output, found.to_csv(index=not isinstance(found.index, pd.RangeIndex)))
+        says = found.index.nlevels > 1 or found.index.name is not None or not pd.api.types.is_integer_dtype(found.index)
+        write_atomic(file.output, found.to_csv(index=says))
     return file.output
 
 

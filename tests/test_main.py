@@ -165,6 +165,9 @@ def test_a_run_is_exported(run, tmp_path, capsys):
     cfg = json.loads((former / "config.json").read_text())
     del cfg["views"], cfg["model"]["decoder_attention"]
     (former / "config.json").write_text(json.dumps(cfg))
+    card = json.loads((former / "prompts" / "three-12-20.json").read_text())
+    card |= {"levels": [0.1, 0.9], "content_hash": "of quantiles"}  # sorts before the forecast's, and is none
+    (former / "prompts" / "three-12-20-quantiles.json").write_text(json.dumps(card))
     argv = ["export", f"--config.output={out}", f"--config.backbone={former}"]
     assert main.main(argv) == 0
     with np.load(run / "samples.npz") as kept:

@@ -109,6 +109,13 @@ def test_rows_in_errors_are_counted_from_one(arrow, tmp_path):
         load(tmp_path / "mine.parquet")
 
 
+def test_row_numbers_of_an_index_are_no_column_of_a_csv(tmp_path):
+    frame_ = pd.DataFrame({"y": [1.0, 2.0]}, index=[3, 7])
+    file = stages.File(frame_, None, "y", [], tmp_path / "out.csv")
+    assert stages.write(frame_, file).read_text() == "y\n1.0\n2.0\n"
+    assert stages.write(frame_.rename_axis("ds"), file).read_text() == "ds,y\n3,1.0\n7,2.0\n"
+
+
 def test_what_cannot_be_written_leaves_nothing(arrow, tmp_path):
     with pytest.raises(config.UserError, match="cannot be written as parquet"):
         parquet.write(tmp_path / "out.parquet", table(mixed=[1, "x"] * 120))

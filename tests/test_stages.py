@@ -1,6 +1,7 @@
 """Stages of the command line: a file in, a file out. One small Forecaster is learned and kept, and asked by all."""
 
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -50,6 +51,17 @@ def test_the_command_line_writes_what_the_forecaster_says(kept, tmp_path):
     assert len(first) == HORIZON
     assert call("forecast", kept, kept / "mine.csv", out) == 0
     np.testing.assert_allclose(pd.read_csv(out)["load"], first["load"], rtol=1e-6)
+
+
+def test_a_forecast_does_not_overwrite_what_it_is_of(kept, tmp_path, capsys):
+    shutil.copy(kept / "mine.csv", tmp_path)
+    before = (tmp_path / "mine.csv").read_bytes()
+    assert call("forecast", kept, tmp_path / "mine.csv", tmp_path / "." / "mine.csv") == 2
+    assert "is the file to forecast; accepted: another path" in capsys.readouterr().err
+    (tmp_path / "out.csv.tmp").mkdir()  # where the answer would be written first
+    assert call("forecast", kept, tmp_path / "mine.csv", tmp_path / "out.csv") == 2
+    assert "out.csv cannot be written" in capsys.readouterr().err
+    assert (tmp_path / "mine.csv").read_bytes() == before
 
 
 ODD = [f"{t:%d.%m.%Y %H:%M}" for t in make()["ds"]]  # stamps as nobody's program writes them

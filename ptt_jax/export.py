@@ -140,9 +140,11 @@ def write(path: str | Path, predictor: Predictor, about: dict[str, Any], platfor
 
 
 def to_read(page: dict[str, Any]) -> str:
-    """Returns the page as JSON with a line for each list of numbers, and not for each number."""
+    """Returns the page as JSON with a line for each plain list, and not for each of its items."""
     lines = json.dumps(page, indent=1, allow_nan=False)
-    return re.sub(r"\[\s+([-+.\d\sEe,]*?|[^\[\]{}\"]*?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", lines)
+    # No string of JSON holds a raw line break: what is inside of one is left as it is.
+    plain = re.compile(r"\[\n\s+([^\[\]{}]*?)\n\s*\]")
+    return plain.sub(lambda found: "[" + re.sub(r"\n\s*", " ", found[1]) + "]", lines)
 
 
 def check(target: Path, platforms: Sequence[str]) -> None:

@@ -90,9 +90,10 @@ def test_a_file_is_whole_or_absent(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr("os.replace", no)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match=r"f cannot be written \(disk full\); accepted: a place that can be written"):
         write_atomic(tmp_path / "f", "new")
     assert (tmp_path / "f").read_text() == "old"
+    assert not (tmp_path / "f.tmp").exists()
 
 
 def test_a_run_directory_is_made_once_and_refuses_strangers(tmp_path):

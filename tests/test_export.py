@@ -169,3 +169,15 @@ def test_an_export_that_breaks_off_leaves_nothing(predictor, tmp_path, monkeypat
     with pytest.raises(UserError, match="No space left on device; accepted: a place that can be written"):
         export.write(tmp_path / "model.stablehlo", predictor, {}, ("cpu",))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_page_has_a_line_for_a_list_and_leaves_names_as_they_are():
+    page = {
+        "ratio": {"b [ kW ]": 1.5, "[\n c ]": 2},
+        "levels": [0.1, 0.9],
+        "shape": ["rows", 12],
+        "quantile": [[1], [2]],
+    }
+    text = export.to_read(page)
+    assert json.loads(text) == page
+    assert {' "levels": [0.1, 0.9],', ' "shape": ["rows", 12],', "  [1],"} <= {*text.splitlines()}

@@ -627,9 +627,9 @@ def test_quantile_prompts_start_at_the_forecasts_own_which_stay_what_they_are(fi
 def test_quantiles_are_for_prompts_and_ascend():
     cfg = make_config()
     assert config.content_hash(cfg) == "607e3a23"  # knobs that came later, at their defaults, change no hash
-    for levels in ((0.5, 0.1), (0.0, 0.5), (0.5, 0.5)):
+    for levels in ((0.5, 0.1), (0.0, 0.5), (0.5, 0.5), (0.9,)):
         cfg.tune.quantiles = levels
-        with pytest.raises(UserError, match="numbers between 0 and 1, ascending"):
+        with pytest.raises(UserError, match="two numbers between 0 and 1 or more, ascending"):
             config.check(cfg)
     cfg.tune.update(quantiles=(0.1, 0.9), mode="full")
     with pytest.raises(UserError, match=r"config\.tune\.quantiles = .* is for prompts"):

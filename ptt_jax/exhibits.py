@@ -5,12 +5,11 @@
                    falls between, coverage_ZH, Z levels in percent; attention_IKMN, what future patch M pays to history
                    patch N in block I and head K of the decoder; what the series holds
 
-All of the longest horizon. Intervals are split-conformal (`intervals.py`), from residuals of validation, which has
-chosen the step of the weights, too; they are measured on test.
+All of the longest horizon. Intervals are those that results.csv measures (`tally.py`): made from validation's errors,
+which have chosen the step of the weights, too, and counted on test, both of every window.
 """
 
 import os
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,13 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from ptt_jax import attention, evaluate, intervals, processes, prompts
+from ptt_jax import attention, evaluate, processes, prompts, tally
 from ptt_jax import mesh as meshes
-from ptt_jax.config import UserError
-from ptt_jax.data import exact
 from ptt_jax.model import CrossMAE
 from ptt_jax.problems import Problem
 from ptt_jax.windows import Span, Windows, past, take
 
 LEVELS = (80, 95)
-WINDOWS, CHANNELS = 200, 32  # most that intervals are made from, and measured on
 ROWS = 256  # of the mean that attention is, and of a dispatch
 
 # f(span, row_R) -> x_RL, observed_RL, {model: y_RH of the longest horizon}: windows and forecasts in scaled space
@@ -39,12 +35,13 @@ View = Callable[[Span, np.ndarray], tuple[np.ndarray, np.ndarray, dict[str, np.n
 
 def write(
     run: Path, cfg: ConfigDict, problem: Problem, model: CrossMAE, forecast: evaluate.Forecast,
-    inputs: dict[str, Any], spans: dict[str, Span], shown: dict[str, str],
+    inputs: dict[str, Any], spans: dict[str, Span], shown: dict[str, str], counted: list[np.ndarray], season: int,
 ) -> None:  # fmt: skip
     """Writes samples.npz and exhibits.npz, of the last span. shown: {model: its key in what `forecast` returns}; the
-    tuned one is called by its mode."""
+    tuned one is called by its mode. counted: its tally_HBK of each span, in units of a `season`; empty = no intervals.
+    """
     view, tuned = viewer(problem, forecast, inputs, shown), cfg.tune.mode
-    span, validation = list(spans.values())[-1], spans["validation"]
+    span = list(spans.values())[-1]
     row_S = pick(span, cfg.evaluate.samples)
     x_SL, observed_SL, made = view(span, row_S)
     series, channel_S, split = problem.series, row_S % span.channels, slice(span.lookback, None)
@@ -52,9 +49,10 @@ def write(
     now_S = span.first + row_S // span.channels + span.lookback
     steps = np.diff(series.stamps_T.to_numpy()).astype("timedelta64[s]").astype(float)
     steady = np.mean(steps == np.median(steps)) > 0.99  # months are not; a benchmark file with one gap is
+    history, history_observed = x_SL[:, : span.lookback], observed_SL[:, : span.lookback]
     samples = {
-        "history_ST": scale_S1 * x_SL[:, : span.lookback] + mean_S1,
-        "history_observed_ST": observed_SL[:, : span.lookback],
+        "history_ST": scale_S1 * history + mean_S1,
+        "history_observed_ST": history_observed,
         "truth_SH": scale_S1 * x_SL[:, split] + mean_S1,
         "truth_observed_SH": observed_SL[:, split],
         "channel_S": np.array([series.names_C[c] for c in channel_S]),
@@ -67,24 +65,17 @@ def write(
         "model": tuned, "rows": len(series.values_TC), "channels": len(series.names_C),
         "missing": 1 - series.observed_TC.mean(), "first": str(series.stamps_T[0]), "last": str(series.stamps_T[-1]),
     }  # fmt: skip
-    some_C = np.unique([*np.linspace(0, span.channels - 1, CHANNELS).astype(int), *channel_S])
-    try:
-        residual_WHC, spread_WC = residuals(view, validation, tuned, some_C)
-        with warnings.catch_warnings():  # of few windows: the page says how many there are
-            warnings.simplefilter("ignore")
-            apart = (validation.counts[-1] - 1) // validation.horizons[-1] + 1
-            kept = intervals.fit(residual_WHC, spread_WC, apart)
-    except UserError:  # not one value of validation is known
-        pass
-    else:
-        spread_S = spread(x_SL[:, : span.lookback], observed_SL[:, : span.lookback])
-        unit_S = kept.ratio_C[np.searchsorted(some_C, channel_S)] * np.nan_to_num(spread_S)
-        sides = [kept.bounds(made[tuned].T, unit_S, level) for level in LEVELS]
-        low_ZSH, high_ZSH = (np.stack([b.T for b in of]) for of in zip(*sides, strict=True))
-        found |= {"low_ZSH": scale_S1 * low_ZSH + mean_S1, "high_ZSH": scale_S1 * high_ZSH + mean_S1}
-        found |= {"levels": LEVELS, "windows": len(residual_WHC), "apart": apart, "interval_channels": len(some_C)}
+    if counted and counted[0][..., 0].any():  # else not one value of validation is known
+        validation = spans["validation"]
+        unit_S1 = np.asarray(tally.unit(jnp.asarray(history), jnp.asarray(history_observed), season))[:, None]
+        apart = validation.apart(-1)
+        bounds_ZH = [tally.bounds(counted[0], level / 100, apart * span.channels) for level in LEVELS]
+        for side, key in enumerate(("low_ZSH", "high_ZSH")):
+            found[key] = np.stack([scale_S1 * (made[tuned] + unit_S1 * of[side]) + mean_S1 for of in bounds_ZH])
+        found["levels"] = LEVELS
+        found |= {"windows": validation.counts[-1], "apart": apart}
         if span is not validation:
-            found["coverage_ZH"] = covered(kept, *residuals(view, span, tuned, some_C))
+            found["coverage_ZH"] = np.stack([tally.shares((counted[-1],) * 2, bounds) for bounds in bounds_ZH])
     if attention.followed(model, cfg.tune.prompts):
         prompt = inputs["tuned"][span.horizons[-1]][0] if cfg.tune.mode == "prompt" else None
         found |= {"attention_IKMN": attend(problem, model, inputs["backbone"], prompt, span), "patch": model.patch}
@@ -126,37 +117,6 @@ def blocks(problem: Problem, row_R: np.ndarray) -> np.ndarray:
     size = -(-ROWS // problem.mesh.size) * problem.mesh.size
     count = -(-len(row_R) // size)
     return row_R[np.minimum(np.arange(count * size), len(row_R) - 1)].reshape(count, size).astype(np.int32)
-
-
-def residuals(view: View, span: Span, name: str, some_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns residual_WHC of windows that are spread over a span, NaN where the truth is missing, and spread_WC of
-    their histories; scaled space, some channels."""
-    at_W = np.unique(np.linspace(0, span.counts[-1] - 1, WINDOWS).round().astype(int))
-    x_RL, observed_RL, made = view(span, (at_W[:, None] * span.channels + some_C[None]).ravel())
-    future, shape = slice(span.lookback, None), (len(at_W), len(some_C))
-    residual_RH = np.where(observed_RL[:, future], x_RL[:, future] - made[name], np.nan)
-    spread_R = spread(x_RL[:, : span.lookback], observed_RL[:, : span.lookback])
-    return residual_RH.reshape(*shape, -1).swapaxes(1, 2), spread_R.reshape(shape)
-
-
-def spread(x_RT: np.ndarray, seen_RT: np.ndarray) -> np.ndarray:
-    """Returns spread_R, the standard deviation of what was seen of each row; NaN where nothing was."""
-    scale_R = exact(x_RT.T.astype(np.float64), seen_RT.T, still=0.0).scale_C
-    return np.where(seen_RT.any(1), scale_R, np.nan)
-
-
-def covered(kept: intervals.Intervals, residual_WHC: np.ndarray, spread_WC: np.ndarray) -> np.ndarray:
-    """Returns coverage_ZH: the share of known values between the bounds, by level and step; NaN without any."""
-    unit_WC, out = kept.ratio_C * np.nan_to_num(spread_WC), []
-    known_WHC = ~np.isnan(residual_WHC)
-    for level in LEVELS:
-        none_HC = np.zeros(residual_WHC.shape[1:])
-        sides = [kept.bounds(none_HC, unit_C, level) for unit_C in unit_WC]
-        low_WHC, high_WHC = (np.stack(side) for side in zip(*sides, strict=True))
-        inside_H = ((residual_WHC >= low_WHC) & (residual_WHC <= high_WHC)).sum((0, 2))
-        count_H = known_WHC.sum((0, 2))
-        out.append(np.where(count_H > 0, inside_H / np.maximum(count_H, 1), np.nan))
-    return np.stack(out)
 
 
 def attend(problem: Problem, model: CrossMAE, backbone: Any, prompt: prompts.Prompt | None, span: Span) -> np.ndarray:

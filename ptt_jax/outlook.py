@@ -45,11 +45,11 @@ def calibration(of: Found) -> str:
     """Returns what the intervals were made from, and what they cover."""
     if "low_ZSH" not in of.kept:
         return "Intervals: " + ABSENT.format("exhibits.npz")
-    windows, apart, channels = (int(of.kept[key]) for key in ("windows", "apart", "interval_channels"))
-    few = "; too few for 95 %, whose bounds are the largest errors seen" if apart * channels < 19 else ""
+    windows, apart = (int(of.kept[key]) for key in ("windows", "apart"))
+    alone = "every other overlaps one of them" if apart < windows else "none overlaps another"
     return (
-        f"Intervals are split-conformal: quantiles of the residuals of {windows} validation windows of {channels} "
-        f"channels ({apart} windows do not overlap{few}). Validation chose the weights, too. {covered(of)}"
+        f"Intervals are split-conformal: quantiles of the errors of {windows:,} validation windows, a little further "
+        f"out as {apart:,} of them lie end to end ({alone}). Validation chose the weights, too. {covered(of)}"
     )
 
 

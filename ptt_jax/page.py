@@ -19,7 +19,7 @@ from ptt_jax import config, outlook, panels
 from ptt_jax.charts import rows, swatch
 from ptt_jax.config import UserError, write_atomic
 from ptt_jax.found import Found, spoken
-from ptt_jax.report import CALIBRATED, HOW, TUNED, grid
+from ptt_jax.report import CALIBRATED, HOW, MEASURES, TUNED, grid
 from ptt_jax.scales import number
 from ptt_jax.sheet import Best, document, facts, figures, folded, table
 
@@ -87,7 +87,7 @@ def scores(of: Found) -> str:
         if pd.api.types.is_numeric_dtype(here[column]) and here[column].notna().any():
             values = grid(here, column)
             cells = [[model(of, m), *map(number, values.loc[m])] for m in values.index if values.loc[m].notna().any()]
-            caption = f"{spoken(column)} on {of.split}, by horizon"
+            caption = f"{MEASURES.get(column, spoken(column))} on {of.split}, by horizon"
             body += table(caption, ["model", *map(str, values)], cells, "numbers")
     if "coverage_80" in here:
         body += f"<p>{escape(' '.join(CALIBRATED.split()).replace('`', ''))}</p>"

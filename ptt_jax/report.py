@@ -39,9 +39,13 @@ observed step of the split; no window is dropped. Bold: the lowest MSE of a colu
 CALIBRATED = """\
 Shares of the truths inside, and the CRPS in scaled space (twice the mean pinball loss over the levels of
 `tune.quantiles`, or over the deciles), means of the horizons. Intervals are made from validation's errors at each step
-(split conformal, of every window), which chose the prompts, too; those that are drawn around forecasts are of fewer
-windows and another unit. Raw are the quantile prompts by themselves, whose MSE and MAE are the median's. The CRPS of
-runs with other levels are no comparison."""
+(split conformal, of every window), which chose the prompts, too. Raw are the quantile prompts by themselves, whose MSE
+and MAE are the median's. The CRPS of runs with other levels are no comparison."""
+# columns of results.csv besides the errors, as people call them
+MEASURES = {
+    "coverage_80": "80 % cover", "coverage_95": "95 % cover", "crps": "CRPS",
+    "raw_coverage_80": "80 % cover, raw", "raw_crps": "CRPS, raw",
+}  # fmt: skip
 
 SEVERAL = """ Where a cell has ±, it is the mean and spread of the MSE over {seeds} seeds.
 Forecasts and errors by step, here and in `samples.npz` and `steps.csv`, are of the first seed, {first}, alone."""
@@ -142,16 +146,14 @@ def _scores(results: pd.DataFrame, split: str) -> str:
 
 def _intervals(results: pd.DataFrame) -> str:
     """How often intervals hold and the CRPS, means over seeds and horizons; '' where they were not measured."""
-    names = {"coverage_80": "80 % cover", "coverage_95": "95 % cover", "crps": "CRPS"}
-    names |= {"raw_coverage_80": "80 % cover, raw", "raw_crps": "CRPS, raw"}
-    known = [name for name in names if name in results and results[name].notna().any()]
+    known = [name for name in MEASURES if name in results and results[name].notna().any()]
     if not known:
         return ""
     rows = results[results["split"] == "test"].groupby("model")[known].mean()
     body = [
         [f"`{model}`", *("" if pd.isna(v) else f"{v:.3f}" for v in rows.loc[model])] for model in ordered(rows.index)
     ]
-    return f"{_table(['', *(names[name] for name in known)], body)}\n\n{CALIBRATED}"
+    return f"{_table(['', *(MEASURES[name] for name in known)], body)}\n\n{CALIBRATED}"
 
 
 def _pairs(tree: dict) -> str:

@@ -113,16 +113,20 @@ def score(cfg: ConfigDict, run: Path, problem: Problem, task: str, log: Log) -> 
     steps: list[tuple] = []
     by_channel: list[tuple] = []
     past: dict[str, list[evaluate.Errors]] = {}
+    counted: list[np.ndarray] = []
     for split in splits:
         found = measure(problem.panel, inputs, spans[split])
         past = past or found
+        if (longest := found[f"{mode} {seeds[0]}"][-1].tally) is not None:
+            counted.append(longest[0])
         for key, seed in names.items():
             name, errors = key.split()[0], [median(e, levels) for e in found[key]]
             for i, (h, e) in enumerate(zip(cfg.horizons, errors, strict=True)):
                 values = (problem.series.name, cfg.lookback, h, name, split, seed, e.mse, e.mae, e.windows)
                 rows.append(dict(zip(RESULTS, values, strict=True)))
                 if (before := past[key][i].tally) is not None and e.tally is not None and split == "test":
-                    rows[-1] |= tally.judge(levels or tally.DECILES, before, e.tally)
+                    apart = spans["validation"].apart(i) * len(problem.series.names_C)
+                    rows[-1] |= tally.judge(levels or tally.DECILES, before, e.tally, apart)
                 if seed == cfg.seed and name != "quantile":
                     steps += [(problem.series.name, h, name, split, i + 1, e.mse_H[i], e.mae_H[i]) for i in range(h)]
                     of_C = zip(problem.series.names_C, cast(Any, e.mse_C), cast(Any, e.mae_C), strict=True)
@@ -133,7 +137,7 @@ def score(cfg: ConfigDict, run: Path, problem: Problem, task: str, log: Log) -> 
             )
     one = [key for key in names if not key.startswith("quantile")]
     shown = {key.split()[0]: key for key in reversed(one)}  # of several seeds the first
-    exhibits.write(run, cfg, problem, model, forecast, inputs, spans, shown)
+    exhibits.write(run, cfg, problem, model, forecast, inputs, spans, shown, counted, cycle)
     write_csv(run / "steps.csv", pd.DataFrame(steps, columns=STEPS))
     write_csv(run / "channels.csv", pd.DataFrame(by_channel, columns=CHANNELS))
     processes.once(lambda: forget(run))

@@ -7,7 +7,8 @@ they are FINE * WIDTH wide, further out WIDTH of what they hold, up to WIDEST un
 by at most the width of its bin. Counts are exact: float32 up to 2^24 in a dispatch, float64 on the host.
 
 What validation's errors say is taken for what test's will be (split conformal, Vovk, Gammerman and Shafer 2005; around
-quantile forecasts CQR, Romano, Patterson and Candes 2019, each level by itself).
+quantile forecasts CQR, Romano, Patterson and Candes 2019, each level by itself), a little further out: of n errors, the
+k-th is exceeded with probability 1 - k / (n + 1). Windows overlap, so n is that of windows end to end, of each channel.
 """
 
 import math
@@ -51,7 +52,7 @@ def quantile(tally_HBK: np.ndarray, level: float) -> np.ndarray:
     """Returns z_H in units: what a share `level` of the errors is below, at each step; 0 where nothing was counted."""
     upto_HB = tally_HBK[..., 0].cumsum(1)
     want_H1 = level * upto_HB[:, -1:]
-    bin_H = np.minimum((upto_HB < want_H1).sum(1), BINS - 1)
+    bin_H = np.minimum(((upto_HB < want_H1) | (upto_HB <= 0)).sum(1), BINS - 1)
     inside_H = np.take_along_axis(tally_HBK[..., 0], bin_H[:, None], 1)[:, 0]
     before_H = np.take_along_axis(upto_HB, bin_H[:, None], 1)[:, 0] - inside_H
     share_H = np.where(inside_H > 0, (want_H1[:, 0] - before_H) / np.maximum(inside_H, 1), 0.5)
@@ -68,10 +69,30 @@ def split(tally_HBK: np.ndarray, z_H: np.ndarray) -> np.ndarray:
     return upto_HBK[steps_H, bin_H] - (1 - share_H[:, None]) * inside_HK
 
 
+def outward(level: float, independent: int) -> float:
+    """Returns the share of `independent` errors below a bound that a new one is below with probability `level`; a bound
+    past the outermost error is that."""
+    return min(max((level * (independent + 1) - 0.5) / independent, 0.0), 1.0)
+
+
+def bounds(tally_HBK: np.ndarray, level: float, independent: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns low_H and high_H in units: a share `level` of new errors lies between, as many above as below."""
+    low, high = (outward(0.5 + side * level / 2, independent) for side in (-1, 1))
+    return quantile(tally_HBK, low), quantile(tally_HBK, high)
+
+
+def shares(tallies: tuple[np.ndarray, np.ndarray], bounds: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Returns share_H of the truths between two bounds, each z_H units from a forecast with a tally of its own; 0 where
+    they cross, NaN where no truth is known."""
+    low_H, high_H = (split(tally, z_H)[:, 0] for tally, z_H in zip(tallies, bounds, strict=True))
+    known_H = tallies[0][..., 0].sum(1)
+    return np.where(known_H > 0, np.maximum(high_H - low_H, 0) / np.maximum(known_H, 1), np.nan)
+
+
 def coverage(tallies: tuple[np.ndarray, np.ndarray], bounds: tuple[np.ndarray, np.ndarray]) -> float:
-    """Returns the share of truths between two bounds, each z_H units from a forecast with a tally of its own."""
-    low, high = (split(tally, z_H)[:, 0].sum() for tally, z_H in zip(tallies, bounds, strict=True))
-    return float((high - low) / (tallies[0][..., 0].sum() or np.nan))
+    """Returns the share of all truths between two bounds (`shares`); NaN without any."""
+    known_H = tallies[0][..., 0].sum(1)
+    return float(np.nan_to_num(shares(tallies, bounds)) @ known_H / (known_H.sum() or np.nan))
 
 
 def pinball(tally_HBK: np.ndarray, z_H: np.ndarray, level: float) -> float:
@@ -82,9 +103,10 @@ def pinball(tally_HBK: np.ndarray, z_H: np.ndarray, level: float) -> float:
     return float((level * distance_H - under_H).sum() / (all_HK[:, 0].sum() or np.nan))
 
 
-def judge(levels: tuple[float, ...], past: np.ndarray, seen: np.ndarray) -> dict[str, float]:
+def judge(levels: tuple[float, ...], past: np.ndarray, seen: np.ndarray, independent: int) -> dict[str, float]:
     """Returns the columns of a model's row: coverage at 80 and 95 %, and the CRPS (twice the mean pinball loss over
     `levels`) of its forecasts as `past`, the tally_QHBK of validation, calibrates them, on those of `seen`, test's.
+    independent: how many errors of a step of validation are of windows that do not overlap.
 
     Q = 1: a point forecast, which all levels move from. Otherwise Q are quantile forecasts of `levels`, ordered: they
     have these figures raw, too, and a coverage where its bounds are among them.
@@ -100,8 +122,8 @@ def judge(levels: tuple[float, ...], past: np.ndarray, seen: np.ndarray) -> dict
             return math.nan
         a, b = (int(place or 0) for place in places)
         zero_H = np.zeros(past.shape[1])
-        bounds = (quantile(past[a], low), quantile(past[b], high)) if calibrated else (zero_H, zero_H)
-        return coverage((seen[a], seen[b]), bounds)
+        moved = [quantile(past[at], outward(level, independent)) for at, level in ((a, low), (b, high))]
+        return coverage((seen[a], seen[b]), (moved[0], moved[1]) if calibrated else (zero_H, zero_H))
 
     def crps(calibrated: bool) -> float:
         each = []

@@ -128,6 +128,10 @@ class Span:
     def length(self) -> int:
         return self.lookback + self.horizons[-1]
 
+    def apart(self, horizon: int) -> int:
+        """Returns how many windows of the horizon of that index lie end to end: none forecasts a step of another."""
+        return (self.counts[horizon] - 1) // self.horizons[horizon] + 1
+
 
 def span(border: tuple[int, int], lookback: int, horizons: tuple[int, ...], channels: int, split: str) -> Span:
     """Returns the windows whose targets lie in the rows `border` = [begin, end); history may reach across `begin`.

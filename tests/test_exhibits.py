@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ptt_jax import attention, baselines, exhibits, intervals, prompts
+from ptt_jax import attention, baselines, evaluate, exhibits, prompts, tally
 from ptt_jax.windows import past, take
 
 
@@ -34,22 +34,40 @@ def test_samples_are_of_several_channels_and_spread_over_the_split(problem):
         assert row_S.max() // 3 < span.counts[-1]
 
 
-def test_intervals_cover_what_is_like_that_which_they_were_made_from():
-    rng = np.random.default_rng(0)
-    wide_1HC = (1 + np.arange(8.0))[None, :, None] * np.array([1.0, 5.0])[None, None]
-    residual_WHC, spread_WC = rng.normal(size=(400, 8, 2)) * wide_1HC, np.ones((400, 2))
-    kept = intervals.fit(residual_WHC, spread_WC)
-    fresh_WHC = rng.normal(size=(400, 8, 2)) * wide_1HC
-    fresh_WHC[:, 3] = np.nan
-    found_ZH = exhibits.covered(kept, fresh_WHC, spread_WC)
-    assert np.isnan(found_ZH[:, 3]).all()
-    np.testing.assert_allclose(np.delete(found_ZH, 3, 1), [[0.8] * 7, [0.95] * 7], atol=0.04)
-    moved_ZH = exhibits.covered(kept, fresh_WHC, spread_WC / 3)  # a history that moves less has narrower intervals
-    assert (np.delete(moved_ZH, 3, 1) < 0.6).all()
-    (low_HC, high_HC), first_HC = kept.bounds(np.zeros((8, 2)), kept.ratio_C, 80), fresh_WHC[:1]
-    one = exhibits.covered(kept, first_HC, np.ones((1, 2)))[0]
-    inside_HC = (first_HC[0] >= low_HC) & (first_HC[0] <= high_HC)
-    np.testing.assert_allclose(np.delete(one, 3), np.delete(inside_HC.mean(1), 3))
+def test_intervals_are_those_that_the_results_measure(problem, model, params, tiny, tmp_path):
+    """A forecast of 0 for all: its bounds are of validation's errors, and of test's values the shares are within."""
+
+    def zero(panel, inputs, span, row_R):
+        return {"naive 0": tuple(inputs["by"] * jnp.zeros((len(row_R), h)) for h in span.horizons)}
+
+    tiny.tune.mode, season = "naive", 12
+    spans = {split: problem.span(split, 48, (12, 20)) for split in ("validation", "test")}
+    inputs = {"by": jnp.float32(1), "backbone": params}
+    measure = evaluate.evaluator(zero, problem.mesh, 64, season=season)
+    counted = [measure(problem.panel, inputs, span)["naive 0"][-1].tally[0] for span in spans.values()]
+    exhibits.write(tmp_path, tiny, problem, model, zero, inputs, spans, {"naive": "naive 0"}, counted, season)
+    with np.load(tmp_path / "exhibits.npz") as found, np.load(tmp_path / "samples.npz") as samples:
+        low_ZSH, high_ZSH, covered_ZH = (found[key] for key in ("low_ZSH", "high_ZSH", "coverage_ZH"))
+        centre_SH, seen_ST = samples["forecast_naive_SH"], samples["history_observed_ST"]
+        history_ST, channel_S = samples["history_ST"], samples["channel_S"]
+    apart = 3 * spans["validation"].apart(-1)
+    judged = tally.judge(tally.DECILES, *(part[None] for part in counted), apart)
+    known_H = counted[1][..., 0].sum(1)
+    np.testing.assert_allclose(covered_ZH @ known_H / known_H.sum(), [judged["coverage_80"], judged["coverage_95"]])
+    scale_S = problem.scaler.scale_C[[problem.series.names_C.index(name) for name in channel_S]]
+    unit_S = np.asarray(tally.unit(history_ST / scale_S[:, None], seen_ST, season)) * scale_S
+    for z, level in enumerate((0.8, 0.95)):
+        for bound_SH, z_H in zip((low_ZSH[z], high_ZSH[z]), tally.bounds(counted[0], level, apart), strict=True):
+            np.testing.assert_allclose(bound_SH, centre_SH + unit_S[:, None] * z_H, rtol=1e-4)
+
+
+def test_without_tallies_nothing_is_drawn_around_a_forecast(problem, model, params, tiny, tmp_path):
+    spans = {"validation": problem.span("validation", 48, (12, 20))}
+    inputs, tiny.tune.mode = {"by": jnp.float32(1), "backbone": params}, "naive"
+    exhibits.write(tmp_path, tiny, problem, model, naive, inputs, spans, {"naive": "naive 0"}, [], 24)
+    with np.load(tmp_path / "exhibits.npz") as found:
+        assert "low_ZSH" not in found
+        assert found["rows"] == 500
 
 
 @pytest.mark.parametrize("kind", ["position", "channel", None])

@@ -33,7 +33,7 @@ def run(tmp_path):
     np.savez(tmp_path / "samples.npz", **samples)
     y_SH = samples["forecast_prompt_SH"]
     np.savez(
-        tmp_path / "exhibits.npz", model="prompt", levels=(80, 95), windows=50, apart=3, interval_channels=2, patch=8,
+        tmp_path / "exhibits.npz", model="prompt", levels=(80, 95), windows=50, apart=3, patch=8,
         low_ZSH=np.stack([y_SH - 1, y_SH - 2]), high_ZSH=np.stack([y_SH + 1, y_SH + 2]), rows=1000, channels=3,
         coverage_ZH=np.full((2, 16), 0.75), attention_IKMN=rng.dirichlet(np.ones(4), (1, 2, 2)), missing=0.01,
         first="2024-01-01", last="2024-02-01",
@@ -167,7 +167,7 @@ def test_the_tables_say_what_the_files_say_and_mark_the_best(run):
 def test_other_columns_of_the_results_have_tables_of_their_own(run):
     results = pd.read_csv(run / "results.csv")
     results.assign(coverage_80=0.79).to_csv(run / "results.csv", index=False)
-    assert rows(tree(run), "coverage 80 on test")["prompt"] == ["0.790"] * 3
+    assert rows(tree(run), "80 % cover on test")["prompt"] == ["0.790"] * 3
 
 
 def test_a_run_that_kept_nothing_to_look_at_says_so(run):

@@ -55,7 +55,7 @@ def test_the_crps_of_normal_errors_is_what_the_formula_says():
     ones = jnp.ones(error_QRH.shape[1:])
     counted = np.asarray(tally.count(jnp.asarray(error_QRH), ones, ones[:, 0]), np.float64)
     many = tuple(np.round(np.arange(0.005, 1, 0.01), 3).tolist())
-    found = tally.judge(many, counted, counted)
+    found = tally.judge(many, counted, counted, 100_000)
     assert found["crps"] == pytest.approx(1 / np.sqrt(np.pi), rel=5e-3)  # of a standard normal, known to be normal
     assert found["coverage_80"] == pytest.approx(0.8, abs=2e-3)
     assert found["coverage_95"] == pytest.approx(0.95, abs=2e-3)
@@ -68,7 +68,7 @@ def test_quantile_forecasts_are_judged_raw_and_calibrated():
     error_QRH = np.stack([-1 - truth_R, 1 - truth_R])[:, :, None]
     ones = jnp.ones((len(truth_R), 1))
     counted = np.asarray(tally.count(jnp.asarray(error_QRH), ones, ones[:, 0]), np.float64)
-    found = tally.judge((0.1, 0.9), counted, counted)
+    found = tally.judge((0.1, 0.9), counted, counted, 100_000)
     assert found["raw_coverage_80"] == pytest.approx((np.abs(truth_R) < 1).mean(), abs=1e-6)  # zero is an edge
     assert found["coverage_80"] == pytest.approx(0.8, abs=2e-3)
     assert found["crps"] < found["raw_crps"]
@@ -92,3 +92,31 @@ def test_crossing_quantiles_are_put_in_order_at_no_cost():
         for of in (y_QR, ordered)
     )
     assert after < before
+
+
+def test_bounds_that_cross_cover_nothing_and_a_step_without_truths_counts_for_nothing(counted):
+    one = counted[0]
+    nothing = np.concatenate([one, np.zeros_like(one[:1])])
+    two, three = np.full(len(nothing), 2.0), np.full(len(nothing), 3.0)
+    assert (tally.shares((nothing, nothing), (three, two))[:-1] == 0).all()
+    assert np.isnan(tally.shares((nothing, nothing), (two, three))[-1])
+    assert tally.coverage((nothing, nothing), (-two, two)) == tally.coverage((one, one), (-two[:-1], two[:-1]))
+
+
+def test_bounds_of_few_errors_cover_new_ones_as_often_as_asked():
+    """What split conformal promises, over many draws; bounds at the plain quantiles cover too little."""
+    rng = np.random.default_rng(2)
+    n, draws, found = 19, 4000, {}
+    error_QRH = rng.normal(size=(1, n, draws)).astype(np.float32)  # a step each is a draw of its own
+    error_QRH = np.repeat(error_QRH, 20, 1) + 0.1 * rng.normal(size=(1, 20 * n, draws)).astype(np.float32)  # overlap
+    ones = jnp.ones(error_QRH.shape[1:])
+    counted_HBK = np.asarray(tally.count(jnp.asarray(error_QRH), ones, ones[:, 0]), np.float64)[0]
+    fresh_H = rng.normal(size=draws)
+    for corrected, independent in ((True, n), (False, 10**9)):
+        low_H, high_H = tally.bounds(counted_HBK, 0.8, independent)
+        found[corrected] = np.mean((fresh_H >= low_H) & (fresh_H <= high_H))
+    assert found[True] == pytest.approx(0.8, abs=0.02)
+    assert found[False] < found[True] - 0.01
+    outermost_H = tally.bounds(counted_HBK, 0.99, n)
+    assert (outermost_H[0] <= -error_QRH[0].max(0)).all()
+    assert (outermost_H[0] > -6).all()  # the outermost error's bin, not the outermost bin

@@ -6,6 +6,7 @@ for it on validation, as it keeps its prompt. Optimiser, schedule and looks are 
 head has dropout. Rates and lengths are the config's, and want choosing for each mode.
 """
 
+import functools
 import json
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +17,7 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from ptt_jax import baselines, checkpoint, encodings, evaluate, optim, processes, prompts, step, tasks
+from ptt_jax import baselines, checkpoint, encodings, evaluate, optim, problems, processes, prompts, step, tasks
 from ptt_jax import mesh as meshes
 from ptt_jax.checkpoint import Store
 from ptt_jax.config import PARTS, UserError, write_atomic
@@ -162,7 +163,8 @@ def finetune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: st
             dtype = model.dtype if t.cache_dtype == "compute" else jnp.dtype(t.cache_dtype)
             frozen = meshes.replicate(problem.mesh, backbone)
             data = encodings.encode_all(model, frozen, problem, train, cfg.evaluate.batch, t.cache_bytes, dtype)
-        loop = Loop("tune", steps, t.validations, step.many(one), data, train, order, (key,), log, profile)
+        words = functools.partial(problems.words, (problem,), problem.panel, train)
+        loop = Loop("tune", steps, t.validations, step.many(one), data, train, order, (key,), log, profile, words)
         for pause in loop.run(begin):
             keep(pause)
             if history.settled():

@@ -159,7 +159,7 @@ def tune(detector: Detector, learn: Lessons, choose: Lessons, section: ConfigDic
     for at in (steps * i // section.validations for i in range(section.validations + 1)):
         if at > int(state.step):
             state, summed = chunk(state, jnp.int32(at - int(state.step)), learn, key)
-            check_finite("tune", f"up to step {at} the loss", float(summed))
+            check_finite("tune", f"the loss of step {int(summed.first)}", float(summed.loss))
         total, count = sums(state.params, choose)
         value = float(total) / max(float(count), 1)
         check_finite("tune", f"validation after step {at}", value)

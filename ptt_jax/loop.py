@@ -20,7 +20,7 @@ from ptt_jax.checkpoint import FORMAT, Store
 from ptt_jax.config import UserError
 from ptt_jax.encodings import Cached
 from ptt_jax.log import Log
-from ptt_jax.step import State
+from ptt_jax.step import State, Sums
 from ptt_jax.windows import Span
 
 CHUNK = 50  # most steps in a dispatch: long enough to hide the host, short enough to show progress
@@ -48,19 +48,22 @@ class Loop:
     """`steps` steps in chunks, and `pauses` pauses evenly spread over them, the last at the end.
 
     chunk: of `step.many`, with the data and the inputs that it takes. order: f(steps_J) -> the rows of `span` that they
-    read, row_JR or, for seeds with rows of their own, row_JSR. profile: a folder for a trace of one warm chunk.
+    read, row_JR or, for seeds with rows of their own, row_JSR. profile: a folder for a trace of one warm chunk. words:
+    f(row_R) -> where these rows lie, for a sentence. knob: of the config, what to turn when the loss is not finite.
     """
 
     stage: str
     steps: int
     pauses: int
-    chunk: Callable[..., tuple[State, Array]]
+    chunk: Callable[..., tuple[State, Sums]]
     data: Cached
     span: Span
     order: Callable[[Array], Array]
     inputs: tuple
     log: Log
     profile: str = ""
+    words: Callable[[np.ndarray], str] = str
+    knob: str = ""
 
     def chunks(self, first: int) -> list[list[tuple[int, int]]]:
         """Returns (begin, end) of the dispatches up to each pause that lies ahead, as equal as may be: one program
@@ -93,15 +96,15 @@ class Loop:
             self.log.progress(f"{self.stage}  step {first} of {self.steps}  compiling")
         with contextlib.closing(self.data.panel.feed(self.span, rows, len(begins))) as feed:
             for until in chunks:
-                waiting: list[tuple[int, int, Array]] = []
+                waiting: list[tuple[int, Sums]] = []
                 total, since, pause = 0.0, until[0][0], until[-1][1]
                 for begin, done in until:
                     state, summed = self.dispatch(state, done - begin, next(feed), warm=begin > first)
-                    waiting.append((begin, done - begin, summed))
+                    waiting.append((done - begin, summed))
                     # The last chunk's sums are fetched while this one runs: the device never waits for the host.
                     while len(waiting) > (done < pause):
-                        total += self.fetch(*waiting.pop(0))
-                        at = done - (waiting[0][1] if waiting else 0)
+                        total += self.fetch(waiting.pop(0)[1])
+                        at = done - (waiting[0][0] if waiting else 0)
                         seconds = time.monotonic() - begun
                         left = seconds / (at - first) * (self.steps - at)
                         self.log.progress(f"{self.stage}  step {at} of {self.steps}  {left:.0f} s left")
@@ -109,7 +112,7 @@ class Loop:
         if self.profile:
             self.log.say(f"{self.stage}: no trace, since no chunk of steps came after the one that compiles")
 
-    def dispatch(self, state: State, count: int, panel: Any, *, warm: bool) -> tuple[State, Array]:
+    def dispatch(self, state: State, count: int, panel: Any, *, warm: bool) -> tuple[State, Sums]:
         """Starts a chunk; traces the first warm one, if asked to."""
         arguments = jnp.int32(count), self.data.on(panel), *self.inputs
         if not (self.profile and warm):
@@ -121,24 +124,44 @@ class Loop:
         self.log.say(f"{self.stage}: a trace of {count} steps is in {folder}")
         return out
 
-    def fetch(self, begin: int, count: int, summed: Array) -> float:
+    def fetch(self, summed: Sums) -> float:
         """Returns a chunk's summed loss, of a sweep the mean over seeds of each seed's best setting.
 
-        A setting of a sweep may diverge; all settings of a seed may not.
+        A setting of a sweep may diverge; all settings of a seed may not. Raises UserError then, which names the step at
+        which the last of them did, and the rows that it read.
         """
-        losses_SG = np.atleast_2d(np.asarray(summed, np.float64))
+        losses_SG = np.atleast_2d(np.asarray(summed.loss, np.float64))
         best_S = np.where(np.isfinite(losses_SG), losses_SG, np.inf).min(1)
-        check_finite(self.stage, f"between steps {begin} and {begin + count} the loss", *best_S)
-        return float(best_S.mean())
+        if np.isfinite(best_S).all():
+            return float(best_S.mean())
+        first_SG = np.atleast_2d(np.asarray(summed.first))
+        lost_S = np.where(np.isfinite(best_S), np.iinfo(np.int32).max, first_SG.max(1))
+        seed = int(lost_S.argmin())
+        bad_R = processes.whole(summed.bad_R).reshape(*first_SG.shape, -1)[seed, first_SG[seed].argmax()]
+        step = int(lost_S[seed])
+        row_R = processes.whole(self.order(jnp.arange(step, step + 1))).reshape(-1, len(bad_R))
+        row_R = row_R[seed if len(row_R) > 1 else 0]
+        every = bad_R.all() or not bad_R.any()  # finite each, and not their sum
+        where = "in all" if every else f"in {bad_R.sum()} of the"
+        raise lost(
+            self.stage, f"the loss of step {step}, {where} {len(bad_R)} rows of its batch "
+            f"({self.words(row_R if every else row_R[bad_R])})", self.knob or f"{self.stage}.learning_rate",
+        )  # fmt: skip
 
 
-def check_finite(stage: str, what: str, *values: float) -> None:
-    """Raises UserError when a value is not finite, before anything of that state is saved."""
+def lost(stage: str, what: str, knob: str) -> UserError:
+    """Returns the error of a stage in which something is not finite."""
+    return UserError(
+        f"{stage} lost its footing: {what} is not finite; checkpoints before that are kept; accepted: a smaller "
+        f"config.{knob}, say"
+    )
+
+
+def check_finite(stage: str, what: str, *values: float, knob: str = "") -> None:
+    """Raises UserError when a value is not finite, before anything of that state is saved. knob: of the config, what to
+    turn, if it is not the stage's learning rate."""
     if not all(map(math.isfinite, values)):
-        raise UserError(
-            f"{stage} lost its footing: {what} is not finite; checkpoints before that are kept; "
-            f"accepted: a smaller config.{stage}.learning_rate, say"
-        )
+        raise lost(stage, what, knob or f"{stage}.learning_rate")
 
 
 def resume(store: Store, trees: dict[str, Any], log: Log, stage: str, mesh: Mesh) -> tuple[dict[str, Any], dict]:

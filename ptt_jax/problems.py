@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from ptt_jax import mesh as meshes
 from ptt_jax.config import UserError
 from ptt_jax.data import Scaler, Series, fit_scaler
+from ptt_jax.frame import shorten
 from ptt_jax.stream import Host
 from ptt_jax.windows import Mix, Panel, Span, few, span
 
@@ -58,3 +59,21 @@ def mix(problems: Sequence[Problem], lookback: int, horizon: int) -> Mix:
             )
     spans = [problem.span("train", lookback, (horizon,)) for problem in problems]
     return Mix(tuple(cast(Panel, p.panel) for p in problems), tuple(spans))
+
+
+def words(problems: Sequence[Problem], panel: Panel | Host | Mix, span: Span, row_R: np.ndarray) -> str:
+    """Returns where rows of a span lie, for a sentence: their series, and the steps of the first row's window.
+
+    problems: those of a mix, in its order, or the one whose panel it is.
+    """
+    names: dict[str, None] = {}
+    first = ""
+    for row in map(int, row_R):
+        of, own = problems[0], span
+        if isinstance(panel, Mix):
+            of, own = problems[row % len(problems)], panel.spans[row % len(problems)]
+            row = row // len(problems) % own.rows
+        name, start = of.series.names_C[row % own.channels], own.first + row // own.channels
+        names[f"{of.series.name}: {name}" if len(problems) > 1 else name] = None
+        first = first or f"rows {start} to {min(start + own.length, own.end) - 1}"
+    return f"series {shorten(list(names))}; the first of them is {first} of {next(iter(names))!r}"

@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import Array
 from jax.experimental import multihost_utils
 
 from ptt_jax.config import UserError
@@ -76,6 +77,11 @@ def gather(text: str) -> list[str]:
     padded[: len(raw)] = np.frombuffer(raw, np.uint8)
     texts = multihost_utils.process_allgather(padded)
     return [line[:size].tobytes().decode() for line, size in zip(texts, sizes, strict=True)]
+
+
+def whole(array: Array) -> np.ndarray:
+    """Returns an array that may lie on the devices of all processes, which all call this."""
+    return np.asarray(array if array.is_fully_addressable else multihost_utils.process_allgather(array, tiled=True))
 
 
 def once(do: Callable[[], Any]) -> Any:

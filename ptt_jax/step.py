@@ -1,7 +1,7 @@
 """A chunk of optimisation steps under one jit."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -15,7 +15,7 @@ from ptt_jax import optim, windows
 from ptt_jax.optim import Groups
 from ptt_jax.tasks import Loss
 
-Step = Callable[..., tuple["State", Array]]  # f(state, data, key, ...) -> state, loss
+Step = Callable[..., tuple["State", "Seen"]]  # f(state, data, key, ...) -> state, what it saw
 
 
 @flax.struct.dataclass
@@ -25,6 +25,22 @@ class State:
     step: Array
     params: Any
     opt_state: Any
+
+
+class Seen(NamedTuple):
+    """What a step saw: its loss, and which rows of its batch have one that is not finite."""
+
+    loss: Array
+    bad_R: Array
+
+
+class Sums(NamedTuple):
+    """What a chunk of steps saw: their losses' sum; the first step at which that was not finite, -1 if it always was,
+    and which rows of its batch made it so. Members of a `fan` have axes in front."""
+
+    loss: Array
+    first: Array
+    bad_R: Array
 
 
 def start(params: Any, tx: optax.GradientTransformation) -> State:
@@ -37,27 +53,27 @@ def order(key: Array, at: Array, batch: int, rows: int) -> Array:
 
 
 def one(loss: Loss, tx: optax.GradientTransformation, groups: Groups, mesh: Mesh, batch: int, rows: int) -> Step:
-    """Returns f(state, data, key) -> state, loss: one step, to be put under jit."""
+    """Returns f(state, data, key) -> state, Seen: one step, to be put under jit."""
 
-    def step(state: State, data: Any, key: Array) -> tuple[State, Array]:
+    def step(state: State, data: Any, key: Array) -> tuple[State, Seen]:
         row_R = meshes.split(mesh, order(key, state.step, batch, rows))
         _, step_key = jax.random.split(key)
         tuned, frozen = groups.part(state.params)
 
-        def mean(tuned: Any) -> Array:
+        def mean(tuned: Any) -> tuple[Array, Array]:
             key = jax.random.fold_in(step_key, state.step)
             sum_R, count_R = loss(optim.join(tuned, frozen), data, row_R, key)
-            return sum_R.sum() / jnp.maximum(count_R.sum(), 1)
+            return sum_R.sum() / jnp.maximum(count_R.sum(), 1), ~jnp.isfinite(sum_R)
 
-        value, grads = jax.value_and_grad(mean)(tuned)
+        (value, bad_R), grads = jax.value_and_grad(mean, has_aux=True)(tuned)
         tuned, opt_state = optim.step(tx, grads, state.opt_state, tuned, frozen)
-        return meshes.whole(mesh, State(state.step + 1, optim.join(tuned, frozen), opt_state)), value
+        return meshes.whole(mesh, State(state.step + 1, optim.join(tuned, frozen), opt_state)), Seen(value, bad_R)
 
     return step
 
 
 def fan(build: Callable[[Any], Step], axes: State) -> Step:
-    """Returns f(state, data, key_S, hyper_G) -> state, loss_SG: many members in one step.
+    """Returns f(state, data, key_S, hyper_G) -> state, Seen of loss_SG: many members in one step.
 
     Members are S seeds, each with rows of its own, times G settings of `hyper` (a dict of vectors), which share them,
     and so whatever no member changes: gathers and frozen encodings of a seed's rows are there once. build(hyper) makes
@@ -65,8 +81,8 @@ def fan(build: Callable[[Any], Step], axes: State) -> Step:
     shared.
     """
 
-    def step(state: State, data: Any, key_S: Array, hyper_G: Any) -> tuple[State, Array]:
-        def member(state: State, data: Any, key: Array, hyper: Any) -> tuple[State, Array]:
+    def step(state: State, data: Any, key_S: Array, hyper_G: Any) -> tuple[State, Seen]:
+        def member(state: State, data: Any, key: Array, hyper: Any) -> tuple[State, Seen]:
             return build(hyper)(state, data, key)
 
         settings = jax.vmap(member, in_axes=(axes, None, None, 0), out_axes=(axes, 0))
@@ -77,19 +93,25 @@ def fan(build: Callable[[Any], Step], axes: State) -> Step:
 
 
 def many(step: Step) -> Callable:
-    """Returns f(state, count, data, *inputs) -> state, summed losses, under one jit with the state donated.
+    """Returns f(state, count, data, *inputs) -> state, Sums, under one jit with the state donated.
 
     `count` is traced: any number of steps runs in the same executable, so a short last chunk compiles nothing.
     """
 
     step = jax.jit(step, inline=True)  # traced once for its shape and for the loop
 
-    def chunk(state: State, count: Array, data: Any, *inputs: Any) -> tuple[State, Array]:
-        def body(i: Array, carry: tuple[State, Array]) -> tuple[State, Array]:
-            state, value = step(carry[0], data.at(i), *inputs)
-            return state, carry[1] + value
+    def chunk(state: State, count: Array, data: Any, *inputs: Any) -> tuple[State, Sums]:
+        def body(i: Array, carry: tuple[State, Sums]) -> tuple[State, Sums]:
+            before, sums = carry
+            after, seen = step(before, data.at(i), *inputs)
+            loss = sums.loss + seen.loss
+            lost = ~jnp.isfinite(loss) & (sums.first < 0)
+            first, bad_R = jnp.where(lost, before.step, sums.first), jnp.where(lost[..., None], seen.bad_R, sums.bad_R)
+            return after, Sums(loss, first, bad_R)
 
         shape = jax.eval_shape(step, state, data.at(0), *inputs)[1]
-        return jax.lax.fori_loop(0, count, body, (state, jnp.zeros(shape.shape)))
+        none = jnp.full(shape.loss.shape, -1, jnp.int32)
+        sums = Sums(jnp.zeros(shape.loss.shape), none, jnp.zeros(shape.bad_R.shape, bool))
+        return jax.lax.fori_loop(0, count, body, (state, sums))
 
     return jax.jit(chunk, donate_argnums=0)

@@ -1,5 +1,6 @@
 """Pre-train a backbone, going on where the run directory says that it stopped; and what both stages share."""
 
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -175,7 +176,8 @@ def pretrain(
     if not steps and not history:  # the control
         keep(Pause(begin, 0, float("nan"), 0.0, 0.0))
     data = Cached(panel)
-    loop = Loop("pretrain", steps, p.validations, chunk, data, train, order, (key,), log, profile)
+    words = functools.partial(problems.words, (problem, *also), panel, train)
+    loop = Loop("pretrain", steps, p.validations, chunk, data, train, order, (key,), log, profile, words)
     if steps and not stalled([v for _, v in history], p.patience):
         for pause in loop.run(begin):
             keep(pause)

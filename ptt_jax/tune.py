@@ -2,6 +2,7 @@
 quantiles are asked for, prompts of each level from there on, on the same encodings."""
 
 import dataclasses
+import functools
 import itertools
 import json
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from ptt_jax import checkpoint, encodings, evaluate, optim, processes, prompts, step, tasks
+from ptt_jax import checkpoint, encodings, evaluate, optim, problems, processes, prompts, step, tasks
 from ptt_jax import mesh as meshes
 from ptt_jax.checkpoint import Store
 from ptt_jax.config import write_atomic
@@ -205,6 +206,7 @@ def learn(
     train, data, look = job.train, job.data, job.look
     steps = optim.plan(t.epochs, t.steps, t.batch, train.rows, "tune")
     stage = "quantiles" if job.levels else "tune"
+    knob = "tune.quantile_rate" if job.levels else f"tune.learning_rate{'s' if t.learning_rates else ''}"
     seeds, sweep = range(cfg.seed, cfg.seed + t.seeds), Sweep(t, job.levels)
     members = f", {t.seeds} seeds x {len(sweep)} settings" if t.seeds * len(sweep) > 1 else ""
 
@@ -247,7 +249,7 @@ def learn(
         said = processes.agree({h: v.tolist() for h, v in look(pause.state.params).items()})
         values = {h: np.array(v) for h, v in said.items()}
         for v in values.values():
-            check_finite("tune", f"validation after step {pause.step}", *finite(v).min(1))
+            check_finite(stage, f"validation after step {pause.step}", *finite(v).min(1), knob=knob)
         now = jax.device_get(pause.state.params["prompt"])
         for h, better_SG in history.better(values).items():
 
@@ -278,7 +280,9 @@ def learn(
         return jax.vmap(seeds, in_axes=(0, None))(steps_J, key_S)
 
     if not history.settled():
-        for pause in Loop("tune", steps, t.validations, chunk, data, train, order, inputs, log, profile).run(begin):
+        words = functools.partial(problems.words, (problem,), problem.panel, train)
+        loop = Loop(stage, steps, t.validations, chunk, data, train, order, inputs, log, profile, words, knob)
+        for pause in loop.run(begin):
             keep(pause)
             if history.settled():
                 log.say(f"{stage}: no horizon better in {t.patience} looks at validation, stopped")

@@ -25,7 +25,7 @@ class Device:
                 self.seen.append(("fetch", number))
                 return np.asarray(2.0 * int(count), dtype)
 
-        return state, Summed()
+        return state, step.Sums(Summed(), None, None)
 
 
 def run(tmp_path, steps, pauses, first=0, profile=""):

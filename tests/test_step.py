@@ -48,7 +48,7 @@ def test_one_device_and_eight_give_the_same_weights(problem, model, params, grou
         state, data, one, _ = setup(problem, model, params, mesh, groups)
         state, total = step.many(one)(state, jnp.int32(5), data, jax.random.key(5))
         kept = optim.averaged(state.opt_state) if groups == optim.ALL else ()
-        ends.append(jax.device_get((state.params, total, kept)))
+        ends.append(jax.device_get((state.params, total.loss, kept)))
     close(*ends)
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), ends[0][0]["backbone"], jax.device_get(params))
     assert (max(jax.tree.leaves(moved)) > 1e-3) == (groups == optim.ALL)
@@ -64,7 +64,7 @@ def test_dropout_is_the_same_on_any_number_of_devices_and_sends_nothing(problem,
         sent.append([program.as_text().count(f" {name}(") for name in ("all-reduce", "all-gather", "all-to-all")])
         for _ in range(3):
             state, loss = program(state, data, jax.random.key(5))
-        ends.append(jax.device_get((state.params, loss)))
+        ends.append(jax.device_get((state.params, loss.loss)))
     close(*ends[:2])
     assert sent[1] == sent[2]
     assert sent[0] == [0, 0, 0]
@@ -109,7 +109,7 @@ def test_a_pmap_of_the_step_agrees_with_jit(problem, model, params, groups):
         theirs, summed = jax.device_get(theirs), summed + float(value)
     ours, total = step.many(one)(state, jnp.int32(3), data, key)
     close(jax.device_get(ours.params), theirs.params)
-    np.testing.assert_allclose(total, summed, rtol=1e-5)
+    np.testing.assert_allclose(total.loss, summed, rtol=1e-5)
 
 
 def test_the_number_of_steps_in_a_dispatch_changes_no_bit(problem, model, params):
@@ -200,7 +200,7 @@ def test_members_side_by_side_are_the_same_on_one_device_and_eight(problem, mode
         state, losses = step.many(step.fan(build, axes))(
             meshes.replicate(on.mesh, state), jnp.int32(4), data, keys, hyper
         )
-        ends.append(jax.device_get((state.params["prompt"], losses)))
+        ends.append(jax.device_get((state.params["prompt"], losses.loss)))
     close(*ends)
     tokens = ends[0][0]["tokens_MD"].reshape(4, -1)
     assert len({row.tobytes() for row in tokens}) == 4

@@ -7,6 +7,7 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,6 +21,7 @@ from ptt_jax import (
     processes,
     prompts,
     score,
+    step,
     tasks,
     train,
     tune,
@@ -167,9 +169,35 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(p
     cfg = make_config()
     cfg.pretrain.update(steps=16, learning_rate=1e30, warmup=0.0, validations=4)
     run = open_run(tmp_path / "run", cfg)
-    with pytest.raises(UserError, match=r"pretrain lost its footing: .* is not finite"):
-        train.pretrain(cfg, run, problem, Log(run / "metrics.jsonl"))
+    for _ in range(2):  # the second call goes on from the checkpoint of the first
+        with pytest.raises(UserError, match=r"pretrain lost its footing: the loss of step \d+, .* is not finite"):
+            train.pretrain(cfg, run, problem, Log(run / "metrics.jsonl"))
     assert not (run / "backbone.json").exists()
+
+
+def test_the_rows_that_lost_the_loss_are_named_and_what_was_before_is_there(problem, tmp_path):
+    """An infinity where a file cannot have one, in the first step of a channel: it is in one window."""
+    cfg = make_config()
+    cfg.pretrain.update(steps=40, validations=10, flip=0.0, blend=0.0)
+    values_CT = problem.panel.values_CT.at[1, 0].set(np.inf)
+    torn = problem._replace(panel=problem.panel.replace(values_CT=values_CT))
+    run = open_run(tmp_path / "run", cfg)
+    with pytest.raises(UserError) as e:
+        train.pretrain(cfg, run, torn, Log(run / "metrics.jsonl"))
+    span, (_, key) = problem.span("train", *train.window(cfg)), loop.keys(cfg.seed, "pretrain")
+    batches = [np.asarray(step.order(key, jnp.int32(at), 16, span.rows)) for at in range(40)]
+    bad = next(at for at, row_R in enumerate(batches) if 1 in row_R)
+    name = problem.series.names_C[1]
+    assert (
+        f"the loss of step {bad}, in 1 of the 16 rows of its batch (series {name!r}; the first of them is rows 0 to 71 "
+        in str(e.value)
+    )
+    assert bad >= 4  # a checkpoint is there
+    store = Store(run / "backbone", ("params", "state"))
+    last = store.latest()
+    assert last == max(at for at in range(4, 41, 4) if at <= bad)
+    like = train.shapes(train.build(train.architecture(cfg), "float32"))
+    assert all(np.isfinite(a).all() for a in jax.tree.leaves(store.restore(last, "params", like)))
 
 
 def test_pretraining_learns_and_its_validation_masks_are_fixed(problem, tmp_path):
@@ -480,12 +508,23 @@ def test_training_and_validation_share_one_budget(finished, problem, tmp_path, m
 
 
 def test_a_loss_that_is_not_finite_counts_only_when_a_seed_has_no_other(tmp_path):
-    fetch = loop.Loop("tune", 4, 1, None, None, None, None, (), Log(tmp_path / "m")).fetch
-    assert fetch(0, 2, np.array([[np.nan, 1.0], [2.0, np.inf]])) == 1.5
-    with pytest.raises(UserError, match="between steps 0 and 2 the loss is not finite"):
-        fetch(0, 2, np.array([[np.nan, np.nan], [2.0, 1.0]]))
-    with pytest.raises(UserError, match="the loss is not finite"):
-        fetch(0, 2, np.float32(np.nan))
+    of_step = lambda step_J: 100 * step_J[:, None, None] + jnp.array([[1, 2, 3], [11, 12, 13]])[None]  # noqa: E731
+    one = lambda step_J: of_step(step_J)[:, 0]  # noqa: E731
+
+    def fetch(loss, first, bad_R, order=of_step):
+        made = loop.Loop("quantiles", 4, 1, None, None, None, order, (), Log(tmp_path / "m"), knob="tune.quantile_rate")
+        return made.fetch(step.Sums(*map(jnp.asarray, (loss, first, bad_R))))
+
+    bad_SGR = np.zeros((2, 2, 3), bool)
+    bad_SGR[1] = [[True, False, False], [False, True, False]]
+    assert fetch([[np.nan, 1.0], [2.0, np.inf]], [[5, -1], [-1, 6]], bad_SGR) == 1.5
+    # The second seed is lost when the second of its settings is, of which one row is.
+    with pytest.raises(UserError, match=r"of step 7, in 1 of the 3 rows of its batch \(\[712\]\) is not finite"):
+        fetch([[np.nan, 1.0], [np.inf, np.nan]], [[5, -1], [6, 7]], bad_SGR)
+    with pytest.raises(UserError, match=r"quantiles lost its footing: .* smaller config.tune.quantile_rate, say"):
+        fetch([[np.nan, np.nan], [2.0, 1.0]], [[5, 4], [-1, -1]], bad_SGR)
+    with pytest.raises(UserError, match=r"of step 3, in all 3 rows of its batch \(\[301 302 303\]\)"):
+        fetch(np.nan, 3, [True] * 3, one)
 
 
 def test_a_sweep_that_was_stopped_goes_on(finished, sweep, problem, tmp_path):

@@ -33,9 +33,8 @@ def seasonal_naive(x_RT: Array, season: int, horizon: int) -> Array:
 
 def centre(x_RT: Array, observed_RT: Array) -> tuple[Array, Array]:
     """Returns the history around its own mean, 0 where missing, and mean_R1."""
-    seen_RT = observed_RT.astype(jnp.float32)
-    mean_R1, _ = instance_stats(x_RT, seen_RT)
-    return (x_RT - mean_R1) * seen_RT, mean_R1
+    mean_R1, _ = instance_stats(x_RT, observed_RT.astype(jnp.float32))
+    return jnp.where(observed_RT, x_RT - mean_R1, 0), mean_R1
 
 
 def linear(weights_TH: Array, x_RT: Array, observed_RT: Array, horizon: int) -> Array:

@@ -26,6 +26,7 @@ Forecast = Callable[[Windows, Any, Span, Array], dict[str, tuple[Array, ...]]]
 Sums = dict[str, list[tuple[Array, ...]]]
 Tallies = dict[str, list[Array]]
 BLOCKS = 32  # batches in a dispatch
+PARTS = 128  # of a batch, which are summed apart where its rows are summed by channel
 
 
 class Errors(NamedTuple):
@@ -39,7 +40,7 @@ class Errors(NamedTuple):
     mae_H: np.ndarray
     count_H: np.ndarray
     windows: int
-    tally: np.ndarray | None = None  # of `tally.count`, where asked for
+    tally: np.ndarray | None = None  # of `tally.sums`, where asked for
     mse_C: np.ndarray | None = None
     mae_C: np.ndarray | None = None
 
@@ -68,8 +69,10 @@ def errors(
 
 
 def pool(a_SR: Array, row_R: Array, channels: int) -> Array:
-    """Returns a_SC, the rows' sums by channel."""
-    return jnp.zeros((*a_SR.shape[:-1], channels)).at[..., row_R % channels].add(a_SR)
+    """Returns a_SC, the rows' sums by channel, in PARTS first: a long running sum of like values rounds each of them
+    the same way."""
+    part_R = jnp.arange(len(row_R)) % PARTS
+    return jnp.zeros((*a_SR.shape[:-1], channels, PARTS)).at[..., row_R % channels, part_R].add(a_SR).sum(-1)
 
 
 def add(total: Any, part: Any) -> Any:
@@ -116,7 +119,8 @@ def evaluator(
                 inside_R1 = (real_R & (row_R // span.channels < count))[:, None]
                 weight_RH = (observed_RL[:, target] & inside_R1).astype(jnp.float32)
                 lead = tuple(range(y_SRH.ndim - 2))  # members, if any
-                error_SRH = (y_SRH - jnp.expand_dims(x_RL[:, target], lead)) * jnp.expand_dims(weight_RH, lead)
+                away_SRH = y_SRH - jnp.expand_dims(x_RL[:, target], lead)
+                error_SRH = jnp.where(jnp.expand_dims(weight_RH > 0, lead), away_SRH, 0)
                 square_SRH, size_SRH = jnp.square(error_SRH), penalty(error_SRH)
                 parts: tuple[Array, ...] = (square_SRH.sum(-2), size_SRH.sum(-2), weight_RH.sum(0))
                 if by_channel:
@@ -160,7 +164,7 @@ def evaluator(
             )
             apart.append(part)
             tallies, last = add(tallies, last), counted  # of many dispatches, tallies would fill the device
-        tallies = add(tallies, last)
+        tallies = jax.tree.map(tally.sums, add(tallies, last))
         totals = jax.tree.map(lambda *part: np.sum([np.asarray(p, np.float64).sum(0) for p in part], 0), *apart)
         with np.errstate(invalid="ignore"):  # 0 / 0 is nan: a step at which nothing was observed
             return {

@@ -62,7 +62,7 @@ def imputing(model: CrossMAE, span: Span, hiding: Law, of: impute.Way) -> Loss:
         x_RL, observed_RL = take(data.panel, span, row_R)
         hidden_RL = gaps.hide(hiding, key, row_R, observed_RL)
         y_RL = impute.impute(model, params, of, x_RL, observed_RL & ~hidden_RL, row_R % span.channels)
-        return jnp.where(hidden_RL, jnp.square(y_RL - x_RL), 0).sum(1), hidden_RL.sum(1, dtype=jnp.float32)
+        return jnp.square(jnp.where(hidden_RL, y_RL - x_RL, 0)).sum(1), hidden_RL.sum(1, dtype=jnp.float32)
 
     return loss
 

@@ -29,8 +29,9 @@ def instance_stats(x_RL: Array, seen_RL: Array) -> tuple[Array, Array]:
 
     The scale is the standard deviation, at least SCALE_FLOOR; a row where nothing is seen gets mean 0.
     """
+    x_RL = jnp.where(seen_RL > 0, x_RL, 0)  # a product would let NaN and infinity through
     count_R1 = jnp.maximum(seen_RL.sum(-1, keepdims=True), 1)
-    mean_R1 = (x_RL * seen_RL).sum(-1, keepdims=True) / count_R1
+    mean_R1 = x_RL.sum(-1, keepdims=True) / count_R1
     # Two passes: the sum of squares of a window at 1e8 has no digits left for its variance.
     variance_R1 = (((x_RL - mean_R1) * seen_RL) ** 2).sum(-1, keepdims=True) / count_R1
     return mean_R1, jnp.maximum(jnp.sqrt(variance_R1), SCALE_FLOOR)

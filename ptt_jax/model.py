@@ -144,6 +144,7 @@ class CrossMAE(nn.Module):
         leak into mean and scale), 'visible' by those of the visible patches. units: 'normalised', in which every window
         weighs alike, or 'scaled', around the window's mean, in which a window weighs as in a forecast's error.
         """
+        x_RL = jnp.where(observed_RL, x_RL, 0)  # whatever stands in their place, missing values are nothing
         x_RNP, seen_RNP = patchify(x_RL, self.patch), patchify(observed_RL.astype(jnp.float32), self.patch)
         shown_RVP, shown_seen_RVP = pick(x_RNP, visible_RV), pick(seen_RNP, visible_RV)
         if norm == "window":
@@ -175,7 +176,7 @@ class CrossMAE(nn.Module):
 
         Under hiding 'value' those of the future's zeros follow in z_RND.
         """
-        seen_RT = observed_RT.astype(jnp.float32)
+        x_RT, seen_RT = jnp.where(observed_RT, x_RT, 0), observed_RT.astype(jnp.float32)
         mean_R1, scale_R1 = instance_stats(x_RT, seen_RT)
         seen_RNP = patchify(seen_RT, self.patch)
         x_RNP = normalise(patchify(x_RT, self.patch), mean_R1, scale_R1) * seen_RNP  # missing: the mean, and no more

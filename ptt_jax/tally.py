@@ -24,28 +24,43 @@ WIDTH = 2 * math.asinh(WIDEST / FINE) / BINS
 FLOOR = 0.05  # of a channel's spread in training: a history that stands still is no unit
 DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 EDGES = FINE * np.sinh((np.arange(BINS + 1) - BINS // 2) * WIDTH)
+MIDDLES = ((EDGES[:-1] + EDGES[1:]) / 2).astype(np.float32)
 
 
 def unit(x_RT: Array, observed_RT: Array, season: int) -> Array:
     """Returns unit_R of scaled histories: the mean distance of values a season apart, both observed; FLOOR at least."""
     lag = min(season, x_RT.shape[1] - 1)
-    both_RT = (observed_RT[:, lag:] & observed_RT[:, : x_RT.shape[1] - lag]).astype(jnp.float32)
-    total_R = (jnp.abs(x_RT[:, lag:] - x_RT[:, : x_RT.shape[1] - lag]) * both_RT).sum(1)
-    return jnp.maximum(total_R / jnp.maximum(both_RT.sum(1), 1), FLOOR)
+    both_RT = observed_RT[:, lag:] & observed_RT[:, : x_RT.shape[1] - lag]
+    move_RT = jnp.where(both_RT, jnp.abs(x_RT[:, lag:] - x_RT[:, : x_RT.shape[1] - lag]), 0)
+    return jnp.maximum(move_RT.sum(1) / jnp.maximum(both_RT.sum(1, dtype=jnp.float32), 1), FLOOR)
 
 
 def count(error_QRH: Array, weight_RH: Array, unit_R: Array) -> Array:
-    """Returns tally_QHBK float32: for each step and bin of truth minus forecast, in units, the sums over rows of 1, the
-    unit and that distance itself. error_QRH: forecast minus truth, 0 where the weight, 0 or 1, is; B bins, K = 3."""
+    """Returns parts_QHBK float32, what `sums` takes: for each step and bin of truth minus forecast, in units, sums over
+    rows. error_QRH: forecast minus truth, 0 where the weight, 0 or 1, is; B bins, K = 4.
+
+    A running sum of like numbers rounds each of them the same way. So the unit is summed in two parts, of which the
+    first has so few digits that its sums are exact, and the distance as what it is away from the middle of its bin.
+    """
     levels, _, steps = error_QRH.shape
     unit_QRH = jnp.broadcast_to(unit_R[None, :, None], error_QRH.shape)
     above_QRH = -error_QRH / unit_QRH  # of the truth over the forecast: what is added to it
     bin_QRH = jnp.floor(jnp.arcsinh(above_QRH / FINE) / WIDTH).astype(jnp.int32) + BINS // 2
     bin_QRH = jnp.clip(bin_QRH, 0, BINS - 1)
     weight_QRH = jnp.broadcast_to(weight_RH[None], error_QRH.shape)
-    sums_QRHK = jnp.stack([jnp.ones_like(unit_QRH), unit_QRH, -error_QRH], -1) * weight_QRH[..., None]
+    coarse_QRH = jax.lax.reduce_precision(unit_QRH, 8, 8)
+    away_QRH = -error_QRH - jnp.asarray(MIDDLES)[bin_QRH] * unit_QRH
+    parts_QRHK = jnp.stack([jnp.ones_like(unit_QRH), coarse_QRH, unit_QRH - coarse_QRH, away_QRH], -1)
     level_QRH, step_QRH = (jax.lax.broadcasted_iota(jnp.int32, bin_QRH.shape, axis) for axis in (0, 2))
-    return jnp.zeros((levels, steps, BINS, 3)).at[level_QRH, step_QRH, bin_QRH].add(sums_QRHK)
+    return jnp.zeros((levels, steps, BINS, 4)).at[level_QRH, step_QRH, bin_QRH].add(parts_QRHK * weight_QRH[..., None])
+
+
+def sums(parts_QHBK: np.ndarray) -> np.ndarray:
+    """Returns tally_QHBK float64 of what `count` counted: for each step and bin the sums over rows of 1, the unit and
+    the distance of truth minus forecast."""
+    number, coarse, rest, away = np.moveaxis(np.asarray(parts_QHBK, np.float64), -1, 0)
+    unit = coarse + rest
+    return np.stack([number, unit, away + MIDDLES * unit], -1)
 
 
 def quantile(tally_HBK: np.ndarray, level: float) -> np.ndarray:

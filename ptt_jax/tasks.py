@@ -45,7 +45,7 @@ def augment(key: Array, x_RL: Array, observed_RL: Array, flip: float, blend: flo
     (TSMixup, Ansari et al. 2024, with two series). What is missing in either is missing in it.
     """
     sign_key, chosen_key, share_key = jax.random.split(key, 3)
-    rows = (len(x_RL), 1)
+    rows, x_RL = (len(x_RL), 1), jnp.where(observed_RL, x_RL, 0)
     x_RL = jnp.where(jax.random.bernoulli(sign_key, flip, rows), -x_RL, x_RL)
     if not blend:
         return x_RL, observed_RL
@@ -189,5 +189,6 @@ def forecasting(model: CrossMAE, span: Span, *, penalty: str | Penalty) -> Loss:
 def errors(y_RH: Array, panel: Panel, span: Span, row_R: Array, penalty: str | Penalty) -> tuple[Array, Array]:
     """Returns each row's sum of errors over the observed values of its future, and how many these are."""
     x_RH, observed_RH = future(panel, span, row_R)
-    error_RH = (PENALTY[penalty] if isinstance(penalty, str) else penalty)(y_RH - x_RH)
+    away_RH = jnp.where(observed_RH, y_RH - x_RH, 0)  # before the penalty, whose gradient would be 0 times infinity
+    error_RH = (PENALTY[penalty] if isinstance(penalty, str) else penalty)(away_RH)
     return jnp.where(observed_RH, error_RH, 0).sum(1), observed_RH.sum(1, dtype=jnp.float32)

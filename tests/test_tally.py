@@ -22,7 +22,7 @@ def errors():
 @pytest.fixture(scope="module")
 def counted(errors):
     error_RH, weight_RH, unit_R = errors
-    return np.asarray(tally.count(jnp.asarray(error_RH[None]), jnp.asarray(weight_RH), jnp.asarray(unit_R)), np.float64)
+    return tally.sums(tally.count(jnp.asarray(error_RH[None]), jnp.asarray(weight_RH), jnp.asarray(unit_R)))
 
 
 @pytest.mark.parametrize("level", [0.025, 0.1, 0.5, 0.9, 0.975])
@@ -53,7 +53,7 @@ def test_the_crps_of_normal_errors_is_what_the_formula_says():
     rng = np.random.default_rng(1)
     error_QRH = rng.normal(size=(1, 100_000, 1)).astype(np.float32)
     ones = jnp.ones(error_QRH.shape[1:])
-    counted = np.asarray(tally.count(jnp.asarray(error_QRH), ones, ones[:, 0]), np.float64)
+    counted = tally.sums(tally.count(jnp.asarray(error_QRH), ones, ones[:, 0]))
     many = tuple(np.round(np.arange(0.005, 1, 0.01), 3).tolist())
     found = tally.judge(many, counted, counted, 100_000)
     assert found["crps"] == pytest.approx(1 / np.sqrt(np.pi), rel=5e-3)  # of a standard normal, known to be normal
@@ -67,7 +67,7 @@ def test_quantile_forecasts_are_judged_raw_and_calibrated():
     truth_R = np.random.default_rng(2).normal(size=50_000).astype(np.float32)
     error_QRH = np.stack([-1 - truth_R, 1 - truth_R])[:, :, None]
     ones = jnp.ones((len(truth_R), 1))
-    counted = np.asarray(tally.count(jnp.asarray(error_QRH), ones, ones[:, 0]), np.float64)
+    counted = tally.sums(tally.count(jnp.asarray(error_QRH), ones, ones[:, 0]))
     found = tally.judge((0.1, 0.9), counted, counted, 100_000)
     assert found["raw_coverage_80"] == pytest.approx((np.abs(truth_R) < 1).mean(), abs=1e-6)  # zero is an edge
     assert found["coverage_80"] == pytest.approx(0.8, abs=2e-3)
@@ -110,7 +110,7 @@ def test_bounds_of_few_errors_cover_new_ones_as_often_as_asked():
     error_QRH = rng.normal(size=(1, n, draws)).astype(np.float32)  # a step each is a draw of its own
     error_QRH = np.repeat(error_QRH, 20, 1) + 0.1 * rng.normal(size=(1, 20 * n, draws)).astype(np.float32)  # overlap
     ones = jnp.ones(error_QRH.shape[1:])
-    counted_HBK = np.asarray(tally.count(jnp.asarray(error_QRH), ones, ones[:, 0]), np.float64)[0]
+    counted_HBK = tally.sums(tally.count(jnp.asarray(error_QRH), ones, ones[:, 0]))[0]
     fresh_H = rng.normal(size=draws)
     for corrected, independent in ((True, n), (False, 10**9)):
         low_H, high_H = tally.bounds(counted_HBK, 0.8, independent)

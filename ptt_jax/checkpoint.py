@@ -13,16 +13,18 @@ backbone.json, prompts/TASK.json and finetuned/TASK.json are written last, so ea
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
 import platform
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
@@ -33,9 +35,11 @@ from orbax.checkpoint import checkpoint_managers as managers
 
 from ptt_jax import config, processes
 from ptt_jax.config import UserError, write_atomic
+from ptt_jax.memory import TooLarge
 
 FORMAT = 2  # of a stage's state and of prompts; the parameters of a backbone are those of format 1
 Tree = Any
+Stage = TypeVar("Stage", bound=Callable[..., Any])
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -86,6 +90,34 @@ def open_run(workdir: Path, cfg: ConfigDict, about: dict[str, Any]) -> Path:
             f"--workdir (and --config.backbone={workdir} for its backbone)"
         )
     return workdir
+
+
+def or_nothing(stage: Stage) -> Stage:
+    """Makes f(cfg, run, ...) one that leaves nothing behind when its first step does not fit in memory: another config
+    may then have the run directory. A run that has learned something stays."""
+
+    @functools.wraps(stage)
+    def careful(cfg: ConfigDict, run: Path, *rest: Any, **named: Any) -> Any:
+        try:
+            return stage(cfg, run, *rest, **named)
+        except TooLarge:
+            processes.once(lambda: forsake(run))
+            raise
+
+    return cast(Stage, careful)
+
+
+def forsake(run: Path) -> None:
+    """Removes what was written before a run's first step, if there was none; whatever else is there stays."""
+    steps = [path for pattern in ("backbone/*", "prompts/*/*", "finetuned/*/*") for path in run.glob(pattern)]
+    if any(path.name.isdigit() and int(path.name) > 0 for path in steps):
+        return
+    for folder in ("backbone", "prompts", "finetuned"):
+        shutil.rmtree(run / folder, ignore_errors=True)
+    for file in ("metrics.jsonl", "backbone.json", "data.json", "versions.json", "config.json"):
+        (run / file).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not empty, or not ours to remove
+        run.rmdir()
 
 
 def versions() -> dict[str, str]:

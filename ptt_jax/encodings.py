@@ -11,6 +11,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
+from ptt_jax import memory
 from ptt_jax import mesh as meshes
 from ptt_jax.model import CrossMAE, Encoded
 from ptt_jax.problems import Problem
@@ -111,6 +112,23 @@ def fill(
     return jax.lax.fori_loop(0, turns, body, jax.lax.stop_gradient(found))
 
 
+def each(model: CrossMAE, backbone: Any, problem: Problem, span: Span, rows: int, dtype: DTypeLike) -> int:
+    """Returns the bytes of so many rows' encodings in a cache of `dtype`."""
+
+    def one(backbone: Any, panel: Panel) -> Encoded:
+        made = encode(model, backbone, Cached(panel), span, jnp.zeros(rows, jnp.int32))
+        return made.with_memory(lambda a: a.astype(dtype))
+
+    return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(jax.eval_shape(one, backbone, problem.panel)))
+
+
+def afford(model: CrossMAE, backbone: Any, problem: Problem, span: Span, asked: int, dtype: DTypeLike) -> int:
+    """Returns how many of `asked` bytes the encodings of a span may take of each device (`memory.afford`)."""
+    if isinstance(problem.panel, Host) or not asked:
+        return asked
+    return memory.afford(problem.mesh, asked, span.rows * each(model, backbone, problem, span, 1, dtype))
+
+
 def encode_all(
     model: CrossMAE, backbone: Any, problem: Problem, span: Span, block: int, budget: int, dtype: DTypeLike
 ) -> Cached:
@@ -135,8 +153,8 @@ def encode_all(
         # Whole on each device: a step's rows lie anywhere. Rows past the last are padding.
         return meshes.whole(problem.mesh, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), stacked))
 
-    shapes = jax.tree.leaves(jax.eval_shape(one, backbone, problem.panel, 0))
-    need = sum(leaf.size * leaf.dtype.itemsize for leaf in shapes)
+    need = each(model, backbone, problem, span, block, dtype)
     blocks = min(-(-span.rows // block), budget // need)
-    encoded = run(backbone, problem.panel, blocks) if blocks else None
+    made = memory.Program(run, problem.mesh, "encoding", "config.tune.cache_bytes or config.evaluate.batch")
+    encoded = made(backbone, problem.panel, blocks) if blocks else None
     return Cached(problem.panel, encoded, blocks * block >= span.rows, problem.mesh, dtype)

@@ -11,7 +11,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from ptt_jax import encodings, tally, tasks
+from ptt_jax import encodings, memory, tally, tasks
 from ptt_jax import mesh as meshes
 from ptt_jax.encodings import Cached
 from ptt_jax.model import CrossMAE
@@ -146,6 +146,8 @@ def evaluator(
         )
         return meshes.whole(mesh, jax.lax.fori_loop(0, count, body, zeros))
 
+    weighed = memory.Program(sums, mesh, "evaluation", "config.evaluate.batch or config.tune.cache_bytes")
+
     def run(panel: Panel | Host, inputs: Any, span: Span) -> dict[str, list[Errors]]:
         total = min(few or span.rows, span.rows)
         blocks = -(-total // batch)
@@ -159,7 +161,7 @@ def evaluator(
         feed = panel.feed(span, rows, -(-blocks // most))
         apart, tallies, last = [], None, None
         for i, fed in enumerate(feed):
-            part, counted = sums(
+            part, counted = weighed(
                 fed, inputs, span, jnp.int32(i * most * batch), jnp.int32(min(most, blocks - i * most))
             )
             apart.append(part)

@@ -17,13 +17,13 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from ptt_jax import baselines, checkpoint, encodings, evaluate, optim, problems, processes, prompts, step, tasks
+from ptt_jax import baselines, checkpoint, encodings, evaluate, memory, optim, problems, processes, prompts, step, tasks
 from ptt_jax import mesh as meshes
 from ptt_jax.checkpoint import Store
 from ptt_jax.config import PARTS, UserError, write_atomic
 from ptt_jax.encodings import Cached
 from ptt_jax.log import Log
-from ptt_jax.loop import Loop, Pause, check_finite, keys, resume
+from ptt_jax.loop import Loop, Pause, check_finite, keys, parts, resume
 from ptt_jax.model import CrossMAE
 from ptt_jax.problems import Problem
 from ptt_jax.train import build, chain, shapes
@@ -104,6 +104,7 @@ def name(cfg: ConfigDict, data: str) -> str:
     return f"{cfg.tune.mode}-{prompts.name(data, cfg.horizons)}"
 
 
+@checkpoint.or_nothing
 def finetune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = "") -> str:
     """Trains what `tune.mode` says on the run's backbone, unless that was done; returns the task's name."""
     t, mode, task = cfg.tune, cfg.tune.mode, name(cfg, problem.series.name)
@@ -158,13 +159,20 @@ def finetune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: st
     if not history.looks:
         keep(Pause(begin, 0, float("nan"), 0.0, 0.0))
     if not history.settled():
-        data = Cached(problem.panel)
+        data, encode = Cached(problem.panel), None
         if mode == "thaw" and {*thawed(t)} <= UNREAD:
             dtype = model.dtype if t.cache_dtype == "compute" else jnp.dtype(t.cache_dtype)
             frozen = meshes.replicate(problem.mesh, backbone)
-            data = encodings.encode_all(model, frozen, problem, train, cfg.evaluate.batch, t.cache_bytes, dtype)
+            budget = encodings.afford(model, frozen, problem, train, t.cache_bytes, dtype)
+            of = model, frozen, problem, train, cfg.evaluate.batch
+            encode = functools.partial(encodings.encode_all, *of, dtype=dtype)
+            data = encode(budget)
         words = functools.partial(problems.words, (problem,), problem.panel, train)
-        loop = Loop("tune", steps, t.validations, step.many(one), data, train, order, (key,), log, profile, words)
+        knobs = "config.tune.batch, or config.compute_dtype=bfloat16"
+        chunk = memory.Program(step.many(one), problem.mesh, "tune", knobs, log.say, parts)
+        loop = Loop(
+            "tune", steps, t.validations, chunk, data, train, order, (key,), log, profile, words, encode=encode
+        )  # fmt: skip
         for pause in loop.run(begin):
             keep(pause)
             if history.settled():

@@ -14,8 +14,8 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
+from ptt_jax import memory, processes
 from ptt_jax import mesh as meshes
-from ptt_jax import processes
 from ptt_jax.checkpoint import FORMAT, Store
 from ptt_jax.config import UserError
 from ptt_jax.encodings import Cached
@@ -50,6 +50,7 @@ class Loop:
     chunk: of `step.many`, with the data and the inputs that it takes. order: f(steps_J) -> the rows of `span` that they
     read, row_JR or, for seeds with rows of their own, row_JSR. profile: a folder for a trace of one warm chunk. words:
     f(row_R) -> where these rows lie, for a sentence. knob: of the config, what to turn when the loss is not finite.
+    encode: f(bytes) -> the data with a cache of encodings of at most so many, for when a step does not fit beside it.
     """
 
     stage: str
@@ -64,6 +65,7 @@ class Loop:
     profile: str = ""
     words: Callable[[np.ndarray], str] = str
     knob: str = ""
+    encode: Callable[[int], Cached] | None = None
 
     def chunks(self, first: int) -> list[list[tuple[int, int]]]:
         """Returns (begin, end) of the dispatches up to each pause that lies ahead, as equal as may be: one program
@@ -114,8 +116,10 @@ class Loop:
 
     def dispatch(self, state: State, count: int, panel: Any, *, warm: bool) -> tuple[State, Sums]:
         """Starts a chunk; traces the first warm one, if asked to."""
+        if not warm:
+            return self.first(state, count, panel)
         arguments = jnp.int32(count), self.data.on(panel), *self.inputs
-        if not (self.profile and warm):
+        if not self.profile:
             return self.chunk(state, *arguments)
         folder, self.profile = f"{self.profile}/{self.stage}", ""
         jax.block_until_ready(state)
@@ -123,6 +127,24 @@ class Loop:
             out = jax.block_until_ready(self.chunk(state, *arguments))
         self.log.say(f"{self.stage}: a trace of {count} steps is in {folder}")
         return out
+
+    def first(self, state: State, count: int, panel: Any) -> tuple[State, Sums]:
+        """Starts the first chunk. What does not fit beside a cache of encodings makes that smaller, and says so; raises
+        TooLarge when it does not fit without one."""
+        while True:
+            try:
+                return self.chunk(state, jnp.int32(count), self.data.on(panel), *self.inputs)
+            except memory.TooLarge as e:
+                if not self.data.stored or self.encode is None:
+                    raise
+                most, short = self.data.encoded_bytes, e.short
+            for array in jax.tree.leaves(self.data.encoded):
+                array.delete()  # before others are made, whoever else knows it
+            self.data = self.encode(max(most - short, 0))
+            self.log.say(
+                f"memory: {self.stage} does not fit beside {memory.words(most)} of encodings; "
+                f"{memory.words(self.data.encoded_bytes)} are kept, the other rows are encoded at each step"
+            )
 
     def fetch(self, summed: Sums) -> float:
         """Returns a chunk's summed loss, of a sweep the mean over seeds of each seed's best setting.
@@ -147,6 +169,12 @@ class Loop:
             self.stage, f"the loss of step {step}, {where} {len(bad_R)} rows of its batch "
             f"({self.words(row_R if every else row_R[bad_R])})", self.knob or f"{self.stage}.learning_rate",
         )  # fmt: skip
+
+
+def parts(state: State, count: Array, data: Cached, *inputs: Any) -> dict[str, int]:
+    """Returns what a chunk's arguments are, in words, and their bytes, for `memory.Program`."""
+    weights = memory.nbytes(state)
+    return {"weights and optimiser": weights, "series": memory.nbytes(data.panel), "encodings": data.encoded_bytes}
 
 
 def lost(stage: str, what: str, knob: str) -> UserError:

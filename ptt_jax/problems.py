@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from ptt_jax import memory
 from ptt_jax import mesh as meshes
 from ptt_jax.config import UserError
 from ptt_jax.data import Scaler, Series, fit_scaler
@@ -37,13 +38,19 @@ class Problem(NamedTuple):
 def prepare(series: Series, mesh: Mesh, budget: float = math.inf) -> Problem:
     """Returns the series scaled by its training rows, whole on each device, or on the host if it is over the budget.
 
-    Raises UserError when it must be streamed and grain is not installed.
+    Raises UserError when it must be streamed and grain is not installed, or does not fit.
     """
     scaler = fit_scaler(series)
     values_CT, observed_CT = scaler.transform(series.values_TC).T, series.observed_TC.T
     if values_CT.nbytes + observed_CT.nbytes > budget:
         rows = np.ascontiguousarray(values_CT), np.ascontiguousarray(observed_CT)
         return Problem(series, scaler, Host(*rows, mesh, int(budget)), mesh)
+    room, size = memory.of_device(mesh), values_CT.nbytes + observed_CT.nbytes
+    if room and size > room.free:
+        raise UserError(
+            f"{series.name} takes {memory.words(size)} of each device, and {memory.words(room.free)} are free; "
+            f"accepted: a config.data.device_bytes below {size}, so that it is streamed from the host, or a smaller one"
+        )
     panel = Panel(jnp.asarray(values_CT), jnp.asarray(observed_CT))
     return Problem(series, scaler, meshes.replicate(mesh, panel), mesh)
 

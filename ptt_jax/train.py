@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ptt_jax import checkpoint, config, evaluate, optim, problems, processes, prompts, step, tasks
+from ptt_jax import checkpoint, config, evaluate, memory, optim, problems, processes, prompts, step, tasks
 from ptt_jax import mesh as meshes
 from ptt_jax.checkpoint import Store
 from ptt_jax.config import UserError, write_atomic
 from ptt_jax.encodings import Cached
 from ptt_jax.log import Log
-from ptt_jax.loop import Loop, Pause, check_finite, keys, resume, stalled
+from ptt_jax.loop import Loop, Pause, check_finite, keys, parts, resume, stalled
 from ptt_jax.model import CrossMAE, init
 from ptt_jax.problems import Problem
 from ptt_jax.stream import Host
@@ -119,6 +119,7 @@ def augmentation(section: ConfigDict) -> dict[str, Any]:
     return {"flip": section.flip, "blend": section.blend}
 
 
+@checkpoint.or_nothing
 def pretrain(
     cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = "", also: Sequence[Problem] = ()
 ) -> None:
@@ -141,7 +142,10 @@ def pretrain(
     state = step.start(params, tx)
     asked = hiding(p)
     loss = tasks.reconstruction(model, train, **asked, **augmentation(p), train=True)
-    chunk = step.many(step.one(loss, tx, optim.ALL, problem.mesh, p.batch, train.rows))
+    chunk = memory.Program(
+        step.many(step.one(loss, tx, optim.ALL, problem.mesh, p.batch, train.rows)), problem.mesh, "pretrain",
+        "config.pretrain.batch, or config.compute_dtype=bfloat16", log.say, parts,
+    )  # fmt: skip
     order = jax.jit(jax.vmap(lambda at: step.order(key, at, p.batch, train.rows)))
     look = evaluate.sampler(model, problem, validation, p.validation_rows, asked, keys(0, "validation"))
 

@@ -15,13 +15,13 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from ptt_jax import checkpoint, encodings, evaluate, optim, problems, processes, prompts, step, tasks
+from ptt_jax import checkpoint, encodings, evaluate, memory, optim, problems, processes, prompts, step, tasks
 from ptt_jax import mesh as meshes
 from ptt_jax.checkpoint import Store
 from ptt_jax.config import write_atomic
 from ptt_jax.encodings import Cached
 from ptt_jax.log import Log
-from ptt_jax.loop import Loop, Pause, check_finite, keys, resume, stalled
+from ptt_jax.loop import Loop, Pause, check_finite, keys, parts, resume, stalled
 from ptt_jax.model import CrossMAE
 from ptt_jax.problems import Problem
 from ptt_jax.train import build, chain, shapes
@@ -139,18 +139,27 @@ class Job(NamedTuple):
     watch: Callable[[Any], dict[str, np.ndarray]] | None = None
     levels: tuple[float, ...] = ()
     start: list[prompts.Prompt] | None = None
+    encode: Callable[[int], Cached] | None = None  # of `Loop`
 
 
 def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = "") -> str:
     """Tunes prompts to forecast, all horizons in one run, and those of `tune.quantiles` after them, on the same
     encodings, unless that was done; returns the task's name."""
-    t, task, made = cfg.tune, prompts.name(problem.series.name, cfg.horizons), []
+    t, task = cfg.tune, prompts.name(problem.series.name, cfg.horizons)
+    made: list[Job] = []
 
     def job(model: CrossMAE, backbone: Any) -> Job:
         dtype = model.dtype if t.cache_dtype == "compute" else jnp.dtype(t.cache_dtype)
         train, validation = problem.learning(cfg), problem.span("validation", cfg.lookback, cfg.horizons)
-        data = encodings.encode_all(model, backbone, problem, train, cfg.evaluate.batch, t.cache_bytes, dtype)
-        spare = t.cache_bytes - data.encoded_bytes
+        encode = functools.partial(encodings.encode_all, model, backbone, problem, train, cfg.evaluate.batch)
+        budget = encodings.afford(model, backbone, problem, train, t.cache_bytes, dtype)
+        if budget < t.cache_bytes:
+            log.say(
+                f"memory: encodings may take {memory.words(budget)} in the place of config.tune.cache_bytes = "
+                f"{memory.words(t.cache_bytes)}, so that half of what is free is left"
+            )
+        data = encode(budget, dtype)
+        spare = budget - data.encoded_bytes
         look = evaluate.watcher(model, problem, validation, cfg.evaluate.batch, backbone, spare, dtype)
         tokens = {h: prompts.patches(h, model.patch) for h in cfg.horizons}
         if model.decoder_attention == "self":  # all are asked together, so that each horizon needs the tokens of all
@@ -158,7 +167,12 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = 
         few = t.watch_train
         watch = evaluate.watcher(model, problem, train, cfg.evaluate.batch, backbone, 0, dtype, few) if few else None
         loss = tasks.forecasting(model, train, penalty=t.loss)
-        made.append(Job(train, tokens, lambda _: loss, data, look, {}, watch))
+
+        def again(most: int) -> Cached:
+            made[0] = made[0]._replace(data=encode(most, dtype))  # of quantiles, too
+            return made[0].data
+
+        made.append(Job(train, tokens, lambda _: loss, data, look, {}, watch, encode=again))
         return made[0]
 
     def quantiles(model: CrossMAE, backbone: Any) -> Job:
@@ -178,6 +192,7 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = 
     return task
 
 
+@checkpoint.or_nothing
 def learn(
     cfg: ConfigDict,
     run: Path,
@@ -227,7 +242,8 @@ def learn(
 
     opt_state = transform(sweep.settings[0]).init(alone)
     opt_state = jax.tree.map(lambda a: np.broadcast_to(a, (t.seeds, len(sweep), *a.shape)), opt_state)
-    chunk = step.many(step.fan(member, AXES))
+    knobs = f"config.tune.batch{' or config.tune.seeds' * (t.seeds > 1)}, or config.compute_dtype=bfloat16"
+    chunk = memory.Program(step.many(step.fan(member, AXES)), problem.mesh, stage, knobs, log.say, parts)
 
     best = {str(h): jax.tree.map(np.array, prompts.cut(many, count)) for h, count in job.tokens.items()}
     store = Store(run / "prompts" / task, ("prompt", "state"))
@@ -281,7 +297,9 @@ def learn(
 
     if not history.settled():
         words = functools.partial(problems.words, (problem,), problem.panel, train)
-        loop = Loop(stage, steps, t.validations, chunk, data, train, order, inputs, log, profile, words, knob)
+        loop = Loop(
+            stage, steps, t.validations, chunk, data, train, order, inputs, log, profile, words, knob, job.encode
+        )
         for pause in loop.run(begin):
             keep(pause)
             if history.settled():

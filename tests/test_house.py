@@ -8,7 +8,7 @@ import pytest
 RANKS = (
     ("config", "bits", "ranking", "tally", "scales"),
     ("gaps", "layers", "windows", "mesh", "clock", "generated", "processes", "cache", "intervals", "recipe", "parquet"),
-    ("frame", "stream", "benchmarks", "steps", "seasons", "flags", "charts"),
+    ("frame", "stream", "benchmarks", "steps", "seasons", "flags", "charts", "memory"),
     ("data", "columns", "model", "prompts", "sheet"),
     ("frames", "optim", "problems"),
     ("encodings", "answer", "attention"),

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import re
 import shutil
 
 import jax
@@ -18,6 +19,7 @@ from ptt_jax import (
     encodings,
     evaluate,
     loop,
+    memory,
     processes,
     prompts,
     score,
@@ -673,3 +675,50 @@ def test_quantiles_are_for_prompts_and_ascend():
     cfg.tune.update(quantiles=(0.1, 0.9), mode="full")
     with pytest.raises(UserError, match=r"config\.tune\.quantiles = .* is for prompts"):
         config.check(cfg)
+
+
+def pretrain_on(_, problem, run):
+    """Pre-trains, on nothing."""
+    cfg = make_config()
+    train.pretrain(cfg, open_run(run, cfg), problem, Log(run / "metrics.jsonl"))
+
+
+def tight(monkeypatch, what, times=10**6):
+    """The first `times` programs of that name need 6,000 bytes more than are free."""
+    left, weigh = [times], memory.Program.weigh
+
+    def strict(program, arguments):
+        if program.what == what and left[0]:
+            left[0] -= 1
+            raise memory.TooLarge(f"{what} is too large", 6000)
+        weigh(program, arguments)
+
+    monkeypatch.setattr(memory.Program, "weigh", strict)
+
+
+def test_a_step_that_does_not_fit_beside_the_encodings_learns_the_same_from_fewer(
+    finished, problem, tmp_path, monkeypatch, capsys
+):
+    whole, _ = tune_on(finished, problem, tmp_path / "whole")
+    tight(monkeypatch, "tune", 1)
+    fewer, _ = tune_on(finished, problem, tmp_path / "fewer")
+    assert re.search(
+        r"memory: tune does not fit beside \d+ \w+ of encodings; [\d.]+ \w+ are kept", capsys.readouterr().out
+    )
+    for (at, ours), (step_too, theirs) in zip(whole, fewer, strict=True):
+        assert at == step_too
+        np.testing.assert_allclose(ours["20"], theirs["20"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("what", ["pretrain", "tune"])
+def test_a_run_whose_first_step_does_not_fit_leaves_nothing_and_its_backbone_alone(
+    what, finished, problem, tmp_path, monkeypatch
+):
+    tight(monkeypatch, what)
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    run = tmp_path / "run"
+    stage = tune_on if what == "tune" else pretrain_on
+    with pytest.raises(UserError, match=f"{what} is too large"):
+        stage(finished, problem, run)
+    assert not run.exists()
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before

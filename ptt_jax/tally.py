@@ -37,10 +37,10 @@ def unit(x_RT: Array, observed_RT: Array, season: int) -> Array:
 
 def count(error_QRH: Array, weight_RH: Array, unit_R: Array) -> Array:
     """Returns parts_QHBK float32, what `sums` takes: for each step and bin of truth minus forecast, in units, sums over
-    rows. error_QRH: forecast minus truth, 0 where the weight, 0 or 1, is; B bins, K = 4.
+    rows. error_QRH: forecast minus truth, 0 where the weight, 0 or 1, is; B bins, K = 5.
 
-    A running sum of like numbers rounds each of them the same way. So the unit is summed in two parts, of which the
-    first has so few digits that its sums are exact, and the distance as what it is away from the middle of its bin.
+    A running sum of like numbers rounds each of them the same way. So the unit, and what the distance is away from the
+    middle of its bin, are summed in two parts each, of which the first has so few digits that its sums are exact.
     """
     levels, _, steps = error_QRH.shape
     unit_QRH = jnp.broadcast_to(unit_R[None, :, None], error_QRH.shape)
@@ -48,18 +48,21 @@ def count(error_QRH: Array, weight_RH: Array, unit_R: Array) -> Array:
     bin_QRH = jnp.floor(jnp.arcsinh(above_QRH / FINE) / WIDTH).astype(jnp.int32) + BINS // 2
     bin_QRH = jnp.clip(bin_QRH, 0, BINS - 1)
     weight_QRH = jnp.broadcast_to(weight_RH[None], error_QRH.shape)
-    coarse_QRH = jax.lax.reduce_precision(unit_QRH, 8, 8)
     away_QRH = -error_QRH - jnp.asarray(MIDDLES)[bin_QRH] * unit_QRH
-    parts_QRHK = jnp.stack([jnp.ones_like(unit_QRH), coarse_QRH, unit_QRH - coarse_QRH, away_QRH], -1)
+    parts = [jnp.ones_like(unit_QRH)]
+    for whole_QRH in (unit_QRH, away_QRH):
+        coarse_QRH = jax.lax.reduce_precision(whole_QRH, 8, 8)
+        parts += [coarse_QRH, whole_QRH - coarse_QRH]
+    parts_QRHK = jnp.stack(parts, -1)
     level_QRH, step_QRH = (jax.lax.broadcasted_iota(jnp.int32, bin_QRH.shape, axis) for axis in (0, 2))
-    return jnp.zeros((levels, steps, BINS, 4)).at[level_QRH, step_QRH, bin_QRH].add(parts_QRHK * weight_QRH[..., None])
+    return jnp.zeros((levels, steps, BINS, 5)).at[level_QRH, step_QRH, bin_QRH].add(parts_QRHK * weight_QRH[..., None])
 
 
 def sums(parts_QHBK: np.ndarray) -> np.ndarray:
     """Returns tally_QHBK float64 of what `count` counted: for each step and bin the sums over rows of 1, the unit and
     the distance of truth minus forecast."""
-    number, coarse, rest, away = np.moveaxis(np.asarray(parts_QHBK, np.float64), -1, 0)
-    unit = coarse + rest
+    number, *parts = np.moveaxis(np.asarray(parts_QHBK, np.float64), -1, 0)
+    unit, away = parts[0] + parts[1], parts[2] + parts[3]
     return np.stack([number, unit, away + MIDDLES * unit], -1)
 
 

@@ -23,9 +23,9 @@ import jax
 import numpy as np
 import pandas as pd
 
-from ptt_jax import answer, checkpoint, fitted, frames, intervals, parcel, predict, stacks, train
+from ptt_jax import answer, checkpoint, config, fitted, frames, intervals, parcel, predict, stacks, train
 from ptt_jax.config import UserError, write_atomic
-from ptt_jax.forecaster import Forecaster
+from ptt_jax.forecaster import Forecaster, plain
 from ptt_jax.frame import nearest
 from ptt_jax.parcel import Parcel
 
@@ -40,7 +40,9 @@ class Bank:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder).expanduser().absolute()
+        self.folder = config.to_path(folder, "folder").absolute()
+        if not (self.folder / "bank.json").is_file():
+            raise UserError(f"{self.folder} is no bank; accepted: a folder that Bank.create made")
         about = checkpoint.read_json(self.folder / "bank.json")
         if about.get("format") != FORMAT:
             raise UserError(f"{self.folder / 'bank.json'} has format {about.get('format')!r}; accepted: {FORMAT}")
@@ -61,8 +63,8 @@ class Bank:
 
         Raises UserError when something is in the folder, or the backbone is not what its run wrote.
         """
-        of = backbone.fitted.folder if isinstance(backbone, Forecaster) else Path(backbone).expanduser()
-        card, target = checkpoint.find_backbone(of), Path(folder).expanduser().absolute()
+        of = backbone.fitted.folder if isinstance(backbone, Forecaster) else config.to_path(backbone, "backbone")
+        card, target = checkpoint.find_backbone(of), config.to_path(folder, "folder").absolute()
         checkpoint.load_backbone(card, train.shapes(train.build(card["architecture"], "float32")))
         if target.exists() and not (target.is_dir() and not any(target.iterdir())):
             raise UserError(f"Bank.create({str(folder)!r}): something is there; accepted: a new folder, or Bank.open")
@@ -96,7 +98,10 @@ class Bank:
         return sum(1 for _ in (self.folder / "tasks").glob(f"*{parcel.END}"))
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self._path(name).exists()
+        try:
+            return self._path(name).exists()  # type: ignore[arg-type]  # a name of another type is refused
+        except UserError:  # what can be no name is in no bank
+            return False
 
     def _path(self, name: str) -> Path:
         return self.folder / "tasks" / parcel.file_name(name)
@@ -106,7 +111,7 @@ class Bank:
 
         Raises UserError for another backbone, a name that makes no file's, or one that is there, unless `replace`.
         """
-        self.put(Parcel.of(name, forecaster.fitted, forecaster.get_params()), replace)
+        self.put(Parcel.of(name, forecaster.fitted, plain(forecaster.get_params())), replace)
 
     def put(self, task: Parcel, replace: bool = False) -> None:
         """Adds a task as it is kept; `add` is for people."""
@@ -190,7 +195,16 @@ class Bank:
             )
         tasks = {name: self._task(name) for name in dict.fromkeys(names)}
         steps = {name: check_horizon(of, horizon) for name, of in tasks.items()}
-        history_RT = np.asarray(history_RT, float)
+        try:
+            history_RT = np.asarray(history_RT, float)
+        except (ValueError, TypeError) as e:
+            raise UserError(f"histories that are no numbers ({e}); accepted: floats, NaN where missing") from None
+        if np.isinf(history_RT).any():
+            r, t = np.argwhere(np.isinf(history_RT))[0]
+            raise UserError(
+                f"the history of row {r}, task {names[r]!r}, is infinite at step {t}; accepted: numbers, NaN where "
+                "missing"
+            )
         return self._stacks.forecast([tasks[n] for n in names], [steps[n] for n in names], history_RT)
 
     def predict(

@@ -8,7 +8,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from ptt_jax.config import UserError
+from ptt_jax.config import UserError, to_path
 
 ETT_URL = "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/main/ETT-small/"
 ETT, AUTOFORMER = "zhouhaoyi/ETDataset on GitHub", "the data collection that the README of thuml/Autoformer points to"
@@ -58,7 +58,8 @@ def cache_dir() -> Path:
 
 def find(row: DataSet, data: Any) -> Path:
     """Path of the file: data.dir, then $PTT_DATA_DIR, then the cache, then the network."""
-    folders = [Path(f).expanduser() for f in (data.dir, os.environ.get("PTT_DATA_DIR")) if f] + [cache_dir()]
+    said = {"config.data.dir": data.dir, "$PTT_DATA_DIR": os.environ.get("PTT_DATA_DIR", "")}
+    folders = [to_path(folder, name) for name, folder in said.items() if folder] + [cache_dir()]
     if data.dir and not folders[0].is_dir():
         raise UserError(f"config.data.dir = {data.dir!r} is no folder; give the one that holds {row.file}, or ''")
     for folder in folders:

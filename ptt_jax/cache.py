@@ -1,9 +1,13 @@
 """The persistent compilation cache: a program that was compiled once is read from the disk."""
 
+import errno
 import os
+import warnings
 from pathlib import Path
 
 import jax
+
+from ptt_jax.config import UserError, to_path
 
 
 def offer(folder: str) -> None:
@@ -13,10 +17,24 @@ def offer(folder: str) -> None:
 
 
 def use(folder: str) -> None:
-    """Turns the cache on for programs of any compile time; 'default' = in the user's cache folder, '' = leaves it."""
+    """Turns the cache on for programs of any compile time; 'default' = in the user's cache folder, '' = leaves it.
+
+    Raises UserError for a folder that cannot be written; warns where that is the default one.
+    """
     if not folder:
         return
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    jax.config.update("jax_compilation_cache_dir", str(home / "ptt_jax" / "xla" if folder == "default" else folder))
+    path = home / "ptt_jax" / "xla" if folder == "default" else to_path(folder, "config.cache_dir")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as e:
+        words = f"{path} cannot keep compiled programs ({e.strerror}); accepted: --config.cache_dir=DIR, or '' for none"
+        if folder != "default":
+            raise UserError(f"config.cache_dir = {folder!r}: {words}") from None
+        warnings.warn(words, stacklevel=2)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

@@ -255,10 +255,18 @@ def is_news(record: logging.LogRecord) -> bool:
 
 def find_backbone(run: Path) -> dict[str, Any]:
     """Returns backbone.json of a run, through a run that tuned on another's backbone; 'run' is where it lies."""
-    card = read_json(run / "backbone.json")
-    if not {"run", "step", "content_hash", "architecture"} <= {*card}:
-        raise UserError(f"{run / 'backbone.json'} lacks what a backbone needs; accepted: the file as a run wrote it")
-    return find_backbone(Path(card["run"])) if card["run"] else {**card, "run": str(run.absolute())}
+    passed: list[Path] = []
+    while True:
+        path = run / "backbone.json"
+        card = read_json(path)
+        if not {"run", "step", "content_hash", "architecture"} <= {*card} or not isinstance(card["run"], str):
+            raise UserError(f"{path} lacks what a backbone needs; accepted: the file as a run wrote it")
+        if not card["run"]:
+            return {**card, "run": str(run.absolute())}
+        passed.append(run.absolute())
+        run = Path(card["run"])
+        if run.absolute() in passed:
+            raise UserError(f"{path} leads back to itself; accepted: the file as a run wrote it")
 
 
 def refer(run: Path, card: dict[str, Any]) -> None:
@@ -305,6 +313,9 @@ def load_prompts(run: Path, task: str, backbone_hash: str) -> dict[int, list[Tre
             f"the prompt {run / 'prompts' / task} belongs to backbone {card['backbone'][:12]}, "
             f"not to {backbone_hash[:12]}; accepted: the backbone it was tuned on ({card['backbone_run']})"
         )
+    needed = {"shapes", "step", "content_hash", "seeds", *(() if "levels" in card else ("setting",))}
+    if not needed <= {*card} or not isinstance(card["shapes"], dict):
+        raise UserError(f"{run}/prompts/{task}.json lacks what a prompt needs; accepted: the file as a run wrote it")
     # Cards of earlier versions do not name the leaf; they knew two, which their shapes tell apart.
     like = {
         h: {card.get("leaf", "tokens_CMD" if len(shape) == 5 else "tokens_MD"): np.zeros(shape, np.float32)}

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ptt_jax.config import UserError
+from ptt_jax.config import UserError, brief
 
 # pandas' own guessing swaps day and month row by row and changes between versions; this takes digits, in one order
 STAMP = (
@@ -53,7 +53,7 @@ def read_stamps(column: pd.Series, path: Path | str) -> tuple[pd.DatetimeIndex, 
             notes.append(f"stamps are kept as the clock with offset {zones[0]} showed them, without the offset")
     if stamps.isna().any():
         row = stamps.index[stamps.isna()][0]
-        cell = "the cell is empty" if pd.isna(column[row]) else f"{str(column[row])!r} is no time stamp"
+        cell = "the cell is empty" if pd.isna(column[row]) else f"{brief(str(column[row]))} is no time stamp"
         raise UserError(
             f"{where}, row {row}: {cell}; accepted are stamps like 2016-07-01, 2016-07-01 13:00:00, "
             "2016-07-01T13:00Z, 31.12.2016 13:00, 20160701, or seconds since 1970, all in one form"
@@ -82,9 +82,13 @@ def text_stamps(part: pd.DataFrame, where: str) -> tuple[pd.Series, str]:
         sep = part["sep"].dropna().iloc[0]
         order = "" if sep == "." or (a == b).all() else sep.join(("day", "month") if day_first else ("month", "day"))
     half = part["half"].str.lower().fillna("")
+    # pandas takes any hour, and counts on: 24:00 is the end of a day, and nothing else is meant by one above 23
+    end = (number["hour"] == 24) & (number["minute"] == 0) & (number["second"] == 0)
+    late = ((number["hour"] > 23) & ~end) | (number["minute"] > 59) | (number["second"] >= 60)
+    late |= (half != "") & ~number["hour"].between(1, 12)
     hour = number["hour"].mask((half != "") & (number["hour"] == 12), 0) + 12 * (half == "pm")
     dates = pd.DataFrame({"year": year, "month": month, "day": day, "hour": hour, "minute": number["minute"]})
-    dates = dates.where(year.between(1700, 2200))  # what nanoseconds can hold
+    dates = dates.where(year.between(1700, 2200) & ~late)  # what nanoseconds can hold
     stamps = pd.to_datetime(dates, errors="coerce").astype("datetime64[ns]")
     return stamps + pd.to_timedelta(number["second"], unit="s").dt.round("us"), order
 
@@ -127,11 +131,15 @@ def season(freq: str) -> int:
 def read_freq(freq: str, knob: str) -> pd.offsets.BaseOffset:
     """The offset that an alias stands for. UserError when `knob`, whose value it is, holds none."""
     try:
-        return pd.tseries.frequencies.to_offset(freq)
-    except ValueError as e:
+        offset = pd.tseries.frequencies.to_offset(freq)
+        if offset.n < 1:
+            raise UserError(f"{knob} = {freq!r} does not lead forward; give a step like h or D")
+        step_seconds(freq)
+    except (ValueError, OverflowError) as e:
         raise UserError(
-            f"{knob} = {freq!r} is no step; give a pandas offset alias like h, 15min, D, W-MON or MS"
+            f"{knob} = {brief(freq)} is no step; give a pandas offset alias like h, 15min, D, W-MON or MS"
         ) from e
+    return offset
 
 
 def infer_freq(stamps_T: pd.DatetimeIndex, step: pd.Timedelta | None = None) -> str:
@@ -182,8 +190,8 @@ def to_grid(
         notes.append(f"{counted(again.sum(), 'row')} with the stamp of a later row dropped, first {example}")
         stamps_T, values_TC, rows_T = stamps_T[~again], values_TC[~again], rows_T[~again]
     if len(stamps_T) < 3:
-        raise UserError(f"{path} has {counted(len(stamps_T), 'stamp')}; at least 3 are needed to see the step")
-    advice = "bring the rows to one step first" + ("" if freq else ", or give it with data.freq")
+        raise UserError(f"{path} has {counted(len(stamps_T), 'stamp')}; it needs 3 or more, to see the step")
+    advice = "bring the rows to one step first, or " + ("leave data.freq empty" if freq else "give it with data.freq")
     freq = freq or infer_freq(stamps_T)
     read_freq(freq, "config.data.freq")
     step = step_seconds(freq)

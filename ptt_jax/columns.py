@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ptt_jax.clock import EPOCHS, STAMP, number_stamps, read_stamps
-from ptt_jax.config import UserError
+from ptt_jax.config import UserError, brief
 from ptt_jax.frame import BAD_NUMBERS, TIME_NAMES, nearest, shorten, to_numbers
 
 DEFAULTS = ("unique_id", "ds", "y")
@@ -111,11 +111,15 @@ def read_ids(cells: pd.Series) -> tuple[np.ndarray, pd.Index]:
     an empty cell, or two ids that look the same.
     """
     if cells.isna().any():
-        raise UserError(f"the frame, column {cells.name!r}, row {int(cells.isna().argmax())}: the id is missing")
+        raise UserError(
+            f"the frame, column {cells.name!r}, row {int(cells.isna().argmax())}: the id is missing; give one"
+        )
     code_N, ids_S = pd.factorize(cells)
     same = pd.Index(map(str, ids_S)).duplicated()
     if same.any():
-        raise UserError(f"the frame, column {cells.name!r}: two ids are written {str(ids_S[same.argmax()])!r}")
+        raise UserError(
+            f"the frame, column {cells.name!r}: two ids are written {str(ids_S[same.argmax()])!r}; rename one"
+        )
     return code_N, pd.Index(ids_S)
 
 
@@ -130,8 +134,8 @@ def read_cells(cells: pd.Series, stamps_N: pd.Index, group_N: np.ndarray, names_
         if bad_N.any():
             n = int(bad_N.argmax())
             raise UserError(
-                f"{names_S[group_N[n]]} at {stamps_N[n]} (row {n}): {str(cells[n])!r} {words}; give a number, or NaN "
-                "if it is missing"
+                f"{names_S[group_N[n]]} at {stamps_N[n]} (row {n}): {brief(str(cells[n]))} {words}; give a number, or "
+                "NaN if it is missing"
             )
     return number.to_numpy()
 

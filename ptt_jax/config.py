@@ -34,20 +34,24 @@ def within(low: float, high: float) -> Rule:
     return Rule(lambda v: low <= v <= high, f"a number from {low} to {high}")
 
 
+def count(low: int, high: int = 2**31 - 1) -> Rule:
+    return Rule(lambda v: low <= v <= high, f"a whole number from {low} to {high}")
+
+
 def one_of(*names: str) -> Rule:
     return Rule(lambda v: v in names, "one of " + ", ".join(names))
 
 
 def is_horizons(v: Any) -> bool:
-    return len(v) > 0 and all(type(h) is int and h > 0 for h in v) and list(v) == sorted(set(v))
+    return len(v) > 0 and all(type(h) is int and 0 < h < 2**31 for h in v) and list(v) == sorted(set(v))
 
 
 def is_positives(v: Any) -> bool:
-    return is_decays(v) and all(r > 0 for r in v)
+    return is_decays(v) and all(r >= TINY for r in v)
 
 
 def is_decays(v: Any) -> bool:
-    return all(type(r) in (int, float) and 0 <= r < float("inf") for r in v) and len(v) == len(set(v))
+    return all(type(r) in (int, float) and (r == 0 or TINY <= r <= HUGE) for r in v) and len(v) == len(set(v))
 
 
 def is_ratios(v: Any) -> bool:
@@ -59,7 +63,7 @@ def is_levels(v: Any) -> bool:
 
 
 def is_range(v: Any) -> bool:
-    return is_positives(v) and len(v) == 2 and v[0] < v[1]
+    return is_positives(v) and len(v) == 2 and v[0] < v[1] <= 1e6
 
 
 def is_quantiles(v: Any) -> bool:
@@ -79,22 +83,24 @@ def is_parts(v: Any) -> bool:
 
 anything = Rule(lambda v: True, "")
 open_fraction = Rule(lambda v: 0 < v < 1, "a number between 0 and 1, both excluded")
-positive = Rule(lambda v: 0 < v < float("inf"), "a number above 0")
+TINY, HUGE = 1e-30, 1e30  # what float32 and its square root hold
+positive = Rule(lambda v: TINY <= v <= HUGE, f"a number above 0, from {TINY:g} to {HUGE:g}")
+decay = Rule(lambda v: v == 0 or TINY <= v <= HUGE, f"0 or a number from {TINY:g} to {HUGE:g}")
 
 # fmt: off
 # key, default, what it accepts, legend
 KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
     ("seed", 0, within(0, 2**32 - 1), "root of every random number: weights, masks, dropout, order of rows"),
-    ("lookback", 504, at_least(1), "T, steps of history that the model reads; a multiple of model.patch"),
+    ("lookback", 504, count(1), "T, steps of history that the model reads; a multiple of model.patch"),
     ("horizons", (96, 192, 336, 720), Rule(is_horizons, "whole numbers above 0, ascending, like 96,192 or 48,"),
      "H, steps to forecast; all of them are tuned in one run"),
-    ("views", 1, at_least(1),
+    ("views", 1, count(1, 1000),
      "lookbacks whose forecasts are averaged: the whole one and evenly shorter ones, in whole patches; 3 of 720: 720, "
      "480, 240; a new head (tune.mode probe, head) and the linear model read the whole one alone"),
     ("backbone", "", anything, "run directory whose backbone is tuned on; '' = pre-train one here"),
     ("compute_dtype", "float32", one_of("float32", "bfloat16"),
      "of matrix products and activations; parameters, statistics, softmax and loss stay float32"),
-    ("devices", 0, at_least(0), "how many devices the data mesh takes; 0 = all (their number may move the last digit)"),
+    ("devices", 0, count(0), "how many devices the data mesh takes; 0 = all (their number may move the last digit)"),
     ("cache_dir", "default", anything,
      "persistent compilation cache; 'default' = in the user's cache folder, '' = off"),
 
@@ -114,16 +120,16 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
     ("data.split", (0.7, 0.1, 0.2), Rule(is_split, "three fractions above 0 that sum to 1"),
      "train, validation, test share of the rows, in time order (ETT has its own borders)"),
     ("data.freq", "", anything, "csv: step as a pandas offset alias like 'h' or '15min'; '' = inferred"),
-    ("data.rows", 4320, at_least(1), "generated: number of steps"),
-    ("data.channels", 4, at_least(1), "generated: number of channels"),
+    ("data.rows", 4320, count(1), "generated: number of steps"),
+    ("data.channels", 4, count(1), "generated: number of channels"),
     ("data.seed", 0, at_least(0), "generated: seed of the series"),
 
-    ("model.patch", 24, at_least(1), "P, steps in a patch; best a divisor or multiple of the season"),
-    ("model.width", 64, at_least(1), "D, width of a token; a multiple of model.heads"),
-    ("model.mlp", 128, at_least(1), "F, hidden width of the MLP in each block"),
-    ("model.heads", 4, at_least(1), "K, attention heads"),
-    ("model.encoder_layers", 3, at_least(1), "self-attention blocks over visible patches"),
-    ("model.decoder_layers", 1, at_least(1),
+    ("model.patch", 24, count(1), "P, steps in a patch; best a divisor or multiple of the season"),
+    ("model.width", 64, count(1, 65536), "D, width of a token; a multiple of model.heads"),
+    ("model.mlp", 128, count(1, 65536), "F, hidden width of the MLP in each block"),
+    ("model.heads", 4, count(1, 32768), "K, attention heads"),
+    ("model.encoder_layers", 3, count(1, 256), "self-attention blocks over visible patches"),
+    ("model.decoder_layers", 1, count(1, 256),
      "cross-attention blocks: queries are mask tokens, keys are visible patches"),
     ("model.dropout", 0.1, Rule(lambda v: 0 <= v < 1, "a number from 0 to below 1"),
      "on each block's outputs, wherever the encoder learns"),
@@ -135,15 +141,15 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
     ("model.hiding", "feature", one_of("feature", "value"),
      "feature: hidden patches are absent from the encoder; value: they enter it as zeros, the mean"),
 
-    ("pretrain.epochs", 6.0, at_least(0),
+    ("pretrain.epochs", 6.0, Rule(lambda v: 0 <= v <= 1e9, "a number from 0 to 1e9"),
      "passes over all training rows (window x channel); fractions are fine; 0.0 = none, a random backbone as control"),
-    ("pretrain.steps", 0, at_least(0), "optimisation steps; above 0 it replaces epochs"),
-    ("pretrain.batch", 448, at_least(1), "R, rows in a step: 448 = 64 windows of 7 channels"),
+    ("pretrain.steps", 0, count(0), "optimisation steps; above 0 it replaces epochs"),
+    ("pretrain.batch", 448, count(1), "R, rows in a step: 448 = 64 windows of 7 channels"),
     ("pretrain.learning_rate", 1e-3, positive, "peak of a warm-up and cosine schedule"),
     ("pretrain.warmup", 0.1, within(0, 1), "share of the steps that the learning rate rises"),
-    ("pretrain.weight_decay", 0.01, at_least(0), "AdamW, on kernels only"),
+    ("pretrain.weight_decay", 0.01, decay, "AdamW, on kernels only"),
     ("pretrain.clip", 1.0, positive, "largest norm of a step's gradient"),
-    ("pretrain.horizon", -1, at_least(-1),
+    ("pretrain.horizon", -1, count(-1),
      "steps that a window covers past the lookback; 0 = none, -1 = the longest horizon"),
     ("pretrain.also", "", anything,
      "further series to learn from, each as often as the first: names of data sets and files, comma-separated"),
@@ -159,25 +165,25 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
      "decay of the moving average of the weights that becomes the backbone; 0.0 = the last weights"),
     ("pretrain.choose", "reconstruction", one_of("reconstruction", "forecast", "last"),
      "which validation loss picks the weights and stops early; its masks are fixed for the whole run"),
-    ("pretrain.validations", 6, at_least(1), "how many times validation is looked at, evenly spread"),
-    ("pretrain.validation_rows", 4096, at_least(1), "rows of the validation split that are looked at, drawn once"),
-    ("pretrain.patience", 4, at_least(1), "validations without a better one before pre-training stops"),
+    ("pretrain.validations", 6, count(1), "how many times validation is looked at, evenly spread"),
+    ("pretrain.validation_rows", 4096, count(1), "rows of the validation split that are looked at, drawn once"),
+    ("pretrain.patience", 4, count(1), "validations without a better one before pre-training stops"),
 
     ("tune.mode", "prompt", one_of("prompt", "probe", "head", "full", "thaw"),
      "what learns: prompt tokens; or, to compare with, a new linear head (probe), it and the encoder (head), all of "
      "the Cross-MAE, asked by its mask token (full), or prompt tokens and parts of the backbone (thaw)"),
     ("tune.thaw", "", Rule(is_parts, "'' or 'all' or some of " + ",".join(PARTS)),
      "thaw: the parts that learn with the prompt, comma-separated"),
-    ("tune.epochs", 1.0, positive, "passes over all training rows"),
-    ("tune.steps", 0, at_least(0), "optimisation steps; above 0 it replaces epochs"),
+    ("tune.epochs", 1.0, Rule(lambda v: 0 < v <= 1e9, "a number above 0, up to 1e9"), "passes over all training rows"),
+    ("tune.steps", 0, count(0), "optimisation steps; above 0 it replaces epochs"),
     ("tune.share", 1.0, Rule(lambda v: 0 < v <= 1, "a number above 0 and at most 1"),
      "few-shot: share of the training windows that the task learns from, the first ones; a backbone saw all of its"),
-    ("tune.batch", 448, at_least(1), "R, rows in a step"),
+    ("tune.batch", 448, count(1), "R, rows in a step"),
     ("tune.learning_rate", 1e-3, positive, "peak of a warm-up and cosine schedule"),
     ("tune.warmup", 0.1, within(0, 1), "share of the steps that the learning rate rises"),
-    ("tune.weight_decay", 0.0, at_least(0),
+    ("tune.weight_decay", 0.0, decay,
      "AdamW's pull of prompts towards zero, that is, towards the zero-shot forecast; of kernels under other modes"),
-    ("tune.seeds", 1, at_least(1),
+    ("tune.seeds", 1, count(1, 1000),
      "prompts of so many seeds, from `seed` on, in one run: results have their mean and spread"),
     ("tune.learning_rates", (), Rule(is_positives, "numbers above 0 like 3e-4,1e-3 or 1e-3,"),
      "sweep in one run; each horizon takes what is best on validation; () = tune.learning_rate"),
@@ -191,9 +197,9 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
     ("tune.quantiles", (), Rule(is_quantiles, "two numbers between 0 and 1 or more, ascending, like 0.1,0.5,0.9"),
      "quantiles to forecast, each by a prompt of its own, tuned by pinball loss from the forecast's on; () = none"),
     ("tune.quantile_rate", 1e-1, positive, "peak learning rate of quantile prompts, which have further to go"),
-    ("tune.validations", 4, at_least(1), "how many times validation is looked at, besides step 0"),
-    ("tune.patience", 4, at_least(1), "validations in which no horizon gets better before tuning stops"),
-    ("tune.watch_train", 0, at_least(0),
+    ("tune.validations", 4, count(1), "how many times validation is looked at, besides step 0"),
+    ("tune.patience", 4, count(1), "validations in which no horizon gets better before tuning stops"),
+    ("tune.watch_train", 0, count(0),
      "training rows, drawn once, whose error is looked at whenever validation is, without dropout; chooses nothing; "
      "0 = none"),
     ("tune.cache_bytes", 2 * 1024**3, at_least(0),
@@ -205,31 +211,33 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
     ("impute.kind", "points", one_of("points", "blocks"), "what imputation hides: single values, or runs of them"),
     ("impute.ratios", (0.125, 0.25, 0.375, 0.5), Rule(is_ratios, "numbers between 0 and 1 like 0.125,0.5 or 0.25,"),
      "shares of the observed values that are hidden; a row draws one, so that one prompt serves all"),
-    ("impute.blocks", (0.25, 2.0), Rule(is_range, "two numbers above 0, ascending"),
+    ("impute.blocks", (0.25, 2.0), Rule(is_range, "two numbers above 0, ascending, up to 1e6"),
      "shortest and longest hidden block, in seasons"),
     ("impute.fill", "season", one_of("mean", "line", "season"),
      "what the encoder reads at the gaps of a patch that is seen in part"),
-    ("impute.reach", 0.5, at_least(0),
+    ("impute.reach", 0.5, within(0, 10**6),
      "patches from the nearest seen value at which its pull on an imputed one has faded to 1/e; 0.0 = no pull"),
 
     ("detect.score", "reconstruction", one_of("reconstruction", "forecast"),
      "of a step: its error when its patch is hidden between visible ones, or when only the past is visible"),
-    ("detect.window", 0, at_least(0), "steps of a window, a multiple of the patch; 0 = the backbone's lookback"),
-    ("detect.groups", 2, at_least(2), "reconstruction: interleaved groups of patches, hidden one after the other"),
+    ("detect.window", 0, count(0), "steps of a window, a multiple of the patch; 0 = the backbone's lookback"),
+    ("detect.groups", 2, count(2), "reconstruction: interleaved groups of patches, hidden one after the other"),
     ("detect.stride", 0.5, Rule(lambda v: 0 < v <= 1, "a number above 0 and at most 1"),
      "from one window to the next, as share of a window; forecast: the share that is hidden, its end"),
     ("detect.units", "window", one_of("scaled", "window"),
      "of an error: the channel's spread in training, or that of the window's visible patches"),
     ("detect.combine", "mean", one_of("mean", "max"), "how the errors of channels become one score"),
 
-    ("evaluate.batch", 1024, at_least(1), "rows in a step of evaluation; changes no figure"),
+    ("evaluate.batch", 1024, count(1), "rows in a step of evaluation; changes no figure"),
     ("evaluate.test", True, anything,
      "whether the test split is scored; off while something is chosen: no test value then enters anything"),
     ("evaluate.intervals", True, anything,
      "whether results.csv says how often intervals hold, and the CRPS, calibrated on validation; changes no error"),
-    ("evaluate.samples", 6, at_least(1), "forecasts that are kept for the report's pictures"),
+    ("evaluate.samples", 6, count(1, 1000), "forecasts that are kept for the report's pictures"),
 )
 # fmt: on
+
+MOST_GENERATED = 10**8  # values, some GB while they are made
 
 # What may differ between two calls on one run directory: where things lie (content hashes guard them) and how fast.
 FREE = (
@@ -276,7 +284,7 @@ def nearest(key: str, valid: list[str]) -> str:
     return (
         "nearest: " + ", ".join(close[:3])
         if close
-        else "sections: " + ", ".join(dict.fromkeys(k.split(".")[0] for k in valid))
+        else "there are: " + ", ".join(dict.fromkeys(k.split(".")[0] for k in valid))
     )
 
 
@@ -292,15 +300,22 @@ def check(cfg: ConfigDict) -> None:
         if type(values[key]) is not type(standard):
             kind = type(standard).__name__
             raise UserError(
-                f"config.{key} = {values[key]!r} is a {type(values[key]).__name__}; "
+                f"config.{key} = {brief(values[key])} is a {type(values[key]).__name__}; "
                 f"accepted: {rule.words or 'a ' + kind}, as {kind}"
             )
         if not rule.holds(values[key]):
-            raise UserError(f"config.{key} = {values[key]!r} is out of range; accepted: {rule.words} ({legend})")
+            raise UserError(f"config.{key} = {brief(values[key])} is out of range; accepted: {rule.words} ({legend})")
+        if isinstance(standard, str):
+            check_text(f"config.{key}", values[key])
     if cfg.model.width % (2 * cfg.model.heads):
         raise UserError(
             f"config.model.width = {cfg.model.width} is out of range; accepted: a multiple of twice "
             f"config.model.heads = {cfg.model.heads}, so that each head rotates pairs"
+        )
+    if cfg.data.name == "generated" and cfg.data.rows * cfg.data.channels > MOST_GENERATED:
+        raise UserError(
+            f"config.data.rows = {cfg.data.rows} of config.data.channels = {cfg.data.channels} are too many numbers to "
+            f"generate; accepted: at most {MOST_GENERATED} in all"
         )
     if cfg.seed + cfg.tune.seeds > 2**32:
         raise UserError(
@@ -315,9 +330,10 @@ def check(cfg: ConfigDict) -> None:
     if cfg.tune.mode != "prompt":
         for key in ("seeds", "learning_rates", "weight_decays", "quantiles"):
             if cfg.tune[key] not in (1, ()):
+                usual = {k: v for k, v, *_ in KNOBS}[f"tune.{key}"]
                 raise UserError(
-                    f"config.tune.{key} = {cfg.tune[key]} is for prompts, which learn side by side; "
-                    f"accepted with config.tune.mode = {cfg.tune.mode}: the default, and a run for each"
+                    f"config.tune.{key} = {cfg.tune[key]} is for prompts, which learn side by side, and "
+                    f"config.tune.mode = {cfg.tune.mode}; accepted: config.tune.{key} = {usual}, or mode prompt"
                 )
     if cfg.backbone and cfg.pretrain.also:
         raise UserError(
@@ -331,6 +347,33 @@ def check(cfg: ConfigDict) -> None:
                 f"config.pretrain.horizon = 0 leaves windows of one patch, of which none can be hidden; accepted: a "
                 f"config.lookback of at least {2 * cfg.model.patch}, or a config.pretrain.horizon of -1 or at least 1"
             )
+
+
+def brief(value: Any) -> str:
+    """Returns a value for an error, of a long one the beginning."""
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:100]} ... ({len(text)} characters)"
+
+
+def check_text(where: str, text: str) -> None:
+    """Raises UserError for text that no name of a file or a column can be, nor a file hold."""
+    if "\0" in text or any("\ud800" <= c <= "\udfff" for c in text):
+        raise UserError(f"{where} = {brief(text)} holds zero bytes or bytes that are not UTF-8; accepted: plain text")
+
+
+def to_path(text: str | os.PathLike[str], where: str) -> Path:
+    """Returns the path that somebody typed, `~` replaced. Raises UserError, which names `where`, for what can be none
+    on any disk, so that whether a file is there can be asked of the others."""
+    said = brief(os.fspath(text))
+    check_text(where, os.fspath(text))
+    try:
+        path = Path(text).expanduser()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.stat()
+    except (OSError, RuntimeError) as e:  # a part of it is too long, say, or ~somebody is nobody
+        reason = getattr(e, "strerror", None) or e
+        raise UserError(f"{where} = {said} cannot be looked up ({reason}); accepted: a path that can") from None
+    return path
 
 
 def check_lookback(lookback: int, patch: int) -> None:
@@ -357,6 +400,21 @@ def from_json(text: str) -> ConfigDict:
         return tuple(node) if isinstance(node, list) else node
 
     return ConfigDict(tuples(json.loads(text)))
+
+
+def completed(cfg: ConfigDict) -> ConfigDict:
+    """Returns the config of a run by an earlier version with the knobs that it did not know, at their default."""
+    given, whole = flat(cfg), default()
+    sections = [name for name, value in whole.items() if isinstance(value, ConfigDict)]
+    if any(not isinstance(cfg.get(name, whole), ConfigDict) for name in sections):
+        return cfg  # `check` says what is wrong
+    for key, value in flat(whole).items():
+        if key not in given:
+            section, _, name = key.rpartition(".")
+            if section and section not in cfg:
+                cfg[section] = ConfigDict()
+            (cfg[section] if section else cfg)[name] = value
+    return cfg
 
 
 def differences(a: ConfigDict, b: ConfigDict) -> dict[str, tuple[Any, Any]]:

@@ -9,7 +9,6 @@ import functools
 import hashlib
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -140,7 +139,7 @@ def load_csv(data: Any) -> Series:
     """An own file with one row for each time stamp, brought to its grid."""
     if not data.path:
         raise UserError("config.data.path is empty; data.name='csv' needs the path of a .csv, .csv.gz or .parquet file")
-    path = Path(data.path).expanduser()
+    path = config.to_path(data.path, "config.data.path")
     frame, byte_notes = read_table(path, data.time_column)
     time_column = find_time_column(frame, data.time_column, path)
     stamps_T, stamp_notes = read_stamps(frame[time_column], path)

@@ -31,7 +31,7 @@ from jax import Array
 from jax import export as jax_export
 
 from ptt_jax import checkpoint, config, fitted, predict
-from ptt_jax.config import UserError, write_atomic
+from ptt_jax.config import UserError, to_path, write_atomic
 from ptt_jax.fitted import Fitted
 from ptt_jax.intervals import LEVELS, Intervals
 from ptt_jax.predict import Predictor
@@ -108,7 +108,7 @@ def write(path: str | Path, predictor: Predictor, about: dict[str, Any], platfor
 
     about: what the page says besides (`of_fitted`, `of_run`). Raises UserError before anything is written.
     """
-    target = Path(path).expanduser()
+    target = to_path(path, "export")
     check(target, platforms)
     page = target.with_suffix(".json")
     made = exported(predictor, platforms)
@@ -155,7 +155,7 @@ def check(target: Path, platforms: Sequence[str]) -> None:
     if not target.absolute().parent.is_dir():
         raise UserError(f"{call}: there is no folder {target.parent}; accepted: one that is there")
     page = target.with_suffix(".json")
-    if page.exists() and "program" not in checkpoint.read_json(page):
+    if page.exists() and not is_page(page):
         raise UserError(f"{call} would write {page}, and something else is there; accepted: another name")
     unknown = [name for name in platforms if name not in PLATFORMS]
     if isinstance(platforms, str) or unknown or not len(platforms) or len(set(platforms)) < len(platforms):
@@ -166,6 +166,14 @@ def check(target: Path, platforms: Sequence[str]) -> None:
         raise UserError(
             f"{call} needs flatbuffers, and it is not installed; accepted: pip install ptt_jax[export]"
         ) from None
+
+
+def is_page(path: Path) -> bool:
+    """Says whether a file is a page of this module."""
+    try:
+        return "program" in checkpoint.read_json(path)
+    except UserError:
+        return False
 
 
 def of_fitted(of: Fitted) -> dict[str, Any]:

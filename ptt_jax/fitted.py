@@ -130,11 +130,12 @@ def read(folder: Path) -> tuple[Fitted, dict[str, Any]]:
         cfg = config.from_json(json.dumps(checkpoint.read_json(folder / "config.json")))
         tail = None if about["tail"] is None else from_json(about["tail"])
         task, names_C, freq, season = about["task"], tuple(about["names"]), about["freq"], about["season"]
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as e:
+        params = dict(about["params"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as e:
         raise UserError(
             f"{folder} does not hold a whole Forecaster ({type(e).__name__}: {e}); accepted: a folder as save wrote it"
         ) from None
-    return Fitted(folder, task, cfg, predictor(folder, task, cfg), known, names_C, freq, season, tail), about["params"]
+    return Fitted(folder, task, cfg, predictor(folder, task, cfg), known, names_C, freq, season, tail), params
 
 
 def to_json(frame: pd.DataFrame) -> dict[str, Any]:

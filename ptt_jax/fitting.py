@@ -1,8 +1,10 @@
 """From a table of series to a frozen backbone with a prompt: what a Forecaster does when it learns."""
 
+import json
 import operator
+import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +17,7 @@ from ptt_jax import (
     checkpoint,
     config,
     data,
+    detect,
     fitted,
     frames,
     intervals,
@@ -64,11 +67,18 @@ class Wish(NamedTuple):
                 numbers[name] = -1
             if numbers[name] < least:
                 raise UserError(f"Forecaster({name}={params[name]!r}): accepted: a whole number of at least {least}")
+        for name, kind, words in (
+            ("name", str, "text"), ("workdir", str | os.PathLike, "a path"), ("id_column", Hashable, "a column's name"),
+            ("time_column", Hashable, "a column's name"), ("target_column", Hashable, "a column's name"),
+            ("knobs", Mapping | None, "a mapping like {'model.width': 128}"),
+        ):  # fmt: skip
+            if not isinstance(params[name], kind):
+                raise UserError(f"Forecaster({name}={params[name]!r}): accepted: {words}")
         knobs = dict(params["knobs"] or {})
         known = {key: standard for key, standard, _, _ in config.KNOBS}
         for key in knobs:
             if key not in known:
-                raise UserError(f"knobs: config key {key} does not exist; {config.nearest(key, list(known))}")
+                raise UserError(f"knobs: config key {key} does not exist; {config.nearest(str(key), list(known))}")
             if key in TAKEN or key.startswith(("data.", "evaluate.", "impute.")):
                 raise UserError(
                     f"knobs[{key!r}] is no knob of a Forecaster; accepted: its arguments ({', '.join(numbers)}), "
@@ -108,15 +118,31 @@ def settle(table: Table, wish: Wish, card: dict[str, Any]) -> tuple[ConfigDict, 
         )
     cfg.seed, cfg.data.name = wish.seed, "csv"
     if card:
+        idle = ["patch"] * (wish.patch not in (0, patch))
+        if idle := idle + [f"knobs[{key!r}]" for key in unlearned(wish.knobs, card)]:
+            warnings.warn(
+                f"{', '.join(idle)}: of no effect, since the backbone has learned already, in patches of {patch} steps",
+                stacklevel=4,
+            )
         train.adopt(cfg, card)
         cfg.backbone = card["run"]
     config.check(cfg)
+    if any(key.startswith("detect.") for key in wish.knobs):
+        detect.question(cfg.detect, cfg.model.patch, cfg.lookback)  # not when there is something to detect in
     if rows < SHORT and not card:
         warnings.warn(
             f"{rows} rows are a short history: the model is small, and a backbone of more series may do better "
             f"(Forecaster.tune)", stacklevel=4,
         )  # fmt: skip
     return cfg, season
+
+
+def unlearned(knobs: Mapping[str, Any], card: dict[str, Any]) -> list[str]:
+    """Returns the knobs of pre-training that say otherwise than a backbone was made, as far as its run tells."""
+    path = Path(card["run"]) / "config.json"
+    known = config.flat(config.from_json(json.dumps(checkpoint.read_json(path)))) if path.exists() else {}
+    known |= {f"model.{key}": value for key, value in card["architecture"].items()}
+    return [k for k, v in knobs.items() if k.startswith(("model.", "pretrain.")) and (k not in known or known[k] != v)]
 
 
 def learn(table: Table, wish: Wish, card: dict[str, Any], alive: tuple[Scratch, ...], name: str) -> Fitted:
@@ -128,7 +154,7 @@ def learn(table: Table, wish: Wish, card: dict[str, Any], alive: tuple[Scratch, 
     series = as_series(table, kept)
     step = table.freq or table.step
     own = () if wish.workdir else (Scratch(),)
-    folder = own[0].folder if own else Path(wish.workdir).expanduser().absolute()
+    folder = own[0].folder if own else config.to_path(wish.workdir, "workdir").absolute()
     problem = problems.prepare(series, meshes.make(cfg.devices), cfg.data.device_bytes)
     train.check(cfg, problem)
     about = {"name": series.name, "fingerprint": series.fingerprint, "freq": step, "splits": series.splits}

@@ -21,7 +21,7 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
         raise UserError(
             f"{many} --config=FILE given; accepted: one, like --config=configs/quickstart.py (--help says more)"
         )
-    cfg = load_file(Path(files[0]).expanduser())
+    cfg = load_file(config.to_path(files[0], "--config"))
     config.check(cfg)
     plain = config.content_hash(cfg)
     override(cfg, argv)
@@ -34,7 +34,8 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
         )
     config.check(cfg)
     named, changed = option(argv, "workdir"), config.content_hash(cfg) != plain
-    return cfg, Path(named or f"runs/{Path(files[0]).stem}{f'-{config.content_hash(cfg)}' * changed}").expanduser()
+    usual = f"runs/{Path(files[0]).stem}{f'-{config.content_hash(cfg)}' * changed}"
+    return cfg, config.to_path(named or usual, "--workdir")
 
 
 def override(cfg: ConfigDict, argv: list[str]) -> None:
@@ -62,7 +63,7 @@ def parse_stage(argv: list[str]) -> tuple[ConfigDict, set[str]]:
     """Returns the config of a stage of `stages.py`, which needs no file, and the knobs that a file or a flag sets.
     Raises UserError as `parse` does."""
     files = [a.partition("=")[2] for a in argv if a.startswith("--config=")]
-    cfg = load_file(Path(files[-1]).expanduser()) if files else config.default()
+    cfg = load_file(config.to_path(files[-1], "--config")) if files else config.default()
     standard = config.flat(config.default())
     said = {key for key, value in config.flat(cfg).items() if value != standard.get(key)}
     override(cfg, argv)
@@ -91,7 +92,7 @@ def profile_folder(argv: list[str]) -> str:
     if not folder:
         raise UserError("--profile has no value; accepted: --profile=DIR, a directory that can be written")
     try:
-        path = Path(folder).expanduser()
+        path = config.to_path(folder, "--profile")
         path.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise UserError(f"--profile={folder}: {e.strerror}; accepted: a directory that can be written") from None
@@ -105,9 +106,9 @@ def load_file(path: Path) -> ConfigDict:
         raise UserError(f"--config={path} is no file; accepted: {', '.join(near) or 'a .py file with get_config()'}")
     try:
         if path.suffix == ".json":
-            return config.from_json(path.read_text(encoding="utf-8"))
+            return config.completed(config.from_json(path.read_text(encoding="utf-8")))
         cfg = runpy.run_path(str(path))["get_config"]()
-    except Exception as e:  # whatever a stranger's file does
+    except (Exception, SystemExit) as e:  # whatever a stranger's file does
         raise UserError(
             f"--config={path} cannot be used ({type(e).__name__}: {e}); accepted: a .py file whose get_config() "
             f"returns a config, or a run's config.json"

@@ -11,6 +11,7 @@ Parameters are those of scikit-learn's habits: `get_params`, `set_params` and `s
 
 import inspect
 import json
+import operator
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -116,7 +117,7 @@ class Forecaster:
         """Tunes a prompt for the frame's series on a backbone that is there: a Forecaster, or the folder of a run or of
         `save`. It is only read. Raises UserError as `fit` does, or when the backbone does not fit."""
         other = backbone.fitted if isinstance(backbone, Forecaster) else None
-        folder = other.folder if other else Path(str(backbone)).expanduser()
+        folder = other.folder if other else config.to_path(str(backbone), "backbone")
         return self._learn(df, checkpoint.find_backbone(folder), other.alive if other else ())
 
     def _learn(self, df: pd.DataFrame, card: dict[str, Any], alive: tuple[Scratch, ...]) -> Self:
@@ -124,7 +125,7 @@ class Forecaster:
         params = self.get_params()
         wish = Wish.of(params)
         try:
-            json.dumps(params)
+            plain(params)
         except TypeError as e:
             raise UserError(f"{self!r} could not be saved ({e}); accepted: arguments that JSON has words for") from None
         taken = [self.id_column, self.time_column, self.target_column, "cutoff"]
@@ -264,8 +265,8 @@ class Forecaster:
 
         Raises UserError when the folder holds something else, or cannot be written; what was there is then as it was.
         """
-        of, target = self.fitted, Path(folder).expanduser().absolute()
-        params = {**self.get_params(), "workdir": ""}
+        of, target = self.fitted, config.to_path(folder, "folder").absolute()
+        params = plain({**self.get_params(), "workdir": ""})
         ours = target == of.folder or (target / "forecaster.json").exists()
         if target.exists() and not ours and not (target.is_dir() and not any(target.iterdir())):
             raise UserError(f"save({str(folder)!r}): something else is there; accepted: a new folder, or a saved one")
@@ -301,15 +302,25 @@ class Forecaster:
     @classmethod
     def load(cls, folder: str | Path) -> "Forecaster":
         """Returns what `save` wrote. Raises UserError when it is not there, not whole, or of another version."""
-        return cls.of(*fitted.read(Path(folder).expanduser()))
+        found, params = fitted.read(config.to_path(folder, "folder"))
+        try:
+            return cls.of(found, params)
+        except UserError as e:  # of a later version
+            raise UserError(f"{found.folder / 'forecaster.json'}: {e}") from None
 
     @classmethod
     def of(cls, of: Fitted, params: dict[str, Any]) -> "Forecaster":
         """Returns a Forecaster of what was fitted elsewhere; params: the constructor's arguments."""
         cache.offer(of.cfg.cache_dir)
-        self = cls(**params)
+        self = cls(of.horizon).set_params(**params)
         self._fitted = of
         return self
+
+
+def plain(params: dict[str, Any]) -> dict[str, Any]:
+    """Returns arguments as JSON has them: numpy's whole numbers are Python's. Raises TypeError for what it has no words
+    for."""
+    return dict(json.loads(json.dumps(params, default=operator.index)))
 
 
 PARAMETERS = [name for name in inspect.signature(Forecaster.__init__).parameters if name != "self"]

@@ -223,4 +223,7 @@ def apart(names: list[Hashable]) -> None:
     again = pd.Index(names, dtype=object).duplicated()
     if again.any():
         name = names[int(again.argmax())]
-        raise UserError(f"2 columns of the frame that goes out would be called {name!r}; rename a column or a series")
+        raise UserError(
+            f"2 columns of the frame that goes out would be called {name!r}; accepted: another name for "
+            "a column or a series of yours"
+        )

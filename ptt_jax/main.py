@@ -56,7 +56,7 @@ def run(cfg: ConfigDict, workdir: Path, command: str = "", profile: str = "") ->
     config.check(cfg)
     set_up(cfg)
     with processes.together():
-        card = checkpoint.find_backbone(Path(cfg.backbone).expanduser()) if cfg.backbone else {}
+        card = checkpoint.find_backbone(config.to_path(cfg.backbone, "config.backbone")) if cfg.backbone else {}
         if card:
             train.adopt(cfg, card)
         series = data.load(cfg.data)

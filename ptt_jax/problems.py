@@ -28,7 +28,10 @@ class Problem(NamedTuple):
 
     def span(self, split: str, lookback: int, horizons: tuple[int, ...]) -> Span:
         """Returns a split's windows. Raises UserError when one of the horizons fits none."""
-        return span(self.series.splits[split], lookback, horizons, len(self.series.names_C), split)
+        try:
+            return span(self.series.splits[split], lookback, horizons, len(self.series.names_C), split)
+        except UserError as e:
+            raise UserError(f"{self.series.name}: {e}") from None
 
     def learning(self, cfg: ConfigDict) -> Span:
         """Returns the windows that a task learns from: the training split's, or `tune.share` of them."""

@@ -12,7 +12,7 @@ either, too, and write the file's own rows: its gaps closed, or scores behind it
 (`unique_id, ds, y`), see `frames.read`. A forecast that is written as .html is a page to look at (`prospect.py`).
 """
 
-import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -21,11 +21,12 @@ import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
-from ptt_jax import columns, config, fitting, frames, intervals, parquet, prospect, recipe, seasons
+from ptt_jax import answer, columns, config, fitting, frames, intervals, parquet, prospect, recipe, seasons
 from ptt_jax import export as exports
+from ptt_jax import impute as imputing
 from ptt_jax.config import UserError, write_atomic
 from ptt_jax.forecaster import Forecaster
-from ptt_jax.frame import find_time_column, parse, read_bytes
+from ptt_jax.frame import check_numbers, find_time_column, is_filler, nearest, parse, read_bytes, to_numbers
 
 # What the file or the Forecaster's own arguments say; every other knob that is set goes to the recipe.
 OWN = ("seed", "lookback", "horizons", "backbone", "output", "levels", "model.patch")
@@ -36,8 +37,9 @@ KINDS = (".csv", ".parquet")  # that an answer can be written as; a forecast is 
 
 
 class File(NamedTuple):
-    """What was read, and where the answer goes."""
+    """What was read from where, and where the answer goes."""
 
+    path: Path
     frame: pd.DataFrame
     cells: pd.DataFrame | None  # of the same shape: text, as a csv has it; None of a parquet file
     time_column: str
@@ -50,7 +52,7 @@ def read(cfg: ConfigDict, kinds: tuple[str, ...] = KINDS) -> File:
     be written."""
     if not cfg.data.path:
         raise UserError("config.data.path is empty; accepted: the path of a .csv, .csv.gz or .parquet file")
-    path, output = Path(cfg.data.path).expanduser(), place(cfg.output, kinds)
+    path, output = config.to_path(cfg.data.path, "config.data.path"), place(cfg.output, kinds)
     notes: list[str] = []
     wanted = [name.strip() for name in cfg.data.columns.split(",") if name.strip()]
     if parquet.is_parquet(path):
@@ -60,32 +62,58 @@ def read(cfg: ConfigDict, kinds: tuple[str, ...] = KINDS) -> File:
         time_column = str(columns.find_time(plain, list(index), asked))
     else:
         raw = read_bytes(path)
-        frame, notes = parse(raw, path, ("unique_id",))
-        cells = parse(raw, path, tuple(frame))[0].reset_index(drop=True)
-        frame = frame.reset_index(drop=True)
+        frame, notes = parse(raw, path)
+        cells = parse(raw, path, as_text=True)[0].loc[frame.index].reset_index(drop=True)
+        if columns.DEFAULTS[0] in frame:
+            ids = cells[columns.DEFAULTS[0]].to_numpy()  # NA and 007 are ids
+            frame[columns.DEFAULTS[0]] = pd.Series(ids, frame.index).replace("", np.nan)
         time_column = find_time_column(frame, cfg.data.time_column, path)
+        for name in (name for name in wanted or frame if name in frame and name != time_column):
+            if not wanted and is_filler(name, to_numbers(frame[name])[0]):
+                frame[name] = pd.Categorical(cells[name])  # which is no series, and is written as it stands
+            elif columns.is_number(frame[name]):
+                check_numbers(frame[name], path)  # here, where rows are counted as in the file
+        if not pd.api.types.is_numeric_dtype(frame[time_column]):
+            columns.read_time(frame[time_column], str(path))
+        frame = frame.reset_index(drop=True)
     missing = [name for name in wanted if name not in frame]
     if missing:
-        raise UserError(f"{path} has no column {missing[0]!r}; {config.nearest(missing[0], list(map(str, frame)))}")
+        raise UserError(f"{path} has no column {missing[0]!r}{nearest(missing[0], list(map(str, frame)))}")
     if wanted:
         frame = frame[[*([time_column] if time_column in frame else []), *wanted]]
-    return File(frame, cells, time_column, notes, output)
+    return File(path, frame, cells, time_column, notes, output)
+
+
+def series(file: File, freq: str | int, who: str = "") -> frames.Table:
+    """Returns the file's series. Raises UserError, which names the file, when they cannot be read, or are not on the
+    step that `who` learned."""
+    try:
+        table = frames.read(file.frame, time_column=file.time_column, freq=freq)
+        if who:
+            answer.check_step(table, freq, who)
+    except UserError as e:
+        raise UserError(f"{file.path}, rows counted from 0: {e}") from None
+    return table
 
 
 def place(output: str, kinds: tuple[str, ...]) -> Path:
     """Returns the path to write to. Raises UserError when nothing can be written there, or it is of another kind."""
+    words = f"{', '.join(kinds[:-1])} or {kinds[-1]}"
     if not output:
-        raise UserError("config.output is empty; accepted: the path of a .csv or .parquet file to write")
-    path = Path(output).expanduser()
+        raise UserError(f"config.output is empty; accepted: the path of a {words} file to write")
+    path = config.to_path(output, "config.output")
     if path.is_dir() or path.suffix.lower() not in kinds:
-        words = f"{', '.join(kinds[:-1])} or {kinds[-1]}"
         raise UserError(f"config.output = {output!r} is no {words} file; accepted: a path like out.csv")
     if parquet.is_parquet(path):
         parquet.check(path)
     if not path.absolute().parent.is_dir():
         raise UserError(f"config.output = {output!r}: there is no folder {path.parent}; accepted: one that is there")
-    if not os.access(path.absolute().parent, os.W_OK):
-        raise UserError(f"config.output = {output!r}: {path.parent} cannot be written; accepted: a folder that can")
+    try:  # what a folder's permissions say is not all, and root may everything
+        tempfile.TemporaryFile(dir=path.absolute().parent).close()
+    except OSError as e:
+        raise UserError(
+            f"config.output = {output!r}: {path.parent} cannot be written ({e.strerror}); accepted: a folder that can"
+        ) from None
     return path
 
 
@@ -118,6 +146,8 @@ def forecast(cfg: ConfigDict, said: set[str], workdir: str) -> Path:
 def impute(cfg: ConfigDict, said: set[str], workdir: str) -> Path:
     """Writes the file with its gaps closed, every other cell as it stands there; as `forecast` does otherwise."""
     file = read(cfg)
+    if not cfg.backbone:
+        imputing.check(cfg.model)  # not after minutes of learning
     found = at_hand(cfg, said, workdir, file).impute(file.frame)
     before, after = (int(of.isna().to_numpy().sum()) for of in (file.frame, found))
     print(f"impute: {before - after} of {before} missing values closed")
@@ -127,21 +157,22 @@ def impute(cfg: ConfigDict, said: set[str], workdir: str) -> Path:
 def detect(cfg: ConfigDict, said: set[str], workdir: str) -> Path:
     """Writes the file with a score for each value behind its columns; as `forecast` does otherwise."""
     file = read(cfg)
-    found = at_hand(cfg, said, workdir, file).detect(file.frame)
+    found = at_hand(cfg, said, workdir, file, ("detect.groups",)).detect(file.frame)
     return write(as_written(found, file), file)
 
 
-def at_hand(cfg: ConfigDict, said: set[str], workdir: str, file: File) -> Forecaster:
+def at_hand(cfg: ConfigDict, said: set[str], workdir: str, file: File, asked: tuple[str, ...] = ()) -> Forecaster:
     """Returns a Forecaster for what needs no horizon: the kept one, or one that learns from the file, for a horizon by
-    rule where none is said. Raises UserError as `forecast` does."""
+    rule where none is said. asked: knobs that count as said when it learns. Raises UserError as `forecast` does."""
     if "levels" in said:
         raise UserError("config.levels is for intervals, and this stage makes none; accepted: no levels")
     model = kept(cfg, said, workdir, file, ())
     if model:
         return model
+    said = {*said, *asked}
     if "horizons" in said:
         return learn(cfg, said, workdir, file, cfg.horizons[-1])
-    table = frames.read(file.frame, time_column=file.time_column, freq=cfg.data.freq)
+    table = series(file, cfg.data.freq)
     season = seasons.estimate(table.values_TC, table.freq)
     return learn(cfg, said, workdir, file, recipe.usual_horizon(fitting.typical_rows(table, 1), season))
 
@@ -149,7 +180,7 @@ def at_hand(cfg: ConfigDict, said: set[str], workdir: str, file: File) -> Foreca
 def kept(cfg: ConfigDict, said: set[str], workdir: str, file: File, more: tuple[str, ...]) -> Forecaster | None:
     """Returns the Forecaster that `config.backbone` holds; None where it holds none. Raises UserError for a knob that
     is of learning, beside ASKED and `more`."""
-    if not cfg.backbone or not (Path(cfg.backbone).expanduser() / "forecaster.json").exists():
+    if not cfg.backbone or not (config.to_path(cfg.backbone, "config.backbone") / "forecaster.json").exists():
         return None
     idle = sorted(said - {*ASKED, *more})
     if idle or workdir:
@@ -157,7 +188,10 @@ def kept(cfg: ConfigDict, said: set[str], workdir: str, file: File, more: tuple[
             f"{f'config.{idle[0]}' if idle else '--workdir'} is for learning, and {cfg.backbone} has learned; "
             f"accepted: {', '.join((*ASKED, *more))}, or a backbone without a Forecaster"
         )
-    return Forecaster.load(cfg.backbone).set_params(time_column=file.time_column)
+    model = Forecaster.load(cfg.backbone).set_params(time_column=file.time_column)
+    for note in (*file.notes, *series(file, model.fitted.freq, cfg.backbone).notes):
+        print(f"data: {note}")
+    return model
 
 
 def learn(cfg: ConfigDict, said: set[str], workdir: str, file: File, horizon: int) -> Forecaster:
@@ -169,6 +203,7 @@ def learn(cfg: ConfigDict, said: set[str], workdir: str, file: File, horizon: in
         lookback=cfg.lookback if "lookback" in said else 0, patch=cfg.model.patch if "model.patch" in said else 0,
         knobs={key: value for key, value in knobs.items() if not key.startswith(("data.", "evaluate."))},
     )  # fmt: skip
+    series(file, cfg.data.freq)
     for note in file.notes:
         print(f"data: {note}")
     model = model.tune(file.frame, cfg.backbone) if cfg.backbone else model.fit(file.frame)
@@ -215,7 +250,7 @@ def export(cfg: ConfigDict, said: set[str], workdir: str) -> Path:
             f"config.{empty} is empty; accepted: --config.backbone=DIR, the folder of a Forecaster or of a run, and "
             f"--config.output=model.stablehlo"
         )
-    folder = Path(cfg.backbone).expanduser()
+    folder = config.to_path(cfg.backbone, "config.backbone")
     whole = (folder / "forecaster.json").exists()
     idle = sorted(said - {"backbone", "output", *(() if whole else ("horizons",))})
     if idle or workdir:

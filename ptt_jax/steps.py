@@ -101,8 +101,6 @@ def find_steps(stamps_N: pd.Index, follows_N: np.ndarray, freq: str) -> Steps:
         different = pd.DatetimeIndex(np.unique(clock_N.normalize() if step >= DAY else clock_N[:1]))
         freq = infer_freq(different, pd.Timedelta(step, unit="ns"))
     offset = read_freq(freq, "freq")
-    if offset.n < 1:
-        raise UserError(f"freq = {freq!r} does not lead forward; give a step like 'h' or 'D'")
     if isinstance(offset, pd.offsets.Day):
         return Steps(freq, offset.n * DAY, stamps_N.dtype, wall=True)
     if isinstance(offset, pd.offsets.Tick):
@@ -177,7 +175,7 @@ def lay_out(stamps_N: pd.Index, series_N: np.ndarray, names_S: Sequence[str], fr
     fits_S = ~np.logical_or.reduceat(off_K, begin_S)
     coarse_S = fits_S & (rows_S >= 3) & (smallest_S > 1)
     bad = np.flatnonzero(~fits_S | (coarse_S & (not freq)))
-    advice = "bring the rows to one step first" + ("" if freq else ", or give the step with freq")
+    advice = "bring the rows to one step first, or " + ("leave freq empty" if freq else "give the step with freq")
     if len(bad):
         s, k = bad[0], begin_S[bad[0]] + int(off_K[begin_S[bad[0]] : begin_S[bad[0]] + rows_S[bad[0]]].argmax())
         good = np.flatnonzero(fits_S & ~coarse_S & (rows_S >= 3))

@@ -37,7 +37,19 @@ def architecture(cfg: ConfigDict) -> dict[str, Any]:
 
 
 def build(card: dict[str, Any], compute_dtype: str, dropout: float = 0.0, views: int = 1) -> CrossMAE:
-    """Returns the model of a recorded architecture."""
+    """Returns the model of a recorded architecture. Raises UserError for what no version recorded, or a later one."""
+    rules = {"patches": (1, config.count(1))}
+    rules |= {key.removeprefix("model."): (value, rule) for key, value, rule, _ in config.KNOBS}
+    later = ("decoder_attention", "hiding")  # than format 1
+    fits = isinstance(card, dict) and {"patches", *RECORDED} - {*later} <= {*card} <= {"patches", *RECORDED}
+    for key, value in card.items() if fits else ():
+        standard, rule = rules[key]
+        fits = fits and type(value) is type(standard) and rule.holds(value)
+    if not fits:
+        raise UserError(
+            f"the architecture in backbone.json, {config.brief(card)}, is none of this version's; accepted: the file "
+            f"as a run wrote it, and a version of ptt_jax that is no older"
+        )
     return CrossMAE(**card, dropout=dropout, dtype=jnp.dtype(compute_dtype), views=views)
 
 
@@ -80,8 +92,9 @@ def check(cfg: ConfigDict, problem: Problem, also: Sequence[Problem] = ()) -> No
         begin = span.first + span.lookback  # a series begins with a lookback that no window forecasts
         if not problem.series.observed_TC[begin : span.end].any():  # the same rows for every horizon
             raise UserError(
-                f"the {split} split has no value at all in rows {begin} to {span.end}, which its windows of horizon "
-                f"{', '.join(map(str, span.horizons))} forecast; accepted: at least one value there"
+                f"{problem.series.name}: the {split} split has no value at all in rows {begin} to {span.end}, which "
+                f"its windows of horizon {', '.join(map(str, span.horizons))} forecast; accepted: at least one value "
+                f"there"
             )
     if not cfg.backbone:
         problem.span("validation", *window(cfg))

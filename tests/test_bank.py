@@ -189,7 +189,7 @@ def test_any_name_of_moderate_length_is_a_file_inside_the_folder(bank, base):
         (lambda b, f: b.forecast(["shop 1"], np.zeros(9)), r"1 names for histories of shape \(9,\)"),
         (lambda b, f: Bank.create(b.folder, f), "something is there; accepted: a new folder, or Bank.open"),
         (lambda b, f: Bank.create(b.folder.parent / "new", "nowhere"), "nowhere/backbone.json does not exist"),
-        (lambda b, f: Bank.open("nowhere"), "nowhere/bank.json does not exist"),
+        (lambda b, f: Bank.open("nowhere"), "nowhere is no bank; accepted: a folder that Bank.create made"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_sentence(whole, base, ask, words):

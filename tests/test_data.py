@@ -574,7 +574,7 @@ def test_a_bad_file_ends_in_one_sentence_that_names_the_place(tmp_path, case):
         ({"columns": "date"}, "no column 'date' to forecast"),
         ({"time_column": "dat"}, "no column 'dat' to take the time from; nearest: 'date'"),
         ({"freq": "hourly"}, "config.data.freq = 'hourly' is no step"),
-        ({"freq": "-1h"}, "makes -239 rows"),
+        ({"freq": "-1h"}, "config.data.freq = '-1h' does not lead forward"),
         ({"freq": "D"}, "row 3: 2024-01-01 01:00:00 is not on the grid of step 'D'"),
         ({"freq": "s"}, "makes 860400 rows where the file has 240"),
         ({"split": (0.999, 0.0005, 0.0005)}, "leave a part of data.split = (0.999, 0.0005, 0.0005) empty"),

@@ -111,7 +111,7 @@ def test_rows_in_errors_are_counted_from_one(arrow, tmp_path):
 
 def test_row_numbers_of_an_index_are_no_column_of_a_csv(tmp_path):
     frame_ = pd.DataFrame({"y": [1.0, 2.0]}, index=[3, 7])
-    file = stages.File(frame_, None, "y", [], tmp_path / "out.csv")
+    file = stages.File(tmp_path / "in.csv", frame_, None, "y", [], tmp_path / "out.csv")
     assert stages.write(frame_, file).read_text() == "y\n1.0\n2.0\n"
     assert stages.write(frame_.rename_axis("ds"), file).read_text() == "ds,y\n3,1.0\n7,2.0\n"
 

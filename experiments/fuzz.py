@@ -402,19 +402,18 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--only", default="csv,frames,config,json,windows")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args(argv)
-    names, path, rows = asked.only.split(","), HERE / "results" / "fuzz.csv", []
+    names, path = asked.only.split(","), HERE / "results" / "fuzz.csv"
+    counts = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["property", "seed", "outcome", "examples"])
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             found = at_length(name, asked.examples // len(names), asked.seed, Path(folder))
             print(name, dict(found), flush=True)
-            rows += [[name, asked.seed, what, count] for what, count in sorted(found.items())]
-    new = pd.DataFrame(rows, columns=["property", "seed", "outcome", "examples"])
-    if path.exists():
-        former = pd.read_csv(path)
-        new = pd.concat([former[~(former["property"].isin(names) & (former["seed"] == asked.seed))], new])
-    new.to_csv(path, index=False)
-    broken = int(new[new["outcome"] == "broken"]["examples"].sum())
-    print(f"{new['examples'].sum()} examples in {path.name}, {broken} broken")
+            own = (counts["property"] == name) & (counts["seed"] == asked.seed)
+            rows = [(name, asked.seed, what, count) for what, count in sorted(found.items())]
+            counts = pd.DataFrame([*counts[~own].itertuples(index=False), *rows], columns=list(counts))
+            counts.to_csv(path, index=False)
+    broken = int(counts[counts["outcome"] == "broken"]["examples"].sum())
+    print(f"{counts['examples'].sum()} examples in {path.name}, {broken} broken")
     sys.exit(1 if broken else 0)
 
 

@@ -112,9 +112,8 @@ def last_observed(x_RT: np.ndarray, seen_RT: np.ndarray) -> np.ndarray:
 
 def recipe_hash() -> str:
     """Returns 8 hex digits over the rules: what was measured under others is run again."""
-    text = "".join(
-        (Path(recipe.__file__).parent / f"{name}.py").read_text("utf-8") for name in ("recipe", "seasons", "intervals")
-    )
+    rules = ("recipe", "seasons", "intervals", "calibrate")
+    text = "".join((Path(recipe.__file__).parent / f"{name}.py").read_text("utf-8") for name in rules)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 

@@ -224,15 +224,15 @@ class Bank:
         longest = max((of.cfg.lookback for of in tasks.values()), default=0)
         history_RT = np.concatenate([np.zeros((0, longest)), *(ends(t.values_TC, longest) for t in tables.values())])
         names = [name for name, table in tables.items() for _ in table.names_C]
-        y_RH, spread_R = self.forecast(names, history_RT, horizon), np.zeros(len(names))
-        for lookback in {of.cfg.lookback for of in tasks.values()}:
-            at = [r for r, name in enumerate(names) if tasks[name].cfg.lookback == lookback]
-            spread_R[at] = predict.spread(history_RT[at, -lookback:])
+        y_RH, unit_R = self.forecast(names, history_RT, horizon), np.zeros(len(names))
+        for lookback, unit in {(of.cfg.lookback, of.unit) for of in tasks.values()}:
+            at = [r for r, n in enumerate(names) if (tasks[n].cfg.lookback, tasks[n].unit) == (lookback, unit)]
+            unit_R[at] = predict.size(history_RT[at, -lookback:], unit)
         out, first = {}, 0
         for name, table in tables.items():
             of, known = tasks[name], tasks[name].intervals()
             rows = slice(first, first := first + len(table.names_C))
-            unit_C = spread_R[rows] * known.ratios(of.names_C, table.names_C)
+            unit_C = unit_R[rows] * known.ratios(of.names_C, table.names_C)
             y_WHC = y_RH[rows, : steps[name]].T[None]
             columns = answer.columns(of.params["name"], y_WHC, unit_C[None], known, asked)
             out[name] = answer.write(table, columns, of.cfg.lookback, name, stacklevel=3)

@@ -198,6 +198,8 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
      "quantiles to forecast, each by a prompt of its own, tuned by pinball loss from the forecast's on; () = none"),
     ("tune.quantile_rate", 1e-1, positive, "peak learning rate of quantile prompts, which have further to go"),
     ("tune.validations", 4, count(1), "how many times validation is looked at, besides step 0"),
+    ("tune.validation_rows", 0, count(0),
+     "rows of the validation split that are looked at, drawn once; 0 = all of them"),
     ("tune.patience", 4, count(1), "validations in which no horizon gets better before tuning stops"),
     ("tune.watch_train", 0, count(0),
      "training rows, drawn once, whose error is looked at whenever validation is, without dropout; chooses nothing; "

@@ -33,7 +33,7 @@ from jax import export as jax_export
 from ptt_jax import checkpoint, config, fitted, predict
 from ptt_jax.config import UserError, to_path, write_atomic
 from ptt_jax.fitted import Fitted
-from ptt_jax.intervals import LEVELS, Intervals
+from ptt_jax.intervals import LEVELS, STILL, Intervals
 from ptt_jax.predict import Predictor
 
 FORMAT = 1  # of the page
@@ -48,7 +48,9 @@ NOTES = {
     "digits": "float32 has seven digits: of a row whose level is large beside its moves, pass history - level, made in "
     "float64, and add level to numpy.asarray(forecast, 'float64')",
     "intervals": "low, high = forecast + quantiles[step] at (1 -/+ level / 100) / 2, interpolated between `levels`, * "
-    "unit; unit = ratio[name], or `relative` for another series, * the standard deviation of the row's values",
+    "size; size = ratio[name], or `relative` for another series, * spread ** (1 - recent) * move ** recent, with the "
+    "names in `unit`; spread: the standard deviation of the row's values; move: the mean distance of its `last` values "
+    "from those `lag` steps before, the spread where no two are known, and at least `still` of it",
 }
 
 
@@ -193,6 +195,7 @@ def of_intervals(names_C: Sequence[str], known: Intervals) -> dict[str, Any]:
         "quantiles": [plain(column) for column in known.quantile_QH.T],
         "ratio": dict(zip(names_C, plain(known.ratio_C), strict=True)),
         "relative": plain(np.array([known.relative]))[0],
+        "unit": {**known.unit._asdict(), "still": STILL},
     }
 
 

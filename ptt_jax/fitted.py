@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 
 from ptt_jax import checkpoint, config, train
 from ptt_jax.config import UserError, write_atomic
-from ptt_jax.intervals import Intervals
+from ptt_jax.intervals import Intervals, Unit
 from ptt_jax.predict import Predictor
 
 FORMAT = 1  # of forecaster.json and forecaster.npz
@@ -100,11 +100,12 @@ def write(of: Fitted, folder: Path, params: dict[str, Any]) -> None:
         write_atomic(folder / "config.json", config.to_json(of.cfg))
     about = {
         "format": FORMAT, "params": params, "task": of.task, "names": of.names_C, "freq": of.freq, "season": of.season,
-        "tail": None if of.tail is None else to_json(of.tail),
+        "unit": of.intervals.unit, "tail": None if of.tail is None else to_json(of.tail),
     }  # fmt: skip
     temporary = folder / "forecaster.npz.tmp"
     with temporary.open("wb") as f:
-        np.savez(f, **of.intervals._asdict())  # type: ignore[arg-type]  # the stub takes each for `allow_pickle`
+        known = {key: value for key, value in of.intervals._asdict().items() if key != "unit"}
+        np.savez(f, **known)  # type: ignore[arg-type]  # the stub takes each for `allow_pickle`
     temporary.replace(folder / "forecaster.npz")
     write_atomic(folder / "forecaster.json", json.dumps(about, indent=1))
 
@@ -126,7 +127,8 @@ def read(folder: Path) -> tuple[Fitted, dict[str, Any]]:
         raise UserError(f"{path} has format {about.get('format')!r}; accepted: {FORMAT}, that of this version")
     try:
         with np.load(io.BytesIO((folder / "forecaster.npz").read_bytes()), allow_pickle=False) as kept:
-            known = Intervals(kept["quantile_QH"], kept["ratio_C"], float(kept["relative"]))
+            unit = Unit(*about.get("unit", ()))  # an earlier version had none
+            known = Intervals(kept["quantile_QH"], kept["ratio_C"], float(kept["relative"]), unit)
         cfg = config.from_json(json.dumps(checkpoint.read_json(folder / "config.json")))
         tail = None if about["tail"] is None else from_json(about["tail"])
         task, names_C, freq, season = about["task"], tuple(about["names"]), about["freq"], about["season"]

@@ -14,14 +14,13 @@ from ml_collections import ConfigDict
 
 from ptt_jax import (
     cache,
+    calibrate,
     checkpoint,
     config,
     data,
     detect,
     fitted,
     frames,
-    intervals,
-    predict,
     problems,
     recipe,
     seasons,
@@ -33,6 +32,7 @@ from ptt_jax.config import UserError
 from ptt_jax.data import Series
 from ptt_jax.fitted import Fitted, Scratch
 from ptt_jax.frames import Table
+from ptt_jax.intervals import Unit
 from ptt_jax.log import Log
 
 SHORT = 240  # rows below which a history is called short
@@ -174,9 +174,8 @@ def learn(table: Table, wish: Wish, card: dict[str, Any], alive: tuple[Scratch, 
         train.pretrain(cfg, folder, problem, log)
     task = tune.tune(cfg, folder, problem, log)
     predictor = fitted.predictor(folder, task, cfg)
-    log.progress("intervals: forecasting the last rows")
-    residuals = predict.back_test(predictor, table, kept, wish.horizon)
-    known = intervals.fit(*residuals, apart=kept // wish.horizon)
+    log.progress("intervals: back-testing")
+    known = calibrate.fit(predictor, table, kept, Unit.of(season, wish.horizon))
     log.progress("")
     tail = frames.write(table, {name: table.values_TC[-cfg.lookback :]}, after=-min(cfg.lookback, len(table.values_TC)))
     return Fitted(folder, task, cfg, predictor, known, table.names_C, step, season, tail, (*own, *alive))

@@ -193,8 +193,8 @@ class Forecaster:
     ) -> dict[str, np.ndarray]:
         """Returns {column: y_WHC} of windows whose history ends `after` steps from the table's end."""
         of = self.fitted
-        y_WHC, spread_WC = predict.foretell(of.predictor, table.values_TC, after, horizon)
-        unit_WC = spread_WC * of.intervals.ratios(of.names_C, table.names_C)
+        y_WHC, unit_WC = predict.foretell(of.predictor, table.values_TC, after, horizon, of.intervals.unit)
+        unit_WC = unit_WC * of.intervals.ratios(of.names_C, table.names_C)
         return answer.columns(self.name, y_WHC, unit_WC, of.intervals, levels)
 
     def cross_validation(

@@ -1,11 +1,11 @@
 """Prediction intervals from residuals that the model did not learn from (split conformal). numpy only.
 
-A residual is a validation window's truth minus its forecast. What is kept is one table of quantiles for each step of
-the horizon, of residuals in units of what their series usually errs, and that unit for each series, as a share of its
-history's spread: the shape comes from all series, the width from each, and a series that moves more than it did has
-wider intervals. Vovk, Gammerman and Shafer 2005; Angelopoulos and Bates 2023, section 1, for the correction of finite
-samples. Windows of a series overlap, so that the promise is not the theorem's: coverage is measured
-(`experiments/own.py`).
+A residual is a window's truth minus its forecast (`calibrate.py` says of which windows). What is kept is one table of
+quantiles for each step of the horizon, of residuals in units of what their series usually errs, and that unit for each
+series, as a ratio to how its history moves (`Unit`): the shape comes from all series, the width from each, and a series
+that moves more than it did has wider intervals. Vovk, Gammerman and Shafer 2005; Lei et al. 2018, section 5.2, for
+residuals in units of their difficulty; Angelopoulos and Bates 2023, section 1, for the correction of finite samples.
+Windows of a series overlap, so that the promise is not the theorem's: coverage is measured (`experiments/own.py`).
 """
 
 import warnings
@@ -18,21 +18,52 @@ from ptt_jax.config import UserError
 LEVELS = np.concatenate([[0.0025, 0.005, 0.01, 0.015], np.arange(0.02, 0.981, 0.01), [0.985, 0.99, 0.995, 0.9975]])
 SMOOTH = 0.1  # share of the horizon over which neighbouring steps lend each other residuals
 MOST = 4  # a series errs at most so many times as much as the median one: more is an accident of few windows
-FLOOR = 0.1  # of a series' mean spread: a history that stands still for a while is no unit
+FLOOR = 0.1  # of a series' mean unit: a history that stands still for a while is none
+RECENT = 0.5  # a unit is the geometric mean of spread and latest moves
+SEASONS = 2  # seasons, or horizons, that are the latest
+STILL = 0.02  # of the spread: latest moves are at least as much
+
+
+class Unit(NamedTuple):
+    """How a history moves: spread ** (1 - recent) * move ** recent. The spread is the standard deviation of all of it,
+    the move its values' mean distance from those `lag` steps before, over its `last` steps."""
+
+    recent: float = 0.0  # as a Forecaster of an earlier version has it: the spread alone
+    lag: int = 1
+    last: int = 1
+
+    @classmethod
+    def of(cls, season: int, horizon: int) -> "Unit":
+        return cls(RECENT, season, SEASONS * max(season, horizon))
+
+    def size(self, history_RT: np.ndarray, spread_R: np.ndarray) -> np.ndarray:
+        """Returns unit_R of histories, NaN where missing, whose spread is known; NaN where that is. The spread alone
+        where no two values lie a lag apart."""
+        lag = min(self.lag, history_RT.shape[1] - 1)
+        if not self.recent or not lag:
+            return spread_R
+        apart_RT = np.abs(history_RT[:, lag:] - history_RT[:, :-lag])[:, -self.last :]
+        count_R = (~np.isnan(apart_RT)).sum(1)
+        move_R = np.where(count_R > 0, np.nansum(apart_RT, 1) / np.maximum(count_R, 1), spread_R)
+        return np.asarray(spread_R ** (1 - self.recent) * np.maximum(move_R, STILL * spread_R) ** self.recent)
+
+
+SPREAD = Unit()
 
 
 class Intervals(NamedTuple):
-    """quantile_QH: of residuals, in units; ratio_C: each series' unit as a share of its history's spread; relative: the
-    median of these, for a series that was not there."""
+    """quantile_QH: of residuals, in units; ratio_C: each series' unit in those of its history; relative: the median of
+    these, for a series that was not there; unit: of a history."""
 
     quantile_QH: np.ndarray
     ratio_C: np.ndarray
     relative: float
+    unit: Unit = SPREAD
 
     def bounds(self, y_HC: np.ndarray, unit_C: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
         """Returns low_HC and high_HC around the forecast; `level` in percent, of 100 forecasts so many fall between.
 
-        unit_C: a ratio times the spread of the history that is forecast from, in the forecast's units.
+        unit_C: a ratio times the unit of the history that is forecast from, in the forecast's units.
         """
         tail = (1 - level / 100) / 2
         low_H, high_H = (self.at(q)[: len(y_HC), None] for q in (tail, 1 - tail))
@@ -62,16 +93,16 @@ def check_levels(levels: Any) -> tuple[float, ...]:
     return asked
 
 
-def fit(residual_WHC: np.ndarray, spread_WC: np.ndarray, apart: int = 0) -> Intervals:
+def fit(residual_WHC: np.ndarray, unit_WC: np.ndarray, apart: int = 0, unit: Unit = SPREAD) -> Intervals:
     """Returns intervals from residuals in original units, NaN where the truth is missing.
 
-    spread_WC: of the histories, in the same units; NaN or 0 where there is none. apart: how many of the W windows do
-    not overlap; 0 = all. A series with few residuals has a ratio drawn to the median, as if it had as many more as a
+    unit_WC: `unit` of the histories, in the same units; NaN or 0 where there is none. apart: how many of the W windows
+    do not overlap; 0 = all. A series with few residuals has a ratio drawn to the median, as if it had as many more as a
     window has steps. Warns where windows are too few for quantiles far out, which are then the largest error seen.
     """
     windows, horizon, _ = residual_WHC.shape
-    spread_WC = np.nan_to_num(spread_WC)
-    unit_W1C = np.maximum(spread_WC, FLOOR * spread_WC.mean(0))[:, None]
+    unit_WC = np.nan_to_num(unit_WC)
+    unit_W1C = np.maximum(unit_WC, FLOOR * unit_WC.mean(0))[:, None]
     known_WHC = ~np.isnan(residual_WHC) & (unit_W1C > 0)
     if not known_WHC.any():
         raise UserError("no value is known in the rows that intervals are made from; accepted: a longer series")
@@ -90,7 +121,7 @@ def fit(residual_WHC: np.ndarray, spread_WC: np.ndarray, apart: int = 0) -> Inte
             f"{independent} windows that don't overlap are too few for intervals of 80 % and more: theirs are the "
             f"largest error seen", stacklevel=2,
         )  # fmt: skip
-    return Intervals(columns, ratio_C, relative)
+    return Intervals(columns, ratio_C, relative, unit)
 
 
 def lent(horizon: int) -> int:

@@ -47,6 +47,7 @@ class Parcel(NamedTuple):
     quantile_QK: np.ndarray  # float32
     ratio_C: np.ndarray
     relative: float
+    unit: intervals.Unit
 
     @classmethod
     def of(cls, name: str, fitted: Fitted, params: dict[str, Any]) -> "Parcel":
@@ -57,7 +58,7 @@ class Parcel(NamedTuple):
         return cls(
             name, checkpoint.content_hash(fitted.predictor.backbone), jax.device_get(fitted.predictor.prompt), cfg,
             {**params, "workdir": ""}, fitted.names_C, fitted.freq, fitted.season,
-            at_K, known.quantile_QH[:, at_K].astype(np.float32), known.ratio_C, known.relative,
+            at_K, known.quantile_QH[:, at_K].astype(np.float32), known.ratio_C, known.relative, known.unit,
         )  # fmt: skip
 
     @property
@@ -66,14 +67,14 @@ class Parcel(NamedTuple):
 
     def intervals(self) -> Intervals:
         """Returns the whole table again."""
-        return Intervals(intervals.between(self.quantile_QK, self.at_K), self.ratio_C, self.relative)
+        return Intervals(intervals.between(self.quantile_QK, self.at_K), self.ratio_C, self.relative, self.unit)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Returns what the file holds."""
         about = {
             "format": FORMAT, "name": self.name, "backbone": self.backbone, "relative": self.relative,
             "names": self.names_C, "freq": self.freq, "season": self.season, "params": self.params,
-            "config": self.cfg.to_dict(),
+            "config": self.cfg.to_dict(), "unit": self.unit,
         }  # fmt: skip
         of = {
             "about": np.frombuffer(json.dumps(about).encode(), np.uint8), "at_K": self.at_K,
@@ -154,7 +155,7 @@ def read(path: Path, backbone: str) -> Parcel:
         cfg = config.from_json(json.dumps(about["config"]))
         of = Parcel(
             about["name"], about["backbone"], held, cfg, about["params"], tuple(about["names"]), about["freq"],
-            about["season"], **rest, relative=about["relative"],
+            about["season"], **rest, relative=about["relative"], unit=intervals.Unit(*about.get("unit", ())),
         )  # fmt: skip
     except Exception as e:  # whatever a damaged file makes zip and numpy say
         raise UserError(f"{path} is no task of a bank ({type(e).__name__}: {e}); {accepted}") from None

@@ -13,14 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ptt_jax import frames, impute, tasks
+from ptt_jax import impute, tasks
 from ptt_jax.data import Scaler, exact
-from ptt_jax.frames import Table
+from ptt_jax.intervals import Unit
 from ptt_jax.model import CrossMAE
 from ptt_jax.prompts import Prompt
 
 FILL, REACH = "season", 0.5  # of `impute.Way`: what the encoder reads at gaps, and the pull of neighbours in patches
-CUTOFFS = 300  # most validation windows that intervals are made from
 ROWS = 1024  # most rows of a dispatch; fewer are padded to a power of two, so that few programs are ever compiled
 
 
@@ -141,37 +140,25 @@ def run(
 
 
 def foretell(
-    predictor: Predictor, values_TC: np.ndarray, after: Sequence[int], horizon: int
+    predictor: Predictor, values_TC: np.ndarray, after: Sequence[int], horizon: int, unit: Unit
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns y_WHC of windows whose history ends `after` steps from the end, and spread_WC, the standard deviation of
-    each history; both NaN where a history has no value."""
+    """Returns y_WHC of windows whose history ends `after` steps from the end, and unit_WC of each history; both NaN
+    where a history has no value."""
     length, channels = predictor.lookback, values_TC.shape[1]
     padded_TC = np.pad(values_TC, ((length, 0), (0, 0)), constant_values=np.nan)
-    y_WHC, spread_WC = np.empty((len(after), horizon, channels)), np.empty((len(after), channels))
+    y_WHC, unit_WC = np.empty((len(after), horizon, channels)), np.empty((len(after), channels))
     step = max(ROWS // channels, 1)  # windows at a time: a year of them would fill the memory
     for first in range(0, len(after), step):
         part = slice(first, min(first + step, len(after)))
         ends = [max(len(padded_TC) + a, length) for a in after[part]]
         history_RT = np.stack([padded_TC[end - length : end].T for end in ends]).reshape(-1, length)
         y_WHC[part] = predictor(history_RT, horizon).reshape(-1, channels, horizon).swapaxes(1, 2)
-        spread_WC[part] = spread(history_RT).reshape(-1, channels)
-    return y_WHC, spread_WC
+        unit_WC[part] = size(history_RT, unit).reshape(-1, channels)
+    return y_WHC, unit_WC
 
 
-def spread(history_RT: np.ndarray) -> np.ndarray:
-    """Returns the standard deviation of each history, NaN where it has no value."""
+def size(history_RT: np.ndarray, unit: Unit) -> np.ndarray:
+    """Returns the unit of each history, NaN where it has no value."""
     seen_RT = ~np.isnan(history_RT)
-    return np.where(seen_RT.any(1), exact(history_RT.T, seen_RT.T, still=0.0).scale_C, np.nan)
-
-
-def back_test(predictor: Predictor, table: Table, rows: int, horizon: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns residual_WHC of windows that forecast the last `rows` rows, in original units, and spread_WC."""
-    count = min(CUTOFFS, rows - horizon + 1)
-    after = sorted({round(a) for a in np.linspace(-rows, -horizon, count)})
-    y_WHC, spread_WC = foretell(predictor, table.values_TC, after, horizon)
-    residual_WHC = frames.truth(table, horizon, after) - y_WHC
-    # Of a history that hardly began neither the error nor the spread says what is usual, unless there are no others.
-    full_WC = np.array([table.lengths_C + a for a in after]) >= min(
-        predictor.lookback, int(table.lengths_C.max()) - rows
-    )
-    return np.where(full_WC[:, None], residual_WHC, np.nan), spread_WC
+    spread_R = np.where(seen_RT.any(1), exact(history_RT.T, seen_RT.T, still=0.0).scale_C, np.nan)
+    return unit.size(history_RT, spread_R)

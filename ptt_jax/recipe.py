@@ -13,9 +13,11 @@ LONGEST_PATCH = 48  # steps: half a day of quarters of an hour, a third of a day
 MOST_PATCHES = 30  # of a lookback: a month of hours
 LOOKBACK = 720  # steps that a lookback has where the history allows it
 SMALL = 20_000  # values in all, below which the model is smaller
-LEAST_STEPS, MOST_STEPS = 800, 3000  # of pre-training: minutes on two cores
+LEAST_STEPS, MOST_STEPS = 800, 3000  # of pre-training
+MOST_PATCHED = 75_000  # steps times patches of a window: three minutes on two cores
 NEAR = 2  # patches: up to there a horizon is short
 ENOUGH = 1500  # rows of validation
+LOOKED_AT = 8192  # windows of a series of these that choose a prompt: of a hundred series, all would take minutes
 SHARE = 12  # a patch is at most this part of the rows
 MOST_HORIZON = 96  # steps ahead that nobody asked for
 
@@ -64,11 +66,12 @@ def recipe(rows: int, channels: int, season: int, horizon: int, patch: int = 0, 
     if horizon <= NEAR * patch:  # few patches are hidden in a forecast, and so in pre-training
         cfg.pretrain.update(mask_ratio=0.3, tail_share=0.5)
     cfg.pretrain.choose = "forecast"  # what it is for; a better reconstruction may be a worse forecast
-    cfg.tune.update(loss="mae", steps=300, batch=224)
+    cfg.tune.update(loss="mae", steps=300, batch=224, validation_rows=LOOKED_AT)
     if rows * channels < SMALL:
         cfg.model.update(width=32, mlp=64, encoder_layers=2)
     windows = max(rows - lookback - horizon, 1) * channels
-    cfg.pretrain.steps = int(min(max(6 * windows / cfg.pretrain.batch, LEAST_STEPS), MOST_STEPS))
+    most_steps = min(MOST_STEPS, MOST_PATCHED // (lookback // patch + -(-horizon // patch)))
+    cfg.pretrain.steps = int(min(max(6 * windows / cfg.pretrain.batch, LEAST_STEPS), most_steps))
     if windows > cfg.tune.steps * cfg.tune.batch:
         cfg.tune.cache_bytes = 0  # hardly a row is asked for twice
     return cfg

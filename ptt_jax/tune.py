@@ -159,13 +159,14 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = 
                 f"{memory.words(t.cache_bytes)}, so that half of what is free is left"
             )
         data = encode(budget, dtype)
-        spare = budget - data.encoded_bytes
-        look = evaluate.watcher(model, problem, validation, cfg.evaluate.batch, backbone, spare, dtype)
+        few = t.validation_rows if t.validation_rows < validation.rows else 0
+        spare = 0 if few else budget - data.encoded_bytes  # a cache is of a span's first rows, not of drawn ones
+        look = evaluate.watcher(model, problem, validation, cfg.evaluate.batch, backbone, spare, dtype, few)
         tokens = {h: prompts.patches(h, model.patch) for h in cfg.horizons}
         if model.decoder_attention == "self":  # all are asked together, so that each horizon needs the tokens of all
             tokens = dict.fromkeys(tokens, max(tokens.values()))
-        few = t.watch_train
-        watch = evaluate.watcher(model, problem, train, cfg.evaluate.batch, backbone, 0, dtype, few) if few else None
+        some = t.watch_train
+        watch = evaluate.watcher(model, problem, train, cfg.evaluate.batch, backbone, 0, dtype, some) if some else None
         loss = tasks.forecasting(model, train, penalty=t.loss)
 
         def again(most: int) -> Cached:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ptt_jax import checkpoint, fitting, frames, intervals, predict
+from ptt_jax import calibrate, checkpoint, fitting, frames, intervals, predict, tune
 from ptt_jax.config import UserError
 from ptt_jax.fitting import Wish
 from ptt_jax.forecaster import Forecaster
@@ -120,6 +120,25 @@ def test_what_was_saved_forecasts_the_same_to_the_bit_and_knows_its_arguments(fi
     assert not [p for p in folder.rglob("*") if p.name == "state" or p.suffix == ".pkl"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["kept"]
     assert Forecaster.load(again.save(folder)).get_params() == again.get_params()  # into its own place
+
+
+def test_intervals_of_an_earlier_version_are_in_units_of_the_spread_alone(fitted, tmp_path):
+    path = fitted.save(tmp_path / "kept") / "forecaster.json"
+    about = json.loads(path.read_text())
+    assert Forecaster.load(path.parent).fitted.intervals.unit == fitted.fitted.intervals.unit == (0.5, 24, 60)
+    del about["unit"]
+    path.write_text(json.dumps(about))
+    assert Forecaster.load(path.parent).fitted.intervals.unit == intervals.SPREAD
+
+
+def test_of_many_validation_windows_some_choose_the_prompt(fitted, monkeypatch):
+    def stop(*args):
+        raise StopIteration(args[-1])
+
+    monkeypatch.setattr(tune.evaluate, "watcher", stop)
+    for most, few in ((7, "7"), (10**6, "0")):
+        with pytest.raises(StopIteration, match=f"^{few}$"):
+            Forecaster(HORIZON, knobs={**TINY, "tune.validation_rows": most}).tune(make(), fitted)
 
 
 @pytest.mark.parametrize("kind", ["long", "zone", "index", "integer"])
@@ -252,7 +271,7 @@ def test_an_export_and_its_page_give_forecast_and_intervals(fitted, tmp_path):
     pytest.importorskip("flatbuffers")
     path = fitted.export(tmp_path / "model.stablehlo", platforms=("cpu",))
     text, frame = path.with_suffix(".json").read_text(), make()
-    assert len(text.splitlines()) < 50 + HORIZON  # for a person, too
+    assert len(text.splitlines()) < 60 + HORIZON  # for a person, too
     page = json.loads(text)
     names, lookback = ["load", "wind"], page["input"]["shape"][1]
     history_RT = frame[names].to_numpy()[-lookback:].T
@@ -262,8 +281,12 @@ def test_an_export_and_its_page_give_forecast_and_intervals(fitted, tmp_path):
     known = page["intervals"]
     for sign, side in ((-1, "lo"), (1, "hi")):
         q_H = [np.interp((1 + sign * 80 / 100) / 2, known["levels"], column) for column in known["quantiles"]]
-        unit_R = [known["ratio"][name] for name in names] * history_RT.std(1)
-        found_RH = y_RH + np.array(q_H) * unit_R[:, None]
+        unit = known["unit"]
+        assert unit["lag"] == fitted.fitted.season == 24
+        move_R = np.abs(history_RT[:, 24:] - history_RT[:, :-24])[:, -unit["last"] :].mean(1)
+        spread_R = history_RT.std(1)
+        size_R = spread_R ** (1 - unit["recent"]) * np.maximum(move_R, unit["still"] * spread_R) ** unit["recent"]
+        found_RH = y_RH + np.array(q_H) * ([known["ratio"][name] for name in names] * size_R)[:, None]
         np.testing.assert_allclose(found_RH.T, truth[[f"{name}-{side}-80" for name in names]], rtol=1e-4)
     assert page["prompt"] == fitted.fitted.prompt_hash
     assert page["backbone"] == checkpoint.find_backbone(fitted.fitted.folder)["content_hash"]
@@ -334,7 +357,7 @@ def test_a_frame_with_many_rows_missing_is_read_as_it_was_learned(fitted):
 def test_a_series_that_hardly_began_has_intervals_like_the_others(fitted):
     frame = pd.concat([long(make()), long(make(30, seed=2)[["ds", "load"]]).assign(unique_id="young")])
     of = fitted.fitted
-    known = intervals.fit(*predict.back_test(of.predictor, frames.read(frame), 80, HORIZON))
+    known = calibrate.fit(of.predictor, frames.read(frame), 80, of.intervals.unit)
     assert known.ratio_C.max() <= intervals.MOST * known.relative
     assert known.ratio_C[2] == pytest.approx(known.relative)
 

@@ -14,7 +14,7 @@ RANKS = (
     ("encodings", "answer", "attention"),
     ("tasks", "impute"),
     ("predict",),
-    ("step", "baselines"),
+    ("step", "baselines", "calibrate"),
     ("evaluate", "checkpoint", "log", "detect"),
     ("loop",),
     ("train",),

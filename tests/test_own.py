@@ -71,6 +71,12 @@ def test_a_short_history_has_a_small_model_and_a_long_one_the_usual():
     assert recipe.recipe(300, 2, 24, 12).model.width < recipe.recipe(30_000, 2, 24, 12).model.width == 64
 
 
+def test_patches_bound_the_steps_of_pre_training_and_windows_those_that_choose():
+    hours, half_hours = (recipe.recipe(40_000, 100, season, 24) for season in (24, 48))
+    assert hours.pretrain.steps == recipe.MOST_PATCHED // 31 < half_hours.pretrain.steps == recipe.MOST_STEPS
+    assert hours.tune.validation_rows == recipe.LOOKED_AT
+
+
 def test_too_few_rows_are_refused_with_the_number_that_would_do():
     with pytest.raises(UserError, match=r"of 20 rows are too short; accepted: at least 64 .* 24"):
         recipe.recipe(20, 3, 7, 24)

@@ -1,0 +1,140 @@
+"""How intervals of own data should be made: rules on earlier ends of many series, a linear map in the place of a model.
+
+    python experiments/coverage.py [--data=vic_elec,NN5_daily]
+
+A ridge regression (as in baselines.py) learns from what lies before an end of a series but its last rows, as a
+Forecaster does, and forecasts up to 200 windows after it. Coverage is that of 80 % intervals from its residuals on
+these last rows, or from `calibrate.py`, over the whole history; in units of a history's spread, or in those of
+`intervals.Unit`. The last tenth of each series, which own.py's table is of, is never read; of many series 32 are.
+What finished is in results/coverage.csv.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from ledger import Ledger, show
+
+from ptt_jax import calibrate, data, fitting, frames, intervals, recipe, seasons
+from ptt_jax.config import UserError
+from ptt_jax.intervals import Unit
+
+HERE = Path(__file__).parent
+SETS = {
+    "vic_elec": ("more/vic_elec.csv.gz", 48),
+    "gefcom2012_load": ("more/gefcom2012_load.csv.gz", 24),
+    "NN5_daily": ("more/NN5_daily.csv.gz", 56),
+    "Beijing_air": ("more/Beijing_air.csv.gz", 24),
+    "WTH": ("more/WTH.csv.gz", 24),
+    "illness": ("national_illness.csv", 24),
+    "exchange_rate": ("exchange_rate.csv", 30),
+    "ETTh1": ("ETTh1.csv", 24),
+    "ETTh2": ("ETTh2.csv", 48),
+    "ETTm1": ("ETTm1.csv", 96),
+    "ETTm2": ("ETTm2.csv", 96),
+    "weather": ("weather.csv", 144),
+}
+ENDS = (0.45, 0.55, 0.65, 0.75, 0.89)  # of the rows that may be read
+SERIES, WINDOWS, AHEAD = 32, 200, 0.1
+RULES = ("last rows, spread", "last rows, unit", "history, spread", "history, unit")
+
+
+class Ridge:
+    """A linear map around the history's mean, in the place of a `predict.Predictor`."""
+
+    def __init__(self, table: frames.Table, rows: int, lookback: int, horizon: int) -> None:
+        """Learns from the first `rows` rows; the ridge is the best of `calibrate.RIDGES` on their last fifth."""
+        self.lookback, self.horizon = lookback, horizon
+        seen_TC = ~np.isnan(table.values_TC[:rows])
+        z_TC = data.exact(table.values_TC[:rows], seen_TC).transform(table.values_TC[:rows], seen_TC)
+        windows = np.lib.stride_tricks.sliding_window_view(z_TC, lookback + horizon, axis=0)
+        known = np.lib.stride_tricks.sliding_window_view(seen_TC, lookback + horizon, axis=0)
+        s_R, c_R = np.nonzero(known[..., lookback:].all(-1))
+        some = np.random.default_rng(0).permutation(len(s_R))[:25_000]
+        s_R, c_R = s_R[some], c_R[some]
+        x_RT, mean_R1 = centre(windows[s_R, c_R, :lookback], known[s_R, c_R, :lookback])
+        y_RH, late_R = windows[s_R, c_R, lookback:] - mean_R1, s_R >= 0.8 * len(windows)
+        gram, cross = x_RT[~late_R].T @ x_RT[~late_R], x_RT[~late_R].T @ y_RH[~late_R]
+        maps = [np.linalg.solve(gram + g * np.trace(gram) / lookback * np.eye(lookback), cross)
+                for g in calibrate.RIDGES]  # fmt: skip
+        self.weights_TH = min(maps, key=lambda w: float(np.square(y_RH[late_R] - x_RT[late_R] @ w).sum()))
+
+    def __call__(self, history_RT: np.ndarray, horizon: int) -> np.ndarray:
+        x_RT, mean_R1 = centre(np.nan_to_num(history_RT), ~np.isnan(history_RT))
+        return x_RT @ self.weights_TH + mean_R1
+
+
+def centre(x_RT: np.ndarray, seen_RT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the history around its own mean, 0 where missing, and mean_R1."""
+    mean_R1 = (x_RT * seen_RT).sum(1, keepdims=True) / np.maximum(seen_RT.sum(1, keepdims=True), 1)
+    return (x_RT - mean_R1) * seen_RT, mean_R1
+
+
+def measure(name: str, end: float) -> dict[str, Any] | None:
+    """Returns one row of the csv, None where the history is too short."""
+    file, horizon = SETS[name]
+    frame = pd.read_csv(Path(os.environ.get("PTT_DATA_DIR", ".")) / file)
+    some = np.unique(np.linspace(1, frame.shape[1] - 1, SERIES).astype(int))
+    frame = frame.iloc[: len(frame) - max(len(frame) // 10, 2 * horizon), [0, *some]]
+    rows = int(end * len(frame))
+    ahead = min(max(int(AHEAD * rows), 2 * horizon), len(frame) - rows)
+    past, whole = (frames.read(frame.iloc[:r]) for r in (rows, rows + ahead))
+    season = seasons.estimate(past.values_TC, past.freq)
+    try:
+        of = recipe.recipe(rows, len(past.names_C), season, horizon)
+    except UserError:
+        return None
+    kept = recipe.validation_rows(fitting.typical_rows(past, horizon), horizon)
+    model: Any = Ridge(past, rows - kept, of.lookback, horizon)
+    after = calibrate.cutoffs(-ahead, -horizon, WINDOWS)
+    last = calibrate.cutoffs(-kept, -horizon, calibrate.CUTOFFS)
+    found: dict[str, Any] = {"data": name, "end": end, "rows": rows, "windows": len(after)}
+    for words, unit in (("spread", intervals.SPREAD), ("unit", Unit.of(season, horizon))):
+        residual_WHC, unit_WC = calibrate.back_test(model, whole, after, unit)
+        short = intervals.fit(*calibrate.back_test(model, past, last, unit), kept // horizon, unit)
+        for rule, known in (("last rows", short), ("history", calibrate.fit(model, past, kept, unit))):
+            sides = np.array([known.bounds(np.zeros(residual_WHC.shape[1:]), known.ratio_C * unit_C, 80)
+                              for unit_C in unit_WC])  # fmt: skip
+            found[f"{rule}, {words}"] = intervals.coverage(residual_WHC, sides[:, 0], sides[:, 1])
+            losses = [intervals.pinball(residual_WHC, sides[:, i], q) for i, q in enumerate((0.1, 0.9))]
+            found[f"pinball, {rule}, {words}"] = float(np.mean(losses) / np.nanmean(np.abs(residual_WHC)))
+    return found
+
+
+def table(rows: pd.DataFrame) -> str:
+    """Returns the table for README.md."""
+    lines = ["| residuals of, in units of | ends that 75 to 85 % cover | mean distance from 80 % | pinball loss |"]
+    lines.append("|---" * 4 + "|")
+    for rule in RULES:
+        inside, off = rows[rule].between(0.75, 0.85).sum(), (rows[rule] - 0.8).abs().mean()
+        loss = np.exp(np.log(rows[f"pinball, {rule}"] / rows[f"pinball, {RULES[0]}"]).mean())
+        lines.append(f"| {rule} | {inside} of {len(rows)} | {off:.3f} | {loss:.3f} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default=",".join(SETS), help="which sets, comma-separated")
+    args = parser.parse_args()
+    try:
+        ledger = Ledger(HERE / "results" / "coverage.csv", ("data", "end"))
+        for name in args.data.split(","):
+            if name not in SETS:
+                raise UserError(f"--data={name} is not there; accepted: {', '.join(SETS)}")
+            for end in ENDS:
+                if not ledger.has(data=name, end=end) and (row := measure(name, end)):
+                    ledger.add(pd.DataFrame([row]))
+                    print(*(f"{row[rule]:.3f}" for rule in RULES), name, end, flush=True)
+        show("coverage", table(ledger.rows))
+    except UserError as e:
+        print(f"coverage: {' '.join(str(e).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

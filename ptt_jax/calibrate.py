@@ -1,0 +1,135 @@
+"""What intervals are made from: residuals over the whole history, of the size that the model's have.
+
+Of the rows that taught a model, its residuals are too small; and those of the last rows, which did not, know one season
+and one mood of the series. So the shape of the residuals, over all seasons, is that of a linear map which forecasts
+each fifth of the history from what the other fifths taught it (cross-conformal, Vovk 2015; CV+, Barber et al. 2021),
+and their size is the model's: by how much it errs more or less than that map in the last rows, at each step and on each
+series. `experiments/coverage.py` measures what each of that brings. numpy, but for the forecasts.
+"""
+
+import numpy as np
+
+from ptt_jax import data, frames, intervals, predict
+from ptt_jax.frames import Table
+from ptt_jax.intervals import Intervals, Unit
+from ptt_jax.predict import Predictor
+
+CUTOFFS = 300  # most windows of the history, and of the last rows ...
+LEAST, ROWS = 50, 12_000  # ... which are fewer where there are many series
+FOLDS = 5
+TAUGHT = 10_000  # most rows that teach the map of a fold
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # times the mean diagonal of the Gram matrix
+MOST = 3  # times as large, or as small, may the model's residuals be as the map's
+
+
+def fit(predictor: Predictor, table: Table, kept: int, unit: Unit) -> Intervals:
+    """Returns the intervals of a model that the last `kept` rows taught nothing.
+
+    Raises UserError where not one value of those rows is known.
+    """
+    horizon = predictor.horizon
+    count = min(CUTOFFS, max(LEAST, ROWS // len(table.names_C)))
+    recent = cutoffs(-kept, -horizon, count)
+    own_WHC, unit_WC = back_test(predictor, table, recent, unit)
+    first = predictor.lookback - len(table.values_TC)
+    if np.isnan(own_WHC).all() or first > -horizon - FOLDS:  # a history that a backbone of others was tuned on
+        return intervals.fit(own_WHC, unit_WC, kept // horizon, unit)
+    whole = cutoffs(first, -horizon, count)
+    map_WHC = crossed(table, [*whole, *recent], predictor.lookback, horizon)
+    size_HC = ratio(own_WHC, map_WHC[len(whole) :], unit_WC)
+    return intervals.fit(
+        map_WHC[: len(whole)] * size_HC, sizes(table, whole, predictor.lookback, unit), -first // horizon, unit
+    )
+
+
+def cutoffs(first: int, last: int, most: int) -> list[int]:
+    """Returns at most so many steps from the end, one out of each of as many equal stretches from `first` to `last`:
+    which, is drawn, since even ones could all lie at the same hour."""
+    edge_W = np.linspace(first, last + 1, min(most, last - first + 1) + 1).round().astype(int)
+    return [int(a) for a in np.random.default_rng(0).integers(edge_W[:-1], edge_W[1:])]
+
+
+def back_test(predictor: Predictor, table: Table, after: list[int], unit: Unit) -> tuple[np.ndarray, np.ndarray]:
+    """Returns residual_WHC of windows whose history ends `after` steps from the end, in original units, and unit_WC."""
+    y_WHC, unit_WC = predict.foretell(predictor, table.values_TC, after, predictor.horizon, unit)
+    return usual(table, frames.truth(table, predictor.horizon, after) - y_WHC, after, predictor.lookback), unit_WC
+
+
+def usual(table: Table, residual_WHC: np.ndarray, after: list[int], lookback: int) -> np.ndarray:
+    """Returns the residuals without those of a history that hardly began, unless there are no others: neither its
+    error nor its unit says what is usual."""
+    full_WC = np.array([table.lengths_C + a for a in after]) >= min(lookback, int(table.lengths_C.max()) + after[0])
+    return np.where(full_WC[:, None], residual_WHC, np.nan)
+
+
+def sizes(table: Table, after: list[int], lookback: int, unit: Unit) -> np.ndarray:
+    """Returns unit_WC of the histories that end `after` steps from the end."""
+    ends = [len(table.values_TC) + a for a in after]
+    return np.stack([predict.size(table.values_TC[end - lookback : end].T, unit) for end in ends])
+
+
+def crossed(table: Table, after: list[int], lookback: int, horizon: int) -> np.ndarray:
+    """Returns residual_WHC of a linear map around the history's mean, ridge regression on windows of all series.
+
+    A window lies in one of FOLDS stretches of the history and is forecast by what windows in the others teach, none of
+    which shares a target with it, unless the history is too short for that. The ridge is the best of all of RIDGES.
+    """
+    seen_TC = ~np.isnan(table.values_TC)
+    scaler = data.exact(table.values_TC, seen_TC)
+    z_TC = ((table.values_TC - scaler.mean_C) / scaler.scale_C).astype(np.float32)
+    start_W, rng = np.array(after) + len(z_TC) - lookback, np.random.default_rng(0)
+    target_TC, at_T = z_TC.copy(), np.arange(len(z_TC))
+    for c in np.flatnonzero(~seen_TC.all(0)):  # a target is whole: gaps are straight lines to teach, and never judge
+        target_TC[:, c] = np.interp(at_T, at_T[seen_TC[:, c]], z_TC[seen_TC[:, c], c]) if seen_TC[:, c].any() else 0
+    x_TC = np.where(seen_TC, z_TC, 0)
+    every_S = np.arange(len(z_TC) - lookback - horizon + 1)
+    residual_GWHC = np.full((len(RIDGES), len(after), horizon, z_TC.shape[1]), np.nan, np.float32)
+    back, ahead = np.arange(lookback), np.arange(lookback, lookback + horizon)
+
+    def rows(s_R: np.ndarray, c_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """x_RT around its mean, 0 where missing, and mean_R1."""
+        x_RT, seen_RT = (a_TC[s_R[:, None] + back, c_R[:, None]] for a_TC in (x_TC, seen_TC))
+        mean_R1 = x_RT.sum(1, keepdims=True) / np.maximum(seen_RT.sum(1, keepdims=True), 1)
+        return np.where(seen_RT, x_RT - mean_R1, 0).astype(np.float32), mean_R1
+
+    for fold_S in np.array_split(every_S, FOLDS):
+        near_S = (every_S > fold_S[0] - horizon) & (every_S < fold_S[-1] + horizon)
+        teach_S = every_S[~near_S] if not near_S.all() else np.setdiff1d(every_S, fold_S)
+        taught = min(TAUGHT, len(teach_S) * z_TC.shape[1])
+        s_R, c_R = (rng.choice(a, taught) for a in (teach_S, z_TC.shape[1]))
+        x_RT, mean_R1 = rows(s_R, c_R)
+        y_RH = target_TC[s_R[:, None] + ahead, c_R[:, None]] - mean_R1
+        gram, cross = (x_RT.T @ x_RT).astype(float), (x_RT.T @ y_RH).astype(float)
+        scale = np.trace(gram) / lookback or 1.0  # of series that never move
+        maps = [np.linalg.solve(gram + g * scale * np.eye(lookback), cross).astype(np.float32) for g in RIDGES]
+        for w in np.flatnonzero((start_W >= fold_S[0]) & (start_W <= fold_S[-1])):
+            x_CT, mean_C1 = rows(np.full(z_TC.shape[1], start_W[w]), np.arange(z_TC.shape[1]))
+            truth_HC = z_TC[start_W[w] + ahead]
+            for g, weights_TH in enumerate(maps):
+                residual_GWHC[g, w] = truth_HC - (x_CT @ weights_TH + mean_C1).T
+    best = int(np.nanargmin(np.nan_to_num(np.square(residual_GWHC)).sum((1, 2, 3))))
+    return usual(table, residual_GWHC[best] * scaler.scale_C, after, lookback)
+
+
+def ratio(own_WHC: np.ndarray, map_WHC: np.ndarray, unit_WC: np.ndarray) -> np.ndarray:
+    """Returns size_HC, how large the model's residuals are in the map's: of a step and its neighbours on all series,
+    and of a series at all steps, drawn to that of all series as if it had as many more residuals as a window has."""
+    both_WHC = ~np.isnan(own_WHC) & ~np.isnan(map_WHC) & (np.nan_to_num(unit_WC) > 0)[:, None]
+    if not both_WHC.any():
+        return np.ones(own_WHC.shape[1:])
+    unit_W1C = np.where(np.nan_to_num(unit_WC) > 0, unit_WC, 1)[:, None]
+    own_HC, map_HC = (np.where(both_WHC, np.abs(a) / unit_W1C, 0).sum(0) for a in (own_WHC, map_WHC))
+    count, horizon = both_WHC.sum(), len(own_HC)
+    reach = intervals.lent(horizon)
+
+    def near(a_H: np.ndarray) -> np.ndarray:
+        return np.array([a_H[max(h - reach, 0) : h + reach + 1].sum() for h in range(horizon)])
+
+    def share(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.where(b > 0, a / np.where(b > 0, b, 1), 1.0)
+
+    total = share(own_HC.sum(), map_HC.sum())
+    lent_own, lent_map = (horizon * a_HC.sum() / count for a_HC in (own_HC, map_HC))
+    of_C = share(own_HC.sum(0) + lent_own, map_HC.sum(0) + lent_map)
+    of_H = share(near(own_HC.sum(1)), near(map_HC.sum(1)))
+    return np.clip(of_H[:, None] * of_C / np.maximum(total, 1e-9), 1 / MOST, MOST)

@@ -56,11 +56,11 @@ def main(sets: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
                 cell("", OWN),
                 cell("-mae", {"prompt": "prompts, tuned by absolute error"}, "tune.loss=mae", on="."),
                 cell("-random", {"prompt": "random backbone: prompts"}, "pretrain.epochs=0.0", "pretrain.steps=0"),
-                cell("-probe", {"probe": "new head: probe"}, "tune.mode=probe", *TRAIN, on="."),
-                cell("-random-probe", {"probe": "random backbone: probe"}, "tune.mode=probe", *TRAIN, on="-random"),
-                cell("-head", {"head": "new head: everything"}, "tune.mode=head", *TRAIN, on="."),
-                cell("-full", {"full": "mask token: everything"}, "tune.mode=full", *TRAIN, on="."),
-                cell("-scratch", {"head": "from scratch: everything"}, "tune.mode=head", *TRAIN, on="-random"),
+                cell("-probe", {"probe": "new head: probe"}, "tune.mode=probe", *MORE, on="."),
+                cell("-random-probe", {"probe": "random backbone: probe"}, "tune.mode=probe", *MORE, on="-random"),
+                cell("-head", {"head": "new head: everything"}, "tune.mode=head", *MORE, on="."),
+                cell("-full", {"full": "mask token: everything"}, "tune.mode=full", *MORE, on="."),
+                cell("-scratch", {"head": "from scratch: everything"}, "tune.mode=head", *MORE, on="-random"),
             ]
     return cells
 
@@ -158,7 +158,7 @@ def few(sets: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
                 rows = {"prompt": f"prompts, {share:.0%}", "linear": f"linear, {share:.0%}"}
                 cells.append(Cell(name, data, file, own, base, rows))
                 for kind, on in (("head", base), ("scratch", f"{base}-random")):
-                    mode = (*own[:2], "tune.mode=head", *TRAIN)
+                    mode = (*own[:2], "tune.mode=head", *MORE)
                     label = "new head: everything" if kind == "head" else "from scratch: everything"
                     cells.append(Cell(f"{name}-{kind}", data, file, mode, on, {"head": f"{label}, {share:.0%}"}))
     return cells
@@ -166,6 +166,7 @@ def few(sets: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
 
 # Whatever trains a head or the encoder gets more steps than prompts on any set, more looks, and patience.
 TRAIN = ("tune.steps=1500", "tune.validations=30", "tune.patience=4", "tune.learning_rate=1e-4")
+MORE = (*TRAIN, "tune.prompts=position")  # no prompt learns there: a set's own kind makes no other run of it
 RECIPE, WITHOUT = "the recipe", "without prompts"
 
 

@@ -100,31 +100,36 @@ def knobs(cfg: Any) -> dict[str, Any]:
     return dict(json.loads(json.dumps(kept)))
 
 
+AFTER = ("tune.", "impute.", "detect.", "evaluate.")  # what is done with a backbone, and makes it no other
+
+
 def finished(plan: Plan, part: str) -> dict[str, tuple[Cell, dict[str, Any]]]:
     """Returns {cell: (cell, record)} of what is finished of a part, whatever is asked for now, under the recipe of now:
     a cell of another config, or on a backbone of another, is not among them, and is run again when asked for."""
     found: dict[str, tuple[Cell, dict[str, Any]]] = {}
-    records, elsewhere = Store(plan, part).records, {}
-    for cell in PARTS[part](SETS, range(MOST_SEEDS)):
+    records, every = Store(plan, part).records, range(MOST_SEEDS)
+    for cell in PARTS[part](SETS, every):
         if not (record := records.get(cell.name)):
             continue
-        now, _ = parse(plan.argv(part, cell))
         home, name = origin(part, cell)
         if home:
-            if home != part and home not in elsewhere:
-                elsewhere[home] = finished(plan, home)
-            _, base = (found if home == part else elsewhere[home]).get(name, (None, None))
-            if base is None or differences(record.get("on", {}), base["config"]):
+            (base,) = (c for c in PARTS[home](SETS, every) if c.name == name)
+            if differences(record.get("on", {}), asked(plan, home, base), AFTER):
                 continue
-        if not differences(record["config"], knobs(now), "model." if home else ""):  # a model is its backbone's
+        if not differences(record["config"], asked(plan, part, cell), "model." if home else ()):  # its backbone's
             found[cell.name] = cell, record
     return found
 
 
-def differences(saved: dict[str, Any], now: dict[str, Any], but: str = "") -> list[str]:
+def asked(plan: Plan, part: str, cell: Cell) -> dict[str, Any]:
+    """Returns the knobs of a cell under the recipe of now."""
+    return knobs(parse(plan.argv(part, cell))[0])
+
+
+def differences(saved: dict[str, Any], now: dict[str, Any], but: str | tuple[str, ...] = ()) -> list[str]:
     """Returns the knobs that differ, those that start with `but` aside; one that was not saved stood at its default."""
     standard = knobs(config.default())
-    keys = [k for k in {*saved, *now} if not (but and k.startswith(but))]
+    keys = [k for k in {*saved, *now} if not k.startswith(but)]
     return [k for k in keys if saved.get(k, standard.get(k)) != now.get(k, standard.get(k))]
 
 
@@ -133,8 +138,8 @@ def is_stale(plan: Plan, part: str, cell: Cell) -> bool:
     file, (home, name) = plan.folder(part) / cell.name / "config.json", origin(part, cell)
     if not file.exists():
         return False
-    was, now = config.from_json(file.read_text(encoding="utf-8")), parse(plan.argv(part, cell))[0]
-    if differences(knobs(was), knobs(now), "model." if home else ""):
+    was = config.from_json(file.read_text(encoding="utf-8"))
+    if differences(knobs(was), asked(plan, part, cell), "model." if home else ()):
         return True
     cards = [folder / "backbone.json" for folder in (file.parent, plan.folder(home) / name)]
     if not home or not all(card.exists() for card in cards):

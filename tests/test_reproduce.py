@@ -110,7 +110,8 @@ def test_a_cell_of_another_recipe_is_no_row_and_is_run_again(reproduce, tmp_path
     file = tmp_path / "results/cells/main.jsonl"
     records = [json.loads(line) for line in file.read_text().splitlines()]
     assert [r["cell"] for r in records] == [f"ETTh1-s{s}{kind}" for s in range(2) for kind in ("", "-probe")]
-    records[0]["config"]["pretrain.mask_ratio"] = 0.3
+    for knobs in (records[0]["config"], records[1]["on"]):
+        knobs["pretrain.mask_ratio"] = 0.3
     file.write_text("".join(json.dumps(r) + "\n" for r in records))
     assert run(reproduce, tmp_path, "--data=ETTh1", "--tables") == 0
     table = pd.read_csv(tmp_path / "results/main.csv")
@@ -146,6 +147,20 @@ def test_a_backbone_of_another_recipe_takes_what_was_tuned_on_it_along(reproduce
     reproduce.ran.clear()
     assert run(reproduce, tmp_path, *argv) == 0
     assert reproduce.ran == ["ETTh1-s0-probe"]
+
+
+def test_prompts_of_another_kind_leave_what_else_was_tuned_on_the_backbone(reproduce, tmp_path):
+    argv = ["--data=ETTh1", "--rows=prompts;new head: probe", "--seeds=1"]
+    assert run(reproduce, tmp_path, *argv) == 0
+    file = tmp_path / "results/cells/main.jsonl"
+    was = [json.loads(line) for line in file.read_text().splitlines()]
+    for r in (was[0]["config"], was[1]["on"]):  # as if the set's prompts had been others then
+        r["tune.prompts"] = "channel"
+    file.write_text("".join(json.dumps(r) + "\n" for r in was))
+    shutil.rmtree(tmp_path / "runs")
+    reproduce.ran.clear()
+    assert run(reproduce, tmp_path, *argv) == 0
+    assert reproduce.ran == ["ETTh1-s0"]
 
 
 def test_a_directory_of_another_recipe_is_no_backbone(reproduce, tmp_path):

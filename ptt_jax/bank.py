@@ -12,7 +12,6 @@ tasks/NAME.npz                        a task each (`parcel.py`)
 A file is written whole or not at all, and the directory is asked at each call: several processes may add and forecast.
 """
 
-import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,10 +23,11 @@ import numpy as np
 import pandas as pd
 
 from ptt_jax import answer, checkpoint, config, fitted, frames, intervals, parcel, predict, stacks, train
-from ptt_jax.config import UserError, write_atomic
+from ptt_jax.config import UserError
 from ptt_jax.forecaster import Forecaster, plain
 from ptt_jax.frame import nearest
 from ptt_jax.parcel import Parcel
+from ptt_jax.seal import write_json
 
 FORMAT = 1  # of bank.json
 
@@ -74,8 +74,8 @@ class Bank:
                 whole = Path(temporary) / "whole"
                 (whole / "tasks").mkdir(parents=True)
                 fitted.copy(Path(card["run"]) / "backbone", whole / "backbone", card["step"], "params")
-                write_atomic(whole / "backbone.json", json.dumps({**card, "run": ""}, indent=2))
-                write_atomic(whole / "bank.json", json.dumps({"format": FORMAT, "backbone": card["content_hash"]}))
+                write_json(whole / "backbone.json", {**card, "run": ""})
+                write_json(whole / "bank.json", {"format": FORMAT, "backbone": card["content_hash"]})
                 whole.replace(target)
         except OSError as e:
             raise UserError(

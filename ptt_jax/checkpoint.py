@@ -10,13 +10,19 @@
     finetuned/TASK.json, finetuned/TASK/STEP/{best,state,meta}   the same where more than a prompt learns
 
 backbone.json, prompts/TASK.json and finetuned/TASK.json are written last, so each says that its stage is done.
+
+JSON files are sealed (`seal.py`), and so is each step's `meta`, which names what every item of the step is: the SHA-256
+over names, shapes, dtypes and bytes. Both are checked whenever something is read. While a stage goes on, its last two
+steps are there: where the later one is damaged, the earlier one leads to the same bits.
 """
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
 import logging
+import os
 import platform
 import shutil
 import subprocess
@@ -34,27 +40,15 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers as managers
 
 from ptt_jax import config, processes
-from ptt_jax.config import UserError, write_atomic
+from ptt_jax.config import UserError
 from ptt_jax.memory import TooLarge
+from ptt_jax.seal import opened, read_json, sealed, write_json
 
-FORMAT = 2  # of a stage's state and of prompts; the parameters of a backbone are those of format 1
+FORMAT = 3  # of a stage's state and of prompts; the parameters of a backbone are those of format 1
+READ = (2, 3)  # formats that this version reads: 2 is 3 without seals and without the content hashes in a step's meta
+OURS = ("manifest", "of")  # what a step's meta holds for the store itself
 Tree = Any
 Stage = TypeVar("Stage", bound=Callable[..., Any])
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Returns a JSON file's object. Raises UserError when it is missing or no JSON object."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("no object")
-        return found
-    except FileNotFoundError:
-        raise UserError(
-            f"{path} does not exist; accepted: the directory of a run that has finished this stage"
-        ) from None
-    except (OSError, ValueError) as e:
-        raise UserError(f"{path} cannot be read as JSON ({e}); accepted: the file as a run wrote it") from None
 
 
 def open_run(workdir: Path, cfg: ConfigDict, about: dict[str, Any]) -> Path:
@@ -71,9 +65,9 @@ def open_run(workdir: Path, cfg: ConfigDict, about: dict[str, Any]) -> Path:
                 f"--workdir={workdir} is not empty and holds no config.json; accepted: a run directory or an empty one"
             )
         if not path.exists():
-            write_atomic(workdir / "versions.json", json.dumps(said, indent=2))
-            write_atomic(workdir / "data.json", json.dumps(about, indent=2))
-            write_atomic(path, config.to_json(cfg))
+            write_json(workdir / "versions.json", said)
+            write_json(workdir / "data.json", about)
+            write_json(path, cfg.to_dict())
     except OSError as e:
         raise UserError(f"--workdir={workdir}: {e.strerror}; accepted: a directory that can be written") from None
     changed = config.differences(config.from_json(json.dumps(read_json(path))), cfg)
@@ -155,15 +149,18 @@ def content_hash(tree: Tree) -> str:
 
 
 class Store:
-    """The latest step of a stage, in a folder of its own: what was chosen so far, and what is needed to go on."""
+    """The last two steps of a stage, in a folder of its own: what was chosen so far, and what is needed to go on.
 
-    def __init__(self, path: Path, items: tuple[str, ...], *, write: bool = True) -> None:
+    of: what the steps belong to (`identity`), where that is to be checked.
+    """
+
+    def __init__(self, path: Path, items: tuple[str, ...], *, write: bool = True, of: str = "") -> None:
         if not write and not path.is_dir():
             raise UserError(f"{path} does not exist; accepted: the files as the run wrote them")
         hush()
-        self.path, self.items = path, items
+        self.path, self.items, self.of = path, items, of
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=managers.LatestN(1), enable_async_checkpointing=False, create=write,
+            preservation_policy=managers.LatestN(2), enable_async_checkpointing=False, create=write,
             read_only=not write, multiprocessing_options=ocp.options.MultiprocessingOptions() if write else alone(),
         )  # fmt: skip
         handlers: dict[str, Any] = {name: ocp.StandardCheckpointHandler() for name in items}
@@ -172,19 +169,66 @@ class Store:
 
     def save(self, step: int, trees: Mapping[str, Tree], meta: dict[str, Any]) -> None:
         """Saves a step's trees, each an item of its own. Arrays are saved from the host, so that they restore on any
-        layout of devices."""
+        layout of devices. Raises UserError when they cannot be written; the steps before are as they were."""
         plain = {name: serialization.to_state_dict(jax.device_get(trees[name])) for name in self.items}
         args: dict[str, Any] = {name: ocp.args.StandardSave(tree) for name, tree in plain.items()}
-        args["meta"] = ocp.args.JsonSave({**meta, "format": FORMAT})
-        self.manager.save(step, args=ocp.args.Composite(**args))
-        self.manager.wait_until_finished()
+        own = {"manifest": {name: content_hash(tree) for name, tree in plain.items()}, "of": self.of}
+        args["meta"] = ocp.args.JsonSave(sealed({**meta, "format": FORMAT, **own}))
+        before = self.manager.latest_step()
+        try:
+            self.manager.save(step, args=ocp.args.Composite(**args))
+            self.manager.wait_until_finished()
+        except (OSError, ValueError) as e:
+            reason = full(e)
+            if not reason:
+                raise
+            raise UserError(
+                f"{self.path}/{step} cannot be written ({reason}); accepted: room on that disk, and the same command, "
+                f"which goes on from {'the beginning' if before is None else f'step {before}'}"
+            ) from None
 
     def latest(self) -> int | None:
         return processes.once(self.manager.latest_step)
 
+    def steps(self) -> list[int]:
+        """Returns the steps that are there, the latest first."""
+        return processes.once(lambda: sorted(map(int, self.manager.all_steps()), reverse=True))
+
+    def drop(self, step: int) -> None:
+        """Deletes a step."""
+        self.manager.delete(step)
+
+    def finish(self) -> None:
+        """Closes the store of a stage that is done, with its latest step alone."""
+        for step in self.steps()[1:]:
+            self.drop(step)
+        self.close()
+
     def meta(self, step: int) -> dict[str, Any]:
-        """Returns what was noted with a step."""
-        return dict(self.read(step, "meta", ocp.args.JsonRestore()))
+        """Returns what was noted with a step, to go on from there. Raises UserError when it is not what was saved, of
+        another run, or of another version."""
+        found = self.noted(step)
+        if "format" not in found:
+            raise self.other(step, None)
+        return {key: value for key, value in found.items() if key not in OURS}
+
+    def noted(self, step: int) -> dict[str, Any]:
+        """Returns the same with what the store notes itself."""
+        path = self.path / str(step) / "meta"
+        found = self.read(step, "meta", ocp.args.JsonRestore())
+        found = opened(found, path) if isinstance(found, dict) else {}
+        form = found.get("format")  # none in a backbone of format 1
+        if form not in (*READ, None) or (form == FORMAT) != ("manifest" in found):
+            raise self.other(step, form)
+        if self.of and found.get("of", self.of) != self.of:
+            raise UserError(f"{path.parent} was saved by another run; accepted: the files as this run wrote them")
+        return found
+
+    def other(self, step: int, form: Any) -> UserError:
+        return UserError(
+            f"{self.path}/{step} is of another version of ptt_jax (format {form}, not {' or '.join(map(str, READ))}); "
+            f"accepted: that version, or a new --workdir"
+        )
 
     def read(self, step: int, item: str, args: Any) -> Any:
         """Returns one item. Raises UserError when it cannot be read, whatever orbax says of it."""
@@ -192,18 +236,20 @@ class Store:
         try:
             with contextlib.closing(ocp.Checkpointer(handler, multiprocessing_options=alone())) as reader:
                 return reader.restore(self.path.absolute() / str(step) / item, args=args)
-        except (KeyError, ValueError, OSError, TypeError) as e:
+        except Exception as e:  # whatever a damaged file makes orbax and tensorstore say
             reason = (str(e).splitlines() or [type(e).__name__])[0][:120]
         raise UserError(f"{self.path}/{step}/{item} cannot be read ({reason}); accepted: the files as a run wrote them")
 
     def restore(self, step: int, item: str, like: Tree) -> Tree:
         """Returns one item's tree of numpy arrays, of the structure of `like` (arrays or shapes).
 
-        Raises UserError when a name, shape or dtype differs: orbax would cast or fill in without a word.
+        Raises UserError when a name, shape or dtype differs, where orbax would cast or fill in without a word, or when
+        the content is not what was saved.
         """
+        said = self.noted(step).get("manifest")
         try:
             saved = self.manager.item_metadata(step)[item]
-        except (KeyError, ValueError, OSError):
+        except Exception:  # as in `read`
             saved = None
         if saved is None:
             raise UserError(f"{self.path}/{step}/{item} is missing; accepted: the files as the run wrote them")
@@ -220,10 +266,34 @@ class Store:
             )
         target = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), plain)
         found = self.read(step, item, ocp.args.StandardRestore(target))
+        if said is not None and content_hash(found) != said.get(item):
+            raise UserError(
+                f"{self.path}/{step}/{item} is not what was written (content hash differs); accepted: the files as the "
+                f"run wrote them"
+            )
         return serialization.from_state_dict(like, found)
 
     def close(self) -> None:
         self.manager.close()
+
+
+def full(e: Exception) -> str:
+    """Returns why a write failed for want of room or of permission, in words; '' for any other error."""
+    known = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+    words = [os.strerror(code) for code in known if getattr(e, "errno", None) == code or os.strerror(code) in str(e)]
+    return words[0] if words else ""
+
+
+def identity(cfg: ConfigDict, sections: tuple[str, ...], *content: str) -> str:
+    """Returns the SHA-256 of what steps of a stage belong to: the knobs of some sections that decide results and are
+    not at their default, and hashes of content."""
+    standard = {key: value for key, value, _, _ in config.KNOBS}
+    own = ("seed", "lookback", "horizons", "views", "compute_dtype")
+    knobs = {
+        key: value for key, value in config.flat(cfg).items()
+        if key not in config.FREE and key.startswith((*own, *sections)) and value != standard.get(key)
+    }  # fmt: skip
+    return hashlib.sha256(json.dumps([knobs, content], sort_keys=True).encode()).hexdigest()
 
 
 def alone() -> Any:
@@ -276,11 +346,11 @@ def refer(run: Path, card: dict[str, Any]) -> None:
     """
     path = run / "backbone.json"
     if not path.exists():
-        write_atomic(path, json.dumps(card, indent=2))
+        write_json(path, card)
     elif (known := read_json(path)).get("content_hash") != card["content_hash"]:
         raise UserError(f"{run} was tuned on another backbone than {card['run']} holds now; accepted: a new --workdir")
     elif known["run"] != card["run"]:  # the other run was moved
-        write_atomic(path, json.dumps(card, indent=2))
+        write_json(path, card)
 
 
 def load_backbone(card: dict[str, Any], like: Tree) -> Tree:
@@ -303,10 +373,11 @@ def load_prompts(run: Path, task: str, backbone_hash: str) -> dict[int, list[Tre
     backbone.
     """
     card = read_json(run / "prompts" / f"{task}.json")
-    if card.get("format") != FORMAT:
+    if card.get("format") not in READ:
         raise UserError(
             f"the prompt {run / 'prompts' / task} is of another version of ptt_jax (format {card.get('format', 1)}, "
-            f"not {FORMAT}); accepted: prompts tuned by this version (--config.backbone={run} keeps the backbone)"
+            f"not {' or '.join(map(str, READ))}); accepted: prompts tuned by this version "
+            f"(--config.backbone={run} keeps the backbone)"
         )
     if card["backbone"] != backbone_hash:
         raise UserError(

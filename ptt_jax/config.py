@@ -394,14 +394,17 @@ def to_json(cfg: ConfigDict) -> str:
 
 
 def from_json(text: str) -> ConfigDict:
-    """Returns the config that `to_json` wrote: JSON's lists are tuples again. Raises ValueError when it is no JSON."""
+    """Returns the config that `to_json` wrote: JSON's lists are tuples again, and a seal (`seal.py`) is no knob. Raises
+    ValueError when it is no JSON."""
 
     def tuples(node: Any) -> Any:
         if isinstance(node, dict):
             return {k: tuples(v) for k, v in node.items()}
         return tuple(node) if isinstance(node, list) else node
 
-    return ConfigDict(tuples(json.loads(text)))
+    read = tuples(json.loads(text))
+    read.pop("seal", None)
+    return ConfigDict(read)
 
 
 def completed(cfg: ConfigDict) -> ConfigDict:

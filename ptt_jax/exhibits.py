@@ -9,7 +9,7 @@ All of the longest horizon. Intervals are those that results.csv measures (`tall
 which have chosen the step of the weights, too, and counted on test, both of every window.
 """
 
-import os
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from ptt_jax import attention, evaluate, processes, prompts, tally
 from ptt_jax import mesh as meshes
+from ptt_jax.config import write_atomic
 from ptt_jax.model import CrossMAE
 from ptt_jax.problems import Problem
 from ptt_jax.windows import Span, Windows, past, take
@@ -146,7 +147,6 @@ def attend(problem: Problem, model: CrossMAE, backbone: Any, prompt: prompts.Pro
 
 def save(path: Path, arrays: dict[str, Any]) -> None:
     """Writes a .npz under a temporary name and renames it."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("wb") as f:
-        np.savez(f, **arrays)
-    os.replace(temporary, path)
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    write_atomic(path, content.getvalue())

@@ -7,7 +7,6 @@ head has dropout. Rates and lengths are the config's, and want choosing for each
 """
 
 import functools
-import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,12 +19,13 @@ from ml_collections import ConfigDict
 from ptt_jax import baselines, checkpoint, encodings, evaluate, memory, optim, problems, processes, prompts, step, tasks
 from ptt_jax import mesh as meshes
 from ptt_jax.checkpoint import Store
-from ptt_jax.config import PARTS, UserError, write_atomic
+from ptt_jax.config import PARTS, UserError
 from ptt_jax.encodings import Cached
 from ptt_jax.log import Log
 from ptt_jax.loop import Loop, Pause, check_finite, keys, parts, resume
 from ptt_jax.model import CrossMAE
 from ptt_jax.problems import Problem
+from ptt_jax.seal import write_json
 from ptt_jax.train import build, chain, shapes
 from ptt_jax.tune import History, logged
 from ptt_jax.windows import Span, Windows, past
@@ -129,7 +129,8 @@ def finetune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: st
         return {root: params[root] for root in KEPT[mode]}
 
     state = step.start(params, tx)
-    store = Store(run / "finetuned" / task, ("best", "state"))
+    whose = checkpoint.identity(cfg, ("tune.", "model."), task, card["content_hash"], problem.series.fingerprint)
+    store = Store(run / "finetuned" / task, ("best", "state"), of=whose)
     best = {str(h): kept(params) for h in cfg.horizons}
     trees = {"best": best, "state": {"params": kept(params), "opt_state": state.opt_state}}
     trees, meta = resume(store, trees, log, "tune", problem.mesh)
@@ -154,6 +155,7 @@ def finetune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: st
         if watch:
             shown["train_mse"] = logged(watch(pause.state.params), values)
         log.pause("tune", pause, steps, t.batch / train.rows, meta["seconds"], shown)
+        meta["log"] = log.mark()
         store.save(pause.step, {"best": best, "state": {"params": now, "opt_state": pause.state.opt_state}}, meta)
 
     if not history.looks:
@@ -178,14 +180,14 @@ def finetune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: st
             if history.settled():
                 log.say(f"tune: no horizon better in {t.patience} looks at validation, stopped")
                 break
-    store.close()
+    store.finish()
     about = {
         "format": checkpoint.FORMAT, "task": task, "mode": mode, "step": history.looks[-1][0],
         "chosen": {h: history.steps(h, 0)[0] for h in best}, "content_hash": checkpoint.content_hash(best),
         "backbone": card["content_hash"], "backbone_run": card["run"], "tuned_parameters": tuned,
         "seconds": round(meta["seconds"], 1), "groups": table,
     }  # fmt: skip
-    processes.once(lambda: write_atomic(run / "finetuned" / f"{task}.json", json.dumps(about, indent=2)))
+    processes.once(lambda: write_json(run / "finetuned" / f"{task}.json", about))
     return task
 
 
@@ -197,10 +199,10 @@ def load(
     Raises UserError when they are not what the task's json names or belong to another backbone.
     """
     about = checkpoint.read_json(run / "finetuned" / f"{task}.json")
-    if about.get("format") != checkpoint.FORMAT:
+    if about.get("format") not in checkpoint.READ:
         raise UserError(
             f"{run / 'finetuned' / task} is of another version of ptt_jax (format {about.get('format')}, not "
-            f"{checkpoint.FORMAT}); accepted: what this version trained"
+            f"{' or '.join(map(str, checkpoint.READ))}); accepted: what this version trained"
         )
     if about["backbone"] != card["content_hash"]:
         raise UserError(

@@ -26,6 +26,7 @@ from ptt_jax import checkpoint, config, train
 from ptt_jax.config import UserError, write_atomic
 from ptt_jax.intervals import Intervals, Unit
 from ptt_jax.predict import Predictor
+from ptt_jax.seal import write_json
 
 FORMAT = 1  # of forecaster.json and forecaster.npz
 
@@ -93,21 +94,25 @@ def write(of: Fitted, folder: Path, params: dict[str, Any]) -> None:
         raise UserError(f"{of.folder} holds another backbone or prompt than was fitted; accepted: a new fit, or load")
     if folder != of.folder or card["run"] != str(of.folder):
         copy(Path(card["run"]) / "backbone", folder / "backbone", card["step"], "params")
-        write_atomic(folder / "backbone.json", json.dumps({**card, "run": ""}, indent=2))
+        write_json(folder / "backbone.json", {**card, "run": ""})
     if folder != of.folder:
         copy(of.folder / "prompts" / of.task, folder / "prompts" / of.task, prompt["step"], "prompt")
-        write_atomic(folder / "prompts" / f"{of.task}.json", json.dumps({**prompt, "backbone_run": ""}, indent=2))
-        write_atomic(folder / "config.json", config.to_json(of.cfg))
+        write_json(folder / "prompts" / f"{of.task}.json", {**prompt, "backbone_run": ""})
+        write_json(folder / "config.json", of.cfg.to_dict())
     about = {
         "format": FORMAT, "params": params, "task": of.task, "names": of.names_C, "freq": of.freq, "season": of.season,
         "unit": of.intervals.unit, "tail": None if of.tail is None else to_json(of.tail),
+        "intervals": checkpoint.content_hash(arrays(of.intervals)),
     }  # fmt: skip
-    temporary = folder / "forecaster.npz.tmp"
-    with temporary.open("wb") as f:
-        known = {key: value for key, value in of.intervals._asdict().items() if key != "unit"}
-        np.savez(f, **known)  # type: ignore[arg-type]  # the stub takes each for `allow_pickle`
-    temporary.replace(folder / "forecaster.npz")
-    write_atomic(folder / "forecaster.json", json.dumps(about, indent=1))
+    content = io.BytesIO()
+    np.savez(content, **arrays(of.intervals))  # type: ignore[arg-type]  # the stub takes each for `allow_pickle`
+    write_atomic(folder / "forecaster.npz", content.getvalue())
+    write_json(folder / "forecaster.json", about)
+
+
+def arrays(of: Intervals) -> dict[str, np.ndarray]:
+    """Returns what forecaster.npz holds."""
+    return {key: np.asarray(value) for key, value in of._asdict().items() if key != "unit"}
 
 
 def copy(source: Path, target: Path, step: int, item: str) -> None:
@@ -129,6 +134,7 @@ def read(folder: Path) -> tuple[Fitted, dict[str, Any]]:
         with np.load(io.BytesIO((folder / "forecaster.npz").read_bytes()), allow_pickle=False) as kept:
             unit = Unit(*about.get("unit", ()))  # an earlier version had none
             known = Intervals(kept["quantile_QH"], kept["ratio_C"], float(kept["relative"]), unit)
+        whole = about.get("intervals") in (None, checkpoint.content_hash(arrays(known)))  # None: of an earlier version
         cfg = config.from_json(json.dumps(checkpoint.read_json(folder / "config.json")))
         tail = None if about["tail"] is None else from_json(about["tail"])
         task, names_C, freq, season = about["task"], tuple(about["names"]), about["freq"], about["season"]
@@ -137,6 +143,11 @@ def read(folder: Path) -> tuple[Fitted, dict[str, Any]]:
         raise UserError(
             f"{folder} does not hold a whole Forecaster ({type(e).__name__}: {e}); accepted: a folder as save wrote it"
         ) from None
+    if not whole:
+        raise UserError(
+            f"{folder / 'forecaster.npz'} is not what was written (content hash differs); accepted: a folder as save "
+            f"wrote it"
+        )
     return Fitted(folder, task, cfg, predictor(folder, task, cfg), known, names_C, freq, season, tail), params
 
 

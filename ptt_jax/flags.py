@@ -3,6 +3,7 @@
 Every mistake is a UserError that names the flag, and what would be accepted.
 """
 
+import json
 import runpy
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ml_collections import ConfigDict, config_flags
 
 from ptt_jax import config
 from ptt_jax.config import UserError
+from ptt_jax.seal import read_json
 
 
 def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
@@ -106,7 +108,7 @@ def load_file(path: Path) -> ConfigDict:
         raise UserError(f"--config={path} is no file; accepted: {', '.join(near) or 'a .py file with get_config()'}")
     try:
         if path.suffix == ".json":
-            return config.completed(config.from_json(path.read_text(encoding="utf-8")))
+            return config.completed(config.from_json(json.dumps(read_json(path))))
         cfg = runpy.run_path(str(path))["get_config"]()
     except (Exception, SystemExit) as e:  # whatever a stranger's file does
         raise UserError(

@@ -1,6 +1,5 @@
 """What a finished run has left to be shown: its files as they are read once, and how its models look and are called."""
 
-import json
 import zipfile
 import zlib
 from itertools import cycle
@@ -13,6 +12,7 @@ import pandas as pd
 from ptt_jax.charts import swatch
 from ptt_jax.config import UserError
 from ptt_jax.report import ordered
+from ptt_jax.seal import check_files, read_json
 from ptt_jax.sheet import legend
 
 LOOKS = {"seasonal_naive": "m0", "linear": "m1", "zero_shot": "m2", "prompt": "m3 tuned"}
@@ -23,7 +23,8 @@ ABSENT = (
 
 
 class Found:
-    """The files of a run. Raises UserError without results.csv; any other may be missing.
+    """The files of a run. Raises UserError without results.csv, or when a file is not what results.json says; any other
+    may be missing.
 
     samples and kept: the arrays of samples.npz and exhibits.npz; cards: (title, object) of prompts/*.json and
     finetuned/*.json; split: the one that is shown; tuned: the model that learned, by its mode; looks: {model: its
@@ -33,6 +34,7 @@ class Found:
     def __init__(self, run: Path) -> None:
         if not (run / "results.csv").exists():
             raise UserError(f"There is no {run / 'results.csv'}: a report needs a run that has been evaluated.")
+        check_files(run / "results.json")
         self.run, self.results = run, pd.read_csv(run / "results.csv")
         names = ("config", "backbone", "versions", "data")
         self.config, self.backbone, self.versions, self.data = (read(run / f"{name}.json") for name in names)
@@ -63,10 +65,7 @@ class Found:
 
 
 def read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text("utf-8")) if path.exists() else {}
-    except ValueError as e:
-        raise UserError(f"{path} cannot be read as JSON ({e}); accepted: the file as a run wrote it") from None
+    return read_json(path) if path.exists() else {}
 
 
 def arrays(path: Path) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from ptt_jax import checkpoint, gaps, impute, processes, prompts, train, tune, windows
 from ptt_jax import mesh as meshes
-from ptt_jax.config import FREE, UserError, flat, write_atomic
+from ptt_jax.config import FREE, UserError, flat
 from ptt_jax.data import Series, season
 from ptt_jax.encodings import Cached
 from ptt_jax.gaps import Law
@@ -23,6 +23,7 @@ from ptt_jax.log import Log
 from ptt_jax.loop import keys
 from ptt_jax.model import CrossMAE
 from ptt_jax.problems import Problem
+from ptt_jax.seal import write_json
 from ptt_jax.stream import Host
 from ptt_jax.tasks import Loss
 from ptt_jax.tune import Job
@@ -194,7 +195,7 @@ def claim(folder: Path, task: str, about: dict[str, Any]) -> None:
                     f"accepted: the same, or another run directory"
                 )
             return
-    write_atomic(begun, json.dumps(about, indent=2))
+    write_json(begun, about)
 
 
 def load(run: Path, task: str, backbone_hash: str) -> tuple[list[prompts.Prompt], impute.Way]:

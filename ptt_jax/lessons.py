@@ -20,11 +20,12 @@ from ml_collections import ConfigDict
 from ptt_jax import checkpoint, detect, optim, prompts, step, tasks
 from ptt_jax import mesh as meshes
 from ptt_jax.checkpoint import Store
-from ptt_jax.config import UserError, write_atomic
+from ptt_jax.config import UserError
 from ptt_jax.detect import Detector
 from ptt_jax.loop import check_finite, keys, stalled
 from ptt_jax.model import CrossMAE, Encoded
 from ptt_jax.prompts import Prompt
+from ptt_jax.seal import write_json
 from ptt_jax.train import chain
 
 MOST_ROWS = 4096  # windows of a channel that a prompt learns from, evenly spread
@@ -185,7 +186,7 @@ def save(run: Path, task: str, tuned: Tuned, detector: Detector, card: dict[str,
         "backbone": card["content_hash"], "backbone_run": card["run"], "tuned_parameters": prompts.size(tuned.prompt),
         "asked": detector.asked._asdict(), "units": detector.units, "penalty": tuned.penalty,
     }  # fmt: skip
-    write_atomic(run / "prompts" / f"{task}.json", json.dumps(about, indent=2))
+    write_json(run / "prompts" / f"{task}.json", about)
 
 
 def load(run: Path, task: str, detector: Detector, card: dict[str, Any], penalty: str) -> Prompt:

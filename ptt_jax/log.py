@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ptt_jax.config import write_atomic
+from ptt_jax.config import UserError, write_atomic
+from ptt_jax.seal import mark
 
 CLEAR = "\r\033[K"  # to the beginning of the line, and nothing after it
 
@@ -40,11 +41,17 @@ class Log:
             print(CLEAR + text[: shutil.get_terminal_size().columns - 1], end="", flush=True)
 
     def write(self, record: dict[str, Any]) -> None:
-        """Appends one record, a line of JSON."""
+        """Appends one record, a line of JSON. Raises UserError when there is no room for it."""
         if self.quiet:
             return
-        with self.path.open("a", encoding="utf-8") as f:
-            f.write(json.dumps(record, allow_nan=False) + "\n")
+        try:
+            with self.path.open("a", encoding="utf-8") as f:
+                f.write(json.dumps(record, allow_nan=False) + "\n")
+        except OSError as e:
+            raise UserError(
+                f"{self.path} cannot be written ({e.strerror}); accepted: room on that disk, and the same command, "
+                f"which goes on from the last checkpoint"
+            ) from None
 
     def pause(self, stage: str, pause: Any, steps: int, epochs_a_step: float, spent: float, values: dict) -> None:
         """Writes and prints a `loop.Pause` with the validation `values`, numbers or {horizon: number}."""
@@ -62,9 +69,20 @@ class Log:
         if self.quiet or not self.path.exists():
             return
         kept = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):  # a torn line
+        for line in self.path.read_bytes().splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # a torn or damaged line
                 record = json.loads(line)
                 if record["stage"] != stage or record["step"] <= step:
                     kept.append(line)
-        write_atomic(self.path, "".join(line + "\n" for line in kept))
+        write_atomic(self.path, b"".join(line + b"\n" for line in kept))
+
+    def mark(self) -> list[Any]:
+        """Returns the mark (`seal.mark`) of metrics.jsonl as it is, which a checkpoint keeps."""
+        return mark(self.path.read_bytes() if self.path.exists() else b"")
+
+    def check(self, noted: list[Any] | None) -> None:
+        """Says so when metrics.jsonl does not begin with what a mark is of: nothing but curves is made of it."""
+        if noted and not self.quiet:
+            content = self.path.read_bytes() if self.path.exists() else b""
+            if mark(content[: noted[0]]) != noted:
+                self.say(f"warning: {self.path} is not what was written; weights and scores do not depend on it")

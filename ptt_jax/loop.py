@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from ptt_jax import memory, processes
 from ptt_jax import mesh as meshes
-from ptt_jax.checkpoint import FORMAT, Store
+from ptt_jax.checkpoint import Store
 from ptt_jax.config import UserError
 from ptt_jax.encodings import Cached
 from ptt_jax.log import Log
@@ -193,22 +193,30 @@ def check_finite(stage: str, what: str, *values: float, knob: str = "") -> None:
 
 
 def resume(store: Store, trees: dict[str, Any], log: Log, stage: str, mesh: Mesh) -> tuple[dict[str, Any], dict]:
-    """Returns the trees as last saved and what was noted with them; the given trees and {} from an empty store."""
-    latest = store.latest()
-    if latest is None:
-        log.rewind(stage, -1)
-        return trees, {}
-    with processes.together():
-        meta = store.meta(latest)
-        if (form := meta.get("format")) != FORMAT:
-            raise UserError(
-                f"{store.path}/{latest} was begun by another version of ptt_jax (format {form}, not {FORMAT}); "
-                f"accepted: a new --workdir, or the version in versions.json"
-            )
-        saved = {item: store.restore(latest, item, like) for item, like in trees.items()}
-    log.rewind(stage, latest)
-    log.say(f"{stage}: going on from step {latest}")
-    return {item: meshes.replicate(mesh, tree) for item, tree in saved.items()}, meta
+    """Returns the trees as last saved and what was noted with them; the given trees and {} from an empty store.
+
+    A later step that is damaged is deleted, which is said, and comes again. Raises UserError when no step is whole.
+    """
+    damaged: dict[int, UserError] = {}
+    for step in store.steps():
+        try:
+            with processes.together():
+                meta = store.meta(step)
+                saved = {item: store.restore(step, item, like) for item, like in trees.items()}
+        except UserError as e:
+            damaged[step] = e
+            continue
+        for later, error in damaged.items():
+            log.say(f"{stage}: {error}; step {step} is whole, and step {later} is done again")
+            store.drop(later)
+        log.rewind(stage, step)
+        log.check(meta.pop("log", None))
+        log.say(f"{stage}: going on from step {step}")
+        return {item: meshes.replicate(mesh, tree) for item, tree in saved.items()}, meta
+    if damaged:
+        raise damaged[max(damaged)]
+    log.rewind(stage, -1)
+    return trees, {}
 
 
 def stalled(values: list[float], patience: int) -> bool:

@@ -26,6 +26,7 @@ from ptt_jax.intervals import Intervals
 from ptt_jax.model import CrossMAE
 from ptt_jax.predict import Predictor
 from ptt_jax.prompts import Prompt
+from ptt_jax.seal import write_json
 
 FORMAT = 1
 LONGEST = 200  # bytes of a name as a file has it: 255 is what most file systems take, with room for an ending
@@ -107,7 +108,7 @@ def unpack(of: Parcel, model: CrossMAE, backbone: Any, card: dict[str, Any]) -> 
         "setting": {h: {"index": 0}}, "shapes": {h: list(best[h][leaf].shape)},
         "content_hash": checkpoint.content_hash(best), "backbone": of.backbone, "backbone_run": card["run"],
     }  # fmt: skip
-    config.write_atomic(scratch.folder / "prompts" / "task.json", json.dumps(about, indent=2))
+    write_json(scratch.folder / "prompts" / "task.json", about)
     checkpoint.refer(scratch.folder, card)
     cfg = config.from_json(config.to_json(of.cfg))
     cfg.backbone = card["run"]

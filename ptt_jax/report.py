@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ptt_jax.config import UserError
+from ptt_jax.seal import check_files, read_json
 
 # Okabe and Ito's colours stay apart for colour-blind eyes; a model keeps its own in every figure.
 COLOURS = {"seasonal_naive": "#CC79A7", "linear": "#009E73", "zero_shot": "#0072B2", "prompt": "#D55E00"}
@@ -55,14 +56,15 @@ def write(run: Path, command: str = "") -> Path:
     """Writes `run/report.md` and `run/figures/*.png` from the run's own files; returns the path of the page."""
     if not (run / "results.csv").exists():
         raise UserError(f"There is no {run / 'results.csv'}: a report needs a run that has been evaluated.")
+    check_files(run / "results.json")
     results = pd.read_csv(run / "results.csv")
     files, seeds = (run / f"{name}.json" for name in ("config", "backbone", "versions")), results["seed"].nunique()
-    config, backbone, versions = (json.loads(file.read_text("utf-8")) if file.exists() else {} for file in files)
+    config, backbone, versions = (read_json(file) if file.exists() else {} for file in files)
     kinds = {"The prompt": "prompts", "Fine-tuning": "finetuned"}
     files_of = {
         title: sorted((run / folder).glob("*.json"), key=lambda file: file.stem) for title, folder in kinds.items()
     }
-    tuned = [(title, json.loads(file.read_text("utf-8"))) for title, of in files_of.items() for file in of]
+    tuned = [(title, read_json(file)) for title, of in files_of.items() for file in of]
     backbone |= {"tuned_parameters": tuned[0][1]["tuned_parameters"]} if tuned else {}
     tested = "test" in {*results["split"]}
     parts = [
@@ -87,8 +89,8 @@ def write(run: Path, command: str = "") -> Path:
 def records(path: Path, stage: str) -> pd.DataFrame:
     """The numbers of a stage by step, nested ones under dotted names."""
     steps = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        with suppress(ValueError):  # an interrupted run may leave a line cut short
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        with suppress(ValueError, AttributeError):  # an interrupted run may leave a line cut short
             record = json.loads(line)
             if record.get("stage") == stage and "step" in record:
                 steps[record["step"]] = record  # a resumed run may say a step twice: its later word counts
@@ -97,11 +99,17 @@ def records(path: Path, stage: str) -> pd.DataFrame:
 
 
 def _put(path: Path, save: Callable[[Path], object]) -> Path:
-    """Writes beside `path` and moves into place, so that nobody ever sees half a file."""
-    path.parent.mkdir(exist_ok=True)
+    """Writes beside `path` and moves into place, so that nobody ever sees half a file. Raises UserError when that
+    cannot be done."""
     temporary = path.with_name(f".{path.name}.tmp")
-    save(temporary)
-    return temporary.replace(path)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        save(temporary)
+        return temporary.replace(path)
+    except OSError as e:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise UserError(f"{path} cannot be written ({e.strerror}); accepted: room on that disk") from None
 
 
 def ordered(models: Iterable[str]) -> list[str]:
@@ -211,7 +219,7 @@ def _forecasts(run: Path, colours: dict[str, str]) -> Any | None:
     """The first three channels, each at its first and its last window."""
     if not (run / "samples.npz").exists():
         return None
-    samples = dict(np.load(run / "samples.npz"))
+    samples = dict(np.load(run / "samples.npz", allow_pickle=False))
     order, channels = np.argsort(samples["stamp_S"], kind="stable"), samples["channel_S"]
     found = [order[channels[order] == name] for name in list(dict.fromkeys(channels))[:3]]
     picks = [line[:: max(1, len(line) - 1)] for line in found]

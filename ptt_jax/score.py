@@ -18,6 +18,7 @@ from ptt_jax import (
     finetune,
     processes,
     prompts,
+    seal,
     tally,
     tasks,
     train,
@@ -33,6 +34,7 @@ from ptt_jax.windows import Span, Windows, past
 
 RESULTS = ("data", "lookback", "horizon", "model", "split", "seed", "mse", "mae", "windows")
 STEPS = ("data", "horizon", "model", "split", "step", "mse", "mae")
+NOTED = ("steps.csv", "channels.csv", "samples.npz", "exhibits.npz", "metrics.jsonl")  # by results.json
 CHANNELS = ("data", "horizon", "model", "split", "channel", "mse", "mae")
 
 
@@ -82,6 +84,7 @@ def models(
 def score(cfg: ConfigDict, run: Path, problem: Problem, task: str, log: Log) -> None:
     """Writes results.csv last, unless it is there already. Without `evaluate.test` no test window is ever cut."""
     if processes.once((run / "results.csv").exists):
+        processes.once(lambda: seal.check_files(run / "results.json"))
         log.say(f"evaluate: done before ({run / 'results.csv'})")
         return
     mode = cfg.tune.mode
@@ -141,7 +144,9 @@ def score(cfg: ConfigDict, run: Path, problem: Problem, task: str, log: Log) -> 
     write_csv(run / "steps.csv", pd.DataFrame(steps, columns=STEPS))
     write_csv(run / "channels.csv", pd.DataFrame(by_channel, columns=CHANNELS))
     processes.once(lambda: forget(run))
-    write_csv(run / "results.csv", pd.DataFrame(rows))
+    results = pd.DataFrame(rows)
+    processes.once(lambda: seal.note_files(run / "results.json", NOTED, {"results.csv": text(results)}))
+    write_csv(run / "results.csv", results)
 
 
 def forget(run: Path) -> None:
@@ -159,6 +164,9 @@ def median(e: evaluate.Errors, levels: tuple[float, ...]) -> evaluate.Errors:
     return e._replace(mse_H=mse_H, mae_H=mae_H)
 
 
+def text(frame: pd.DataFrame) -> str:
+    return frame.to_csv(index=False, float_format="%.6f")
+
+
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
-    text = frame.to_csv(index=False, float_format="%.6f")
-    processes.once(lambda: write_atomic(path, text))
+    processes.once(lambda: write_atomic(path, text(frame)))

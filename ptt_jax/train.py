@@ -1,7 +1,6 @@
 """Pre-train a backbone, going on where the run directory says that it stopped; and what both stages share."""
 
 import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,13 @@ from ml_collections import ConfigDict
 from ptt_jax import checkpoint, config, evaluate, memory, optim, problems, processes, prompts, step, tasks
 from ptt_jax import mesh as meshes
 from ptt_jax.checkpoint import Store
-from ptt_jax.config import UserError, write_atomic
+from ptt_jax.config import UserError
 from ptt_jax.encodings import Cached
 from ptt_jax.log import Log
 from ptt_jax.loop import Loop, Pause, check_finite, keys, parts, resume, stalled
 from ptt_jax.model import CrossMAE, init
 from ptt_jax.problems import Problem
+from ptt_jax.seal import write_json
 from ptt_jax.stream import Host
 from ptt_jax.windows import Mix, Panel, Span
 
@@ -162,7 +162,9 @@ def pretrain(
     order = jax.jit(jax.vmap(lambda at: step.order(key, at, p.batch, train.rows)))
     look = evaluate.sampler(model, problem, validation, p.validation_rows, asked, keys(0, "validation"))
 
-    store = Store(run / "backbone", ("params", "state"))
+    fingerprints = (other.series.fingerprint for other in (problem, *also))
+    whose = checkpoint.identity(cfg, ("pretrain.", "model."), *fingerprints)
+    store = Store(run / "backbone", ("params", "state"), of=whose)
     trees = {"params": params["backbone"], "state": {"params": params["backbone"], "opt_state": state.opt_state}}
     trees, meta = resume(store, trees, log, "pretrain", problem.mesh)
     chosen, saved = jax.device_get(trees["params"]), trees["state"]
@@ -188,6 +190,7 @@ def pretrain(
         log.pause("pretrain", pause, steps, p.batch / train.rows, meta["seconds"], {
             "validation_loss": losses["reconstruction"], "validation_forecast": losses["forecast"],
         })  # fmt: skip
+        meta["log"] = log.mark()
         store.save(pause.step, {"params": chosen, "state": state}, meta)
 
     if not steps and not history:  # the control
@@ -202,7 +205,7 @@ def pretrain(
                 log.say(f"pretrain: nothing better in {p.patience} looks at validation, stopped")
                 break
 
-    store.close()
+    store.finish()
     series = problem.series
     about = {
         "format": checkpoint.FORMAT, "run": "", "step": history[-1][0], "chosen": min(history, key=lambda h: h[1])[0],
@@ -216,4 +219,4 @@ def pretrain(
             {"data": s.name, "fingerprint": s.fingerprint, "train_end": s.splits["train"][1]}
             for s in (other.series for other in also)
         ]
-    processes.once(lambda: write_atomic(run / "backbone.json", json.dumps(about, indent=2)))
+    processes.once(lambda: write_json(run / "backbone.json", about))

@@ -4,7 +4,6 @@ quantiles are asked for, prompts of each level from there on, on the same encodi
 import dataclasses
 import functools
 import itertools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,12 +17,12 @@ from ml_collections import ConfigDict
 from ptt_jax import checkpoint, encodings, evaluate, memory, optim, problems, processes, prompts, step, tasks
 from ptt_jax import mesh as meshes
 from ptt_jax.checkpoint import Store
-from ptt_jax.config import write_atomic
 from ptt_jax.encodings import Cached
 from ptt_jax.log import Log
 from ptt_jax.loop import Loop, Pause, check_finite, keys, parts, resume, stalled
 from ptt_jax.model import CrossMAE
 from ptt_jax.problems import Problem
+from ptt_jax.seal import write_json
 from ptt_jax.train import build, chain, shapes
 from ptt_jax.windows import Span
 
@@ -247,7 +246,8 @@ def learn(
     chunk = memory.Program(step.many(step.fan(member, AXES)), problem.mesh, stage, knobs, log.say, parts)
 
     best = {str(h): jax.tree.map(np.array, prompts.cut(many, count)) for h, count in job.tokens.items()}
-    store = Store(run / "prompts" / task, ("prompt", "state"))
+    whose = checkpoint.identity(cfg, ("tune.",), task, card["content_hash"], problem.series.fingerprint)
+    store = Store(run / "prompts" / task, ("prompt", "state"), of=whose)
     trees = {"prompt": best, "state": {"prompt": params["prompt"], "opt_state": opt_state}}
     trees, meta = resume(store, trees, log, stage, problem.mesh)
     best, saved = jax.device_get(trees["prompt"]), trees["state"]
@@ -284,6 +284,7 @@ def learn(
         if job.watch:
             shown["train_mse"] = logged(job.watch(pause.state.params), values)
         log.pause(stage, pause, steps, t.batch / train.rows, meta["seconds"], shown)
+        meta["log"] = log.mark()
         store.save(pause.step, {"prompt": best, "state": state}, meta)
 
     if not history.looks:
@@ -306,7 +307,7 @@ def learn(
             if history.settled():
                 log.say(f"{stage}: no horizon better in {t.patience} looks at validation, stopped")
                 break
-    store.close()
+    store.finish()
     setting = {} if job.levels else {h: history.setting(h) for h in best}  # every level is one
     each = {h: [history.steps(h, g) for g in range(len(sweep))] for h in best}
     about = {
@@ -319,5 +320,5 @@ def learn(
         "tuned_parameters": prompts.size(one) * max(len(job.levels), 1), "seconds": round(meta["seconds"], 1),
         "groups": optim.table(alone, optim.PROMPT), **job.about,
     }  # fmt: skip
-    processes.once(lambda: write_atomic(run / "prompts" / f"{task}.json", json.dumps(about, indent=2)))
+    processes.once(lambda: write_json(run / "prompts" / f"{task}.json", about))
     return task

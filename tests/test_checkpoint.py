@@ -1,3 +1,4 @@
+import errno
 import json
 import shutil
 
@@ -15,12 +16,14 @@ def tree(value: float):
     return {"a": {"b": np.full((2, 3), value, np.float32)}, "n": np.int32(7)}
 
 
-def test_the_latest_step_is_kept_and_read_by_another(tmp_path):
+def test_two_steps_are_kept_until_a_stage_is_done_and_read_by_another(tmp_path):
     store = Store(tmp_path / "s", ("params",))
     for step in (1, 2, 4):
         store.save(step, {"params": tree(step)}, {"note": step})
-    assert [p.name for p in (tmp_path / "s").iterdir() if p.name.isdigit()] == ["4"]
-    store.close()
+    kept = lambda: sorted(p.name for p in (tmp_path / "s").iterdir() if p.name.isdigit())  # noqa: E731
+    assert kept() == ["2", "4"]
+    store.finish()
+    assert kept() == ["4"]
     again = Store(tmp_path / "s", ("params",), write=False)
     assert again.latest() == 4
     assert again.restore(4, "params", tree(0))["a"]["b"][0, 0] == 4
@@ -123,3 +126,65 @@ def test_a_machine_without_git_is_no_obstacle(monkeypatch):
 def test_a_missing_stage_is_named_by_its_file(tmp_path):
     with pytest.raises(UserError, match=r"backbone.json does not exist; accepted: the directory of a run"):
         checkpoint.find_backbone(tmp_path)
+
+
+def flip(path, at):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def test_no_flipped_byte_of_a_step_is_silent(tmp_path):
+    """In every file of a step, also those that orbax does not look at: what is read is what was saved, or an error."""
+    store = Store(tmp_path / "s", ("params",))
+    store.save(1, {"params": tree(1)}, {"looks": [[1, 0.5]]})
+    store.close()
+    found = []
+    for path in sorted(p for p in (tmp_path / "s").rglob("*") if p.is_file()):
+        whole = path.read_bytes()
+        for at in range(len(whole) // 4, len(whole), max(len(whole) // 2, 1)):
+            flip(path, at)
+            again = Store(tmp_path / "s", ("params",), write=False)
+            try:
+                meta, params = again.meta(1), again.restore(1, "params", tree(0))
+                assert meta == {"looks": [[1, 0.5]], "format": checkpoint.FORMAT}
+                assert checkpoint.content_hash(params) == checkpoint.content_hash(tree(1))
+            except UserError as e:
+                found.append(str(e))
+            again.close()
+            path.write_bytes(whole)
+    assert found
+    assert all(f"{tmp_path}/s" in said and "accepted" in said for said in found)
+
+
+def test_a_step_says_what_it_holds_and_a_stranger_in_it_is_found(tmp_path):
+    for name in ("a", "b"):
+        store = Store(tmp_path / name, ("params",), of=name)
+        store.save(1, {"params": tree(ord(name))}, {})
+        store.close()
+    shutil.copytree(tmp_path / "b" / "1", tmp_path / "c" / "1")
+    shutil.rmtree(tmp_path / "a" / "1" / "params")
+    shutil.copytree(tmp_path / "b" / "1" / "params", tmp_path / "a" / "1" / "params")
+    store = Store(tmp_path / "a", ("params",), of="a")
+    with pytest.raises(UserError, match=r"a/1/params is not what was written \(content hash differs\)"):
+        store.restore(1, "params", tree(0))
+    store.close()
+    store = Store(tmp_path / "c", ("params",), of="a")
+    with pytest.raises(UserError, match="c/1 was saved by another run"):
+        store.meta(1)
+    store.close()
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_the_last_step(tmp_path, monkeypatch):
+    store = Store(tmp_path / "s", ("params",))
+    store.save(1, {"params": tree(1)}, {})
+
+    def no(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(store.manager, "save", no)
+    words = r"s/2 cannot be written \(No space left on device\); accepted: room .* goes on from step 1"
+    with pytest.raises(UserError, match=words):
+        store.save(2, {"params": tree(2)}, {})
+    assert store.restore(1, "params", tree(0))["a"]["b"][0, 0] == 1
+    store.close()

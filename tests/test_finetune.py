@@ -115,7 +115,7 @@ def test_a_stopped_run_ends_as_if_it_had_not(runs, tmp_path, monkeypatch, proble
     with pytest.raises(KeyboardInterrupt):
         finetune.finetune(cfg, halves, problem, log)
     finetune.finetune(cfg, halves, problem, log)
-    ours, theirs = (json.loads((r / "finetuned/head-generated-12-20.json").read_text()) for r in (halves, whole))
+    ours, theirs = (checkpoint.read_json(r / "finetuned/head-generated-12-20.json") for r in (halves, whole))
     assert {k: v for k, v in ours.items() if k != "seconds"} == {k: v for k, v in theirs.items() if k != "seconds"}
 
 

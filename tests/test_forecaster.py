@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ptt_jax import calibrate, checkpoint, fitting, frames, intervals, predict, tune
+from ptt_jax import calibrate, checkpoint, fitting, frames, intervals, predict, seal, tune
 from ptt_jax.config import UserError
 from ptt_jax.fitting import Wish
 from ptt_jax.forecaster import Forecaster
@@ -307,8 +307,8 @@ def test_a_saved_forecaster_that_is_not_whole_is_named(fitted, tmp_path):
         with pytest.raises(UserError, match=name.split(".")[0]):
             Forecaster.load(folder)
         (folder / name).write_bytes(kept)
-    about = json.loads((folder / "forecaster.json").read_text())
-    (folder / "forecaster.json").write_text(json.dumps({**about, "format": 99}))
+    about = seal.read_json(folder / "forecaster.json")
+    seal.write_json(folder / "forecaster.json", {**about, "format": 99})
     with pytest.raises(UserError, match="format 99; accepted: 1"):
         Forecaster.load(folder)
 

@@ -7,6 +7,7 @@ import pytest
 
 RANKS = (
     ("config", "bits", "ranking", "tally", "scales"),
+    ("seal",),
     ("gaps", "layers", "windows", "mesh", "clock", "generated", "processes", "cache", "intervals", "recipe", "parquet"),
     ("frame", "stream", "benchmarks", "steps", "seasons", "flags", "charts", "memory"),
     ("data", "columns", "model", "prompts", "sheet"),

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ptt_jax import main
+from ptt_jax import main, seal
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -162,10 +162,10 @@ def test_a_run_is_exported(run, tmp_path, capsys):
     pytest.importorskip("flatbuffers")
     out, former = tmp_path / "model.stablehlo", tmp_path / "former"
     shutil.copytree(run, former)
-    cfg = json.loads((former / "config.json").read_text())
+    cfg = seal.read_json(former / "config.json")
     del cfg["views"], cfg["model"]["decoder_attention"]
     (former / "config.json").write_text(json.dumps(cfg))
-    card = json.loads((former / "prompts" / "three-12-20.json").read_text())
+    card = seal.read_json(former / "prompts" / "three-12-20.json")
     card |= {"levels": [0.1, 0.9], "content_hash": "of quantiles"}  # sorts before the forecast's, and is none
     (former / "prompts" / "three-12-20-quantiles.json").write_text(json.dumps(card))
     argv = ["export", f"--config.output={out}", f"--config.backbone={former}"]

@@ -23,6 +23,7 @@ from ptt_jax import (
     processes,
     prompts,
     score,
+    seal,
     step,
     tasks,
     train,
@@ -73,7 +74,7 @@ TASK = "generated-12-20"
 
 def outcome(run):
     """All that a run learned, without what depends on the clock."""
-    backbone, prompt = (json.loads((run / f).read_text()) for f in ("backbone.json", f"prompts/{TASK}.json"))
+    backbone, prompt = (seal.read_json(run / f) for f in ("backbone.json", f"prompts/{TASK}.json"))
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for record in (backbone, prompt, *lines):
         record.pop("seconds", None)
@@ -114,6 +115,25 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not(finished, problem, tmp_pat
             f.write('{"stage": "tune", "st')  # and a torn line
     both(cfg, run, problem)
     assert outcome(run) == outcome(finished)
+
+
+def test_a_run_goes_on_from_the_last_whole_step_to_the_same_bits(finished, problem, tmp_path, capsys):
+    """Damaged in either stage: its weights, and what was noted with them."""
+    cfg, run = make_config(), tmp_path / "run"
+    open_run(run, cfg)
+    with stopped(2):
+        both(cfg, run, problem)
+    (run / "backbone/4/params/_METADATA").write_text("{")
+    with stopped(4):
+        both(cfg, run, problem)
+    (run / f"prompts/{TASK}/2/meta/metadata").write_text("{}")
+    both(cfg, run, problem)
+    assert outcome(run) == outcome(finished)
+    said = capsys.readouterr().out
+    assert re.search(f"pretrain: {run}/backbone/4/params .*; step 2 is whole, and step 4 is done again\n", said)
+    assert "pretrain: going on from step 2\n" in said
+    assert re.search(f"tune: {run}/prompts/{TASK}/2 .*; step 0 is whole, and step 2 is done again\n", said)
+    assert [p.name for p in (run / "backbone").iterdir() if p.name.isdigit()] == ["6"]
 
 
 def test_a_second_call_changes_no_file(finished, problem):
@@ -476,19 +496,19 @@ def test_what_is_loaded_is_what_the_chosen_setting_learned(finished, problem, tm
 
 def test_what_another_version_left_is_refused_in_a_sentence(copy, problem):
     path = copy / "prompts" / f"{TASK}.json"
-    card = json.loads(path.read_text())
+    card = seal.read_json(path)
     assert card.pop("format") == checkpoint.FORMAT
-    path.write_text(json.dumps(card))
+    seal.write_json(path, card)
     with pytest.raises(
-        UserError, match=r"is of another version of ptt_jax \(format 1, not 2\); accepted: prompts tuned"
+        UserError, match=r"is of another version of ptt_jax \(format 1, not 2 or 3\); accepted: prompts tuned"
     ):
         checkpoint.load_prompts(copy, TASK, card["backbone"])
 
 
 def test_a_stage_that_another_version_began_is_refused_in_a_sentence(finished, copy, problem, monkeypatch):
     (copy / "prompts" / f"{TASK}.json").unlink()
-    monkeypatch.setattr(loop, "FORMAT", 3)
-    with pytest.raises(UserError, match=r"/6 was begun by another version of ptt_jax \(format 2, not 3\)"):
+    monkeypatch.setattr(checkpoint, "READ", (4,))
+    with pytest.raises(UserError, match=r"/6 is of another version of ptt_jax \(format 3, not 4\)"):
         tune.tune(make_config(), copy, problem, Log(copy / "metrics.jsonl"))
 
 

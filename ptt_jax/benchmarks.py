@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import http.client
 import os
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from ptt_jax.config import UserError, to_path
 ETT_URL = "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/main/ETT-small/"
 ETT, AUTOFORMER = "zhouhaoyi/ETDataset on GitHub", "the data collection that the README of thuml/Autoformer points to"
 TIMEOUT = 30  # seconds that a download may be silent
+LONGEST, LARGEST = 900, 2**28  # seconds and bytes that a whole one may take
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,12 +77,26 @@ def find(row: DataSet, data: Any) -> Path:
     return download(row, cache_dir() / row.file, advice)
 
 
+def fetch(url: str) -> bytes:
+    """Returns what an address sends. Raises OSError or HTTPException when it is not all there in time."""
+    begun, raw = time.monotonic(), bytearray()
+    with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
+        while block := response.read1(2**16):
+            raw += block
+            if len(raw) > LARGEST:
+                raise OSError(f"more than {LARGEST:,} bytes")
+            if time.monotonic() - begun > LONGEST:
+                raise TimeoutError(f"not whole after {LONGEST} s")
+        if missing := getattr(response, "length", None):  # read1 says nothing of a body that breaks off
+            raise http.client.IncompleteRead(bytes(raw), missing)
+    return bytes(raw)
+
+
 def download(row: DataSet, path: Path, advice: str) -> Path:
     """Fetches, verifies, then moves into place, so that a file in the cache is always a whole one."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with urllib.request.urlopen(row.url, timeout=TIMEOUT) as response:
-            raw = response.read()
+        raw = fetch(row.url)
         if hashlib.sha256(raw).hexdigest() != row.sha256:
             raise UserError(f"{row.url} sent another file than the published one (its SHA-256 differs); {advice}")
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -182,6 +182,8 @@ class Store:
             reason = full(e)
             if not reason:
                 raise
+            for left in self.path.glob(f"{step}.orbax-checkpoint-tmp*"):  # what was written before there was no room
+                shutil.rmtree(left, ignore_errors=True)
             raise UserError(
                 f"{self.path}/{step} cannot be written ({reason}); accepted: room on that disk, and the same command, "
                 f"which goes on from {'the beginning' if before is None else f'step {before}'}"
@@ -304,9 +306,11 @@ def alone() -> Any:
 
 
 def hush() -> None:
-    """Drops what tensorstore's threads say after a failed read, 'Event loop is closed', hundreds of lines of it, and
-    orbax's warnings that what is opened to be read is opened to be read."""
-    logging.getLogger("absl").addFilter(is_news)  # once: the same function is not added again
+    """Drops what tensorstore's threads say after a failed read, 'Event loop is closed', hundreds of lines of it, what
+    asyncio says of each array that a full disk has no room for, and orbax's warnings that what is opened to be read is
+    opened to be read."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(is_news)  # once: the same function is not added again
     former = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
@@ -319,8 +323,29 @@ def hush() -> None:
 
 
 def is_news(record: logging.LogRecord) -> bool:
-    """Says whether a record of orbax is not about a store that was opened to be read."""
-    return not any(words in record.getMessage() for words in ("read_only=True", "directory is read only"))
+    """Says whether a record is not what `hush` drops."""
+    known = "read_only=True", "directory is read only", "NumpyHandler._open_and_write"
+    return not any(words in record.getMessage() for words in known)
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """Returns the card of something that was saved. Raises UserError when it names no step and no content."""
+    return named(read_json(path), path)
+
+
+def named(card: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Returns a card; a step is a folder's name. Raises UserError when it names no step and no content."""
+    step, content = card.get("step"), card.get("content_hash")
+    if not (type(step) is int and step >= 0 and isinstance(content, str)):
+        raise UserError(f"{path} names no step with its content hash; accepted: the file as a run wrote it")
+    return card
+
+
+def plain(task: Any, of: Path) -> str:
+    """Returns the name of a task, which is a file's. Raises UserError when it leads elsewhere; of: where it is said."""
+    if not isinstance(task, str) or task in ("", ".", "..") or {*task} & {*"/\\\0"}:
+        raise UserError(f"{of} names the task {task!r}, which is no file's name; accepted: the file as it was written")
+    return task
 
 
 def find_backbone(run: Path) -> dict[str, Any]:
@@ -331,6 +356,7 @@ def find_backbone(run: Path) -> dict[str, Any]:
         card = read_json(path)
         if not {"run", "step", "content_hash", "architecture"} <= {*card} or not isinstance(card["run"], str):
             raise UserError(f"{path} lacks what a backbone needs; accepted: the file as a run wrote it")
+        named(card, path)
         if not card["run"]:
             return {**card, "run": str(run.absolute())}
         passed.append(run.absolute())
@@ -372,7 +398,7 @@ def load_prompts(run: Path, task: str, backbone_hash: str) -> dict[int, list[Tre
     Quantile prompts have their levels as one more axis, in front. Raises UserError when they belong to another
     backbone.
     """
-    card = read_json(run / "prompts" / f"{task}.json")
+    card = read_card(run / "prompts" / f"{plain(task, run)}.json")
     if card.get("format") not in READ:
         raise UserError(
             f"the prompt {run / 'prompts' / task} is of another version of ptt_jax (format {card.get('format', 1)}, "

@@ -198,7 +198,7 @@ def load(
 
     Raises UserError when they are not what the task's json names or belong to another backbone.
     """
-    about = checkpoint.read_json(run / "finetuned" / f"{task}.json")
+    about = checkpoint.read_card(run / "finetuned" / f"{task}.json")
     if about.get("format") not in checkpoint.READ:
         raise UserError(
             f"{run / 'finetuned' / task} is of another version of ptt_jax (format {about.get('format')}, not "

@@ -86,7 +86,7 @@ def write(of: Fitted, folder: Path, params: dict[str, Any]) -> None:
     """Writes all that `read` needs into a new folder, or what it lacks into the one that was fitted in; params: the
     Forecaster's arguments. Raises UserError when the files are not those of what was fitted any more."""
     card = checkpoint.find_backbone(of.folder)
-    prompt = checkpoint.read_json(of.folder / "prompts" / f"{of.task}.json")
+    prompt = checkpoint.read_card(of.folder / "prompts" / f"{of.task}.json")
     if (
         checkpoint.content_hash(of.predictor.backbone) != card["content_hash"]
         or prompt["content_hash"] != of.prompt_hash
@@ -137,7 +137,9 @@ def read(folder: Path) -> tuple[Fitted, dict[str, Any]]:
         whole = about.get("intervals") in (None, checkpoint.content_hash(arrays(known)))  # None: of an earlier version
         cfg = config.from_json(json.dumps(checkpoint.read_json(folder / "config.json")))
         tail = None if about["tail"] is None else from_json(about["tail"])
-        task, names_C, freq, season = about["task"], tuple(about["names"]), about["freq"], about["season"]
+        cfg.cache_dir = config.default().cache_dir if cfg.cache_dir else ""  # a stranger's would hold programs
+        task, names_C = checkpoint.plain(about["task"], path), tuple(about["names"])
+        freq, season = about["freq"], about["season"]
         params = dict(about["params"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as e:
         raise UserError(

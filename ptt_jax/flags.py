@@ -102,13 +102,17 @@ def profile_folder(argv: list[str]) -> str:
 
 
 def load_file(path: Path) -> ConfigDict:
-    """Returns the config of a file: get_config() of a .py, or the config.json of a run. Raises UserError."""
+    """Returns the config of a file: get_config() of a .py, or the config.json of a run, which decides everything but
+    where compiled programs are kept. Raises UserError."""
     if not path.is_file():
         near = sorted(str(p) for p in Path("configs").glob("*.py"))
         raise UserError(f"--config={path} is no file; accepted: {', '.join(near) or 'a .py file with get_config()'}")
     try:
         if path.suffix == ".json":
-            return config.completed(config.from_json(json.dumps(read_json(path))))
+            cfg = config.completed(config.from_json(json.dumps(read_json(path))))
+            if cfg.get("cache_dir"):  # a stranger's would hold programs
+                cfg.cache_dir = config.default().cache_dir
+            return cfg
         cfg = runpy.run_path(str(path))["get_config"]()
     except (Exception, SystemExit) as e:  # whatever a stranger's file does
         raise UserError(

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict, config_flags
 
 from ptt_jax import config
 from ptt_jax.config import UserError
-from ptt_jax.seal import read_json
+from ptt_jax.seal import opened
 
 
 def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
@@ -109,7 +109,9 @@ def load_file(path: Path) -> ConfigDict:
         raise UserError(f"--config={path} is no file; accepted: {', '.join(near) or 'a .py file with get_config()'}")
     try:
         if path.suffix == ".json":
-            cfg = config.completed(config.from_json(json.dumps(read_json(path))))
+            text = path.read_text(encoding="utf-8")
+            cfg = config.completed(config.from_json(text))
+            opened(json.loads(text), path)
             if cfg.get("cache_dir"):  # a stranger's would hold programs
                 cfg.cache_dir = config.default().cache_dir
             return cfg

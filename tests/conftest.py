@@ -10,11 +10,12 @@ import jaxlib
 worker = os.environ.get("PYTEST_XDIST_WORKER", "")
 # Most of what compiling takes here is XLA's newer way to emit fused loops on CPUs; and where workers use every core, a
 # sixth is to cut each program into parts for several threads. A switch may go, and XLA ends a process that names a flag
-# it does not know: jaxlib is asked first. Programs that tests start inherit them.
+# it does not know: jaxlib is asked first, for the name as a string of its own, since one that is gone still stands in
+# a list of reserved names. Programs that tests start inherit them.
 FLAGS = {"xla_cpu_use_fusion_emitters": "false"} | ({"xla_cpu_parallel_codegen_split_count": "1"} if worker else {})
 for library in Path(jaxlib.__file__).parent.glob("libjax_common.*"):
     with library.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        known = [f"--{name}={value}" for name, value in FLAGS.items() if content.find(name.encode()) >= 0]
+        known = [f"--{name}={value}" for name, value in FLAGS.items() if content.find(f"\0{name}\0".encode()) >= 0]
         os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *known]).strip()
 
 jax.config.update("jax_num_cpu_devices", 8)

@@ -124,10 +124,10 @@ def test_what_was_saved_forecasts_the_same_to_the_bit_and_knows_its_arguments(fi
 
 def test_intervals_of_an_earlier_version_are_in_units_of_the_spread_alone(fitted, tmp_path):
     path = fitted.save(tmp_path / "kept") / "forecaster.json"
-    about = json.loads(path.read_text())
+    about = seal.read_json(path)
     assert Forecaster.load(path.parent).fitted.intervals.unit == fitted.fitted.intervals.unit == (0.5, 24, 60)
     del about["unit"]
-    path.write_text(json.dumps(about))
+    seal.write_json(path, about)
     assert Forecaster.load(path.parent).fitted.intervals.unit == intervals.SPREAD
 
 

@@ -16,7 +16,7 @@ from ptt_jax import mesh as meshes
 from ptt_jax.encodings import Cached
 from ptt_jax.model import Encoded, init
 from ptt_jax.optim import Groups
-from ptt_jax.step import State, Step
+from ptt_jax.step import Seen, State, Step
 from ptt_jax.windows import Panel, Span
 
 STEPS = 100_000  # of the schedules: a bench never sees their end
@@ -166,11 +166,12 @@ class Subject:
         """Returns the forecast of a batch of rows, the next batch at the next step."""
         span = self.span(horizons)
 
-        def forecast(state: State, data: Cached) -> tuple[State, Array]:
+        def forecast(state: State, data: Cached) -> tuple[State, Seen]:
             row_R = (state.step * self.batch + jnp.arange(self.batch)) % span.rows
             encoded = encodings.encode(self.model, state.params["backbone"], data, span, meshes.split(self.mesh, row_R))
             y_RH = tasks.forecast(self.model, state.params, encoded, horizons[-1], row_R % self.channels)
-            return State(state.step + 1, state.params, None), jnp.abs(y_RH).mean()
+            size_R = jnp.abs(y_RH).mean(1)
+            return State(state.step + 1, state.params, None), Seen(size_R.mean(), ~jnp.isfinite(size_R))
 
         def make(m: Material) -> tuple[State, tuple]:
             params = {"backbone": m.backbone, "prompt": self.prompt(horizons)}

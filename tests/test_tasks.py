@@ -231,6 +231,7 @@ def test_each_channel_asks_with_a_prompt_of_its_own(problem, model, params):
 
 def test_a_blend_keeps_mean_and_scale_of_its_row_and_misses_what_either_misses(problem):
     x_RL, observed_RL = take(problem.panel, problem.span("train", 48, (24,)), jnp.arange(200))
+    x_RL = jnp.where(observed_RL, x_RL, 0)  # which is what is made of a missing value
     blended_RL, seen_RL = tasks.augment(jax.random.key(0), x_RL, observed_RL, 0.0, 1.0)
     other_RL = jnp.roll(x_RL, 1, axis=0)
 
@@ -251,6 +252,7 @@ def test_a_blend_keeps_mean_and_scale_of_its_row_and_misses_what_either_misses(p
 
 def test_the_asked_share_of_rows_is_flipped_or_blended_and_the_others_keep_every_bit(problem):
     x_RL, observed_RL = take(problem.panel, problem.span("train", 48, (24,)), jnp.arange(400))
+    x_RL = jnp.where(observed_RL, x_RL, 0)  # which is what is made of a missing value
     flipped_RL, seen_RL = tasks.augment(jax.random.key(1), x_RL, observed_RL, 0.3, 0.0)
     down_R, up_R = np.asarray((flipped_RL == -x_RL).all(1)), np.asarray((flipped_RL == x_RL).all(1))
     assert (down_R | up_R).all()

@@ -136,11 +136,15 @@ def finetune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: st
     trees, meta = resume(store, trees, log, "tune", problem.mesh)
     best, saved = jax.device_get(trees["best"]), trees["state"]
     history, spent = History.load(t.patience, meta.get("history", [])), meta.get("seconds", 0.0)
-    at = jnp.int32(history.looks[-1][0] if history.looks else 0)
+    at = jnp.int32(meta.get("step", 0))
     begin = meshes.replicate(problem.mesh, step.State(at, {**params, **saved["params"]}, saved["opt_state"]))
     table = optim.table(params, groups)
     tuned = sum(row["tuned"] for row in table.values())
     log.say(f"tune ({mode}): {tuned:,} parameters learn, {train.rows:,} rows, {steps:,} steps of {t.batch}")
+
+    def save(pause: Pause, now: Params) -> None:
+        meta.update(history=history.save(), seconds=spent + pause.seconds, carried=pause.carried, log=log.mark())
+        store.save(pause.step, {"best": best, "state": {"params": now, "opt_state": pause.state.opt_state}}, meta)
 
     def keep(pause: Pause) -> None:
         """Looks at validation, keeps what is best for each horizon, says so, saves."""
@@ -150,13 +154,11 @@ def finetune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: st
         now = jax.device_get(kept(pause.state.params))
         best.update({h: now for h, better_11 in history.better(values).items() if better_11.all()})
         history.looks.append((pause.step, values))
-        meta.update(history=history.save(), seconds=spent + pause.seconds)
         shown = {"validation_mse": {h: float(v[0, 0]) for h, v in values.items()}}
         if watch:
             shown["train_mse"] = logged(watch(pause.state.params), values)
-        log.pause("tune", pause, steps, t.batch / train.rows, meta["seconds"], shown)
-        meta["log"] = log.mark()
-        store.save(pause.step, {"best": best, "state": {"params": now, "opt_state": pause.state.opt_state}}, meta)
+        log.pause("tune", pause, steps, t.batch / train.rows, spent + pause.seconds, shown)
+        save(pause, now)
 
     if not history.looks:
         keep(Pause(begin, 0, float("nan"), 0.0, 0.0))
@@ -173,9 +175,13 @@ def finetune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: st
         knobs = "config.tune.batch, or config.compute_dtype=bfloat16"
         chunk = memory.Program(step.many(one), problem.mesh, "tune", knobs, log.say, parts)
         loop = Loop(
-            "tune", steps, t.validations, chunk, data, train, order, (key,), log, profile, words, encode=encode
+            "tune", steps, t.validations, chunk, data, train, order, (key,), log, profile, words, encode=encode,
+            carried=meta.get("carried"),
         )  # fmt: skip
         for pause in loop.run(begin):
+            if pause.carried:
+                save(pause, jax.device_get(kept(pause.state.params)))
+                continue
             keep(pause)
             if history.settled():
                 log.say(f"tune: no horizon better in {t.patience} looks at validation, stopped")

@@ -14,12 +14,13 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from ptt_jax import memory, processes
+from ptt_jax import memory, preemption, processes
 from ptt_jax import mesh as meshes
 from ptt_jax.checkpoint import Store
 from ptt_jax.config import UserError
 from ptt_jax.encodings import Cached
 from ptt_jax.log import Log
+from ptt_jax.preemption import Preempted
 from ptt_jax.step import State, Sums
 from ptt_jax.windows import Span
 
@@ -34,13 +35,18 @@ def keys(seed: int, stage: str) -> tuple[Array, Array]:
 
 
 class Pause(NamedTuple):
-    """Where a loop stands when it pauses: mean loss since the last pause, seconds since its start, seconds left."""
+    """Where a loop stands when it pauses: mean loss since the last pause, seconds since its start, seconds left.
+
+    carried: None; where the process was told to end between two pauses, what is saved for the next one: validation is
+    not due, and the loop ends.
+    """
 
     state: State
     step: int
     loss: float
     seconds: float
     left: float
+    carried: dict[str, Any] | None = None
 
 
 @dataclasses.dataclass
@@ -51,6 +57,7 @@ class Loop:
     read, row_JR or, for seeds with rows of their own, row_JSR. profile: a folder for a trace of one warm chunk. words:
     f(row_R) -> where these rows lie, for a sentence. knob: of the config, what to turn when the loss is not finite.
     encode: f(bytes) -> the data with a cache of encodings of at most so many, for when a step does not fit beside it.
+    carried: of the Pause that it goes on from.
     """
 
     stage: str
@@ -66,51 +73,64 @@ class Loop:
     words: Callable[[np.ndarray], str] = str
     knob: str = ""
     encode: Callable[[int], Cached] | None = None
+    carried: dict[str, Any] | None = None
 
     def chunks(self, first: int) -> list[list[tuple[int, int]]]:
         """Returns (begin, end) of the dispatches up to each pause that lies ahead, as equal as may be: one program
-        serves all, and streamed data is cut for its longest."""
+        serves all, and streamed data is cut for its longest. Those of a loop that goes on are those of the whole one.
+        """
         most = self.data.panel.fits(self.span, jax.eval_shape(self.order, jnp.arange(1)).size)
         most = min(CHUNK, most or CHUNK)
-        pauses, out = min(self.pauses, self.steps), []
+        pauses, since, out = min(self.pauses, self.steps), 0, []
         for pause in (self.steps * (i + 1) // pauses for i in range(pauses)):
-            if pause > first:
-                count = -(-(pause - first) // most)
-                ends = [first + (pause - first) * i // count for i in range(count + 1)]
-                out.append(list(itertools.pairwise(ends)))
-                first = pause
+            count = -(-(pause - since) // most)
+            ends = [since + (pause - since) * i // count for i in range(count + 1)]
+            ahead = [(max(begin, first), end) for begin, end in itertools.pairwise(ends) if end > first]
+            out += [ahead] if ahead else []
+            since = pause
         return out
 
     def run(self, state: State) -> Iterator[Pause]:
-        """Yields every pause that lies ahead of the state.
+        """Yields every pause that lies ahead of the state; and one more where the process is told to end between them.
 
-        Raises UserError when the loss is not finite; nothing is yielded then, so nothing of it is saved.
+        Raises UserError when the loss is not finite; nothing is yielded then, so nothing of it is saved. Raises
+        Preempted when the process was told to end, after what was learned has been yielded.
         """
         begun, first = time.monotonic(), int(state.step)
         chunks = self.chunks(first)
         begins = [begin for until in chunks for begin, _ in until]
-        longest = max((end - begin for until in chunks for begin, end in until), default=0)
+        longest = max((end - begin for until in self.chunks(0) for begin, end in until), default=0)
+        since, total = (self.carried["since"], self.carried["sum"]) if self.carried else (first, 0.0)
 
         def rows(dispatch: int) -> Array:
             return self.order(begins[dispatch] + jnp.arange(longest))
 
         if begins:
             self.log.progress(f"{self.stage}  step {first} of {self.steps}  compiling")
-        with contextlib.closing(self.data.panel.feed(self.span, rows, len(begins))) as feed:
+        with preemption.deferred(), contextlib.closing(self.data.panel.feed(self.span, rows, len(begins))) as feed:
             for until in chunks:
-                waiting: list[tuple[int, Sums]] = []
-                total, since, pause = 0.0, until[0][0], until[-1][1]
+                waiting: list[tuple[int, Sums, Callable[[], bool]]] = []
+                pause, told = until[-1][1], False
                 for begin, done in until:
+                    wish = processes.anyone(preemption.told)
                     state, summed = self.dispatch(state, done - begin, next(feed), warm=begin > first)
-                    waiting.append((done - begin, summed))
+                    waiting.append((done - begin, summed, wish))
+                    told = told or (jax.process_count() == 1 and wish())
                     # The last chunk's sums are fetched while this one runs: the device never waits for the host.
-                    while len(waiting) > (done < pause):
-                        total += self.fetch(waiting.pop(0)[1])
+                    while len(waiting) > (done < pause and not told):
+                        _, summed, wish = waiting.pop(0)
+                        total, told = total + self.fetch(summed), told or wish()
                         at = done - (waiting[0][0] if waiting else 0)
                         seconds = time.monotonic() - begun
                         left = seconds / (at - first) * (self.steps - at)
                         self.log.progress(f"{self.stage}  step {at} of {self.steps}  {left:.0f} s left")
+                    if told and done < pause:
+                        yield Pause(state, done, float("nan"), seconds, left, {"since": since, "sum": total})
+                        raise Preempted
                 yield Pause(state, pause, total / (pause - since), seconds, left)
+                if processes.any_of(preemption.told()):
+                    raise Preempted
+                since, total = pause, 0.0
         if self.profile:
             self.log.say(f"{self.stage}: no trace, since no chunk of steps came after the one that compiles")
 
@@ -193,7 +213,8 @@ def check_finite(stage: str, what: str, *values: float, knob: str = "") -> None:
 
 
 def resume(store: Store, trees: dict[str, Any], log: Log, stage: str, mesh: Mesh) -> tuple[dict[str, Any], dict]:
-    """Returns the trees as last saved and what was noted with them; the given trees and {} from an empty store.
+    """Returns the trees as last saved and what was noted with them, their step among it; the given trees and {} from an
+    empty store.
 
     A later step that is damaged is deleted, which is said, and comes again. Raises UserError when no step is whole.
     """
@@ -212,7 +233,7 @@ def resume(store: Store, trees: dict[str, Any], log: Log, stage: str, mesh: Mesh
         log.rewind(stage, step)
         log.check(meta.pop("log", None))
         log.say(f"{stage}: going on from step {step}")
-        return {item: meshes.replicate(mesh, tree) for item, tree in saved.items()}, meta
+        return {item: meshes.replicate(mesh, tree) for item, tree in saved.items()}, {**meta, "step": step}
     if damaged:
         raise damaged[max(damaged)]
     log.rewind(stage, -1)

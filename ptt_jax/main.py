@@ -15,6 +15,7 @@ takes it from there.
 export writes the forecast of such a DIR, or of a run, as a program that jax runs without ptt_jax.
 """
 
+import contextlib
 import logging
 import shlex
 import sys
@@ -33,6 +34,7 @@ from ptt_jax import (
     flags,
     mesh,
     page,
+    preemption,
     problems,
     processes,
     report,
@@ -43,6 +45,7 @@ from ptt_jax import (
 )
 from ptt_jax.config import UserError
 from ptt_jax.log import Log, complain
+from ptt_jax.preemption import Preempted
 from ptt_jax.stream import Host
 
 
@@ -97,9 +100,12 @@ def run(cfg: ConfigDict, workdir: Path, command: str = "", profile: str = "") ->
         processes.once(lambda: checkpoint.refer(workdir, card))
     else:
         train.pretrain(cfg, workdir, problem, log, profile, others)
+    preemption.check()
     adapt = tune.tune if cfg.tune.mode == "prompt" else finetune.finetune
     task = adapt(cfg, workdir, problem, log, profile)
+    preemption.check()
     score.score(cfg, workdir, problem, task, log)
+    preemption.check()
     pages = [workdir / name for name in ("report.md", "report.html")]
     if processes.once(lambda: all(path.exists() for path in pages)):
         log.say(f"report: done before ({pages[-1]})")
@@ -108,42 +114,56 @@ def run(cfg: ConfigDict, workdir: Path, command: str = "", profile: str = "") ->
     return Path(processes.once(lambda: str(page.write(workdir, command))))
 
 
+def do(argv: list[str]) -> str:
+    """Does what is typed; returns what to say at the end, of several processes the first one."""
+    if argv and argv[0] in stages.STAGES:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: complain(f"warning: {message}")  # not a line of our code
+            out = stages.STAGES[argv[0]](*flags.parse_stage(argv[1:]), flags.option(argv, "workdir") or "")
+        return f"{argv[0]}: {out}"
+    if argv and not argv[0].startswith("-"):
+        raise UserError(
+            f"stage {argv[0]} is unknown; accepted: {', '.join(stages.STAGES)} for an own file, or --config=FILE"
+        )
+    cfg, workdir = flags.parse(argv)
+    where, profile = flags.option(argv, "distributed"), flags.profile_folder(argv)
+    alone: contextlib.AbstractContextManager = contextlib.nullcontext()
+    if where is not None:
+        processes.join(where)
+        if profile and jax.process_count() > 1:  # on one machine, two would write the same file
+            profile = f"{profile}/{jax.process_index()}"
+        alone = preemption.deferred()  # no process ends by itself
+    with alone:
+        path = run(cfg, workdir, shlex.join(["python", "-m", "ptt_jax.main", *argv]), profile)
+    return f"report: {path}" if processes.is_first() else ""
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code: 0, or 2 after one sentence about what the user got wrong, or 130 after Ctrl-C."""
+    """Returns the exit code: 0, or 2 after one sentence about what the user got wrong; 75 (`preemption.CODE`: try again
+    later) after SIGTERM, when what was learned is saved and the same command goes on; 130 after Ctrl-C."""
     argv = sys.argv[1:] if argv is None else argv
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns of its own leftovers after a kill
     if {"-h", "--help"} & {*argv}:
         print(flags.legend(__doc__))
         return 0
     try:
-        if argv and argv[0] in stages.STAGES:
-            with warnings.catch_warnings():
-                warnings.showwarning = lambda message, *_: complain(f"warning: {message}")  # not a line of our code
-                out = stages.STAGES[argv[0]](*flags.parse_stage(argv[1:]), flags.option(argv, "workdir") or "")
-            print(f"{argv[0]}: {out}")
-            return 0
-        if argv and not argv[0].startswith("-"):
-            raise UserError(
-                f"stage {argv[0]} is unknown; accepted: {', '.join(stages.STAGES)} for an own file, or --config=FILE"
-            )
-        cfg, workdir = flags.parse(argv)
-        where, profile = flags.option(argv, "distributed"), flags.profile_folder(argv)
-        if where is not None:
-            processes.join(where)
-            if profile and jax.process_count() > 1:  # on one machine, two would write the same file
-                profile = f"{profile}/{jax.process_index()}"
-        path = run(cfg, workdir, shlex.join(["python", "-m", "ptt_jax.main", *argv]), profile)
+        with preemption.heeded():
+            if said := do(argv):
+                print(said)
     except UserError as e:
         complain(f"ptt_jax: {' '.join(str(e).split())}")
         return 2
+    except Preempted:
+        kept = flags.option(argv, "workdir") or argv[0] not in stages.STAGES
+        goes_on = "the same command goes on from what is saved" if kept else "without --workdir nothing is kept"
+        complain(f"ptt_jax: told to end (SIGTERM); {goes_on}")
+        return preemption.CODE
     except KeyboardInterrupt:
         print("\nptt_jax: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
-    if processes.is_first():
-        print(f"report: {path}")
     return 0
 
 
 if __name__ == "__main__":
-    with processes.company():
+    with processes.company((0, 2, preemption.CODE)):
         sys.exit(main())

@@ -5,6 +5,7 @@ has just written may be there for the next one to look.
 """
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -16,9 +17,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ptt_jax.config import UserError
 
@@ -34,6 +37,7 @@ def join(where: str) -> None:
     """
     form = "accepted: --distributed=HOST:PORT,COUNT,INDEX, like 10.0.0.1:7654,2,0 in the first of two processes"
     settings: dict[str, Any] = {}
+    former = signal.getsignal(signal.SIGTERM)
     if where:
         parts = re.fullmatch(r"([^\s,]+:(\d{1,5})),(\d+),(\d+)", where, re.ASCII)
         port, count, index = map(int, parts.groups()[1:]) if parts else (0, 0, 0)
@@ -61,7 +65,7 @@ def join(where: str) -> None:
         raise UserError(f"--distributed{wrong} ({said}); {form}") from None
     finally:
         timer.cancel()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # jax notes it as a wish and goes on; here it ends a process, as ever
+    signal.signal(signal.SIGTERM, former)  # jax would take it, and have dispatches counted as steps
 
 
 def is_first() -> bool:
@@ -108,6 +112,28 @@ def agree(value: Any) -> Any:
     return once(lambda: value)
 
 
+def any_of(flag: bool) -> bool:
+    """Returns whether the flag of one of the processes is up: the same in all."""
+    return any(map(json.loads, gather(json.dumps(flag)))) if jax.process_count() > 1 else flag
+
+
+def anyone(flag: Callable[[], bool]) -> Callable[[], bool]:
+    """Asks the same on the devices, in the order of their dispatches, so that the host does not wait: returns f(),
+    which says whether flag() held in one of the processes. Alone, that is `flag`."""
+    if jax.process_count() == 1:
+        return flag
+    (each, most), own = ballot(), np.array([flag()])
+    answer = most(jax.make_array_from_callback((jax.device_count(),), each, lambda _: own))
+    return lambda: bool(answer)
+
+
+@functools.cache
+def ballot() -> tuple[NamedSharding, Callable]:
+    """Returns how the flags of all devices lie, and f(flags) -> whether one is up."""
+    each, whole = (NamedSharding(Mesh(np.array(jax.devices()), "all"), PartitionSpec(*axis)) for axis in (["all"], []))
+    return each, jax.jit(jnp.any, out_shardings=whole)
+
+
 @contextlib.contextmanager
 def together() -> Iterator[None]:
     """Around what each process does alone, without the others: a UserError of one ends all, each with a sentence."""
@@ -141,16 +167,16 @@ def check_alike(values: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def company() -> Iterator[None]:
+def company(orderly: tuple[int, ...] = (0, 2)) -> Iterator[None]:
     """Around the program: a process that ends alone, by Ctrl-C or a bug, ends at once, and so do the others.
 
-    At an ordinary exit jax waits for the others, which would wait for this one's part of the next sum.
+    At an ordinary exit jax waits for the others, which would wait for this one's part of the next sum. orderly: codes
+    with which all end together.
     """
     try:
         yield
     except BaseException as e:
-        orderly = isinstance(e, SystemExit) and e.code in (0, 2)
-        if orderly or not jax.distributed.is_initialized():
+        if (isinstance(e, SystemExit) and e.code in orderly) or not jax.distributed.is_initialized():
             raise
         if not isinstance(e, SystemExit):
             traceback.print_exc()

@@ -170,10 +170,17 @@ def pretrain(
     chosen, saved = jax.device_get(trees["params"]), trees["state"]
     history: list[tuple[int, float]] = [(at, value) for at, value in meta.get("history", [])]
     spent: float = meta.get("seconds", 0.0)
-    begin = step.State(jnp.int32(history[-1][0] if history else 0), {"backbone": saved["params"]}, saved["opt_state"])
+    begin = step.State(jnp.int32(meta.get("step", 0)), {"backbone": saved["params"]}, saved["opt_state"])
     begin = meshes.replicate(problem.mesh, begin)
     mixed = f" of {1 + len(also)} series" if also else ""
     log.say(f"pretrain: {count(params):,} parameters, {train.rows:,} rows{mixed}, {steps:,} steps of {p.batch}")
+
+    def save(pause: Pause) -> None:
+        meta.update(
+            history=history, seconds=spent + pause.seconds, architecture=card, carried=pause.carried, log=log.mark()
+        )
+        state = {"params": pause.state.params["backbone"], "opt_state": pause.state.opt_state}
+        store.save(pause.step, {"params": chosen, "state": state}, meta)
 
     def keep(pause: Pause) -> None:
         """Looks at validation, says so, saves: a line without its checkpoint is dropped by the next call."""
@@ -185,21 +192,24 @@ def pretrain(
         if all(value < past for _, past in history):
             chosen = jax.device_get(params["backbone"])
         history.append((pause.step, value))
-        meta.update(history=history, seconds=spent + pause.seconds, architecture=card)
-        state = {"params": pause.state.params["backbone"], "opt_state": pause.state.opt_state}
-        log.pause("pretrain", pause, steps, p.batch / train.rows, meta["seconds"], {
+        log.pause("pretrain", pause, steps, p.batch / train.rows, spent + pause.seconds, {
             "validation_loss": losses["reconstruction"], "validation_forecast": losses["forecast"],
         })  # fmt: skip
-        meta["log"] = log.mark()
-        store.save(pause.step, {"params": chosen, "state": state}, meta)
+        save(pause)
 
     if not steps and not history:  # the control
         keep(Pause(begin, 0, float("nan"), 0.0, 0.0))
     data = Cached(panel)
     words = functools.partial(problems.words, (problem, *also), panel, train)
-    loop = Loop("pretrain", steps, p.validations, chunk, data, train, order, (key,), log, profile, words)
+    loop = Loop(
+        "pretrain", steps, p.validations, chunk, data, train, order, (key,), log, profile, words,
+        carried=meta.get("carried"),
+    )  # fmt: skip
     if steps and not stalled([v for _, v in history], p.patience):
         for pause in loop.run(begin):
+            if pause.carried:
+                save(pause)
+                continue
             keep(pause)
             if stalled([v for _, v in history], p.patience):
                 log.say(f"pretrain: nothing better in {p.patience} looks at validation, stopped")

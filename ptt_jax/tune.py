@@ -252,7 +252,7 @@ def learn(
     trees, meta = resume(store, trees, log, stage, problem.mesh)
     best, saved = jax.device_get(trees["prompt"]), trees["state"]
     history, spent = History.load(t.patience, meta.get("history", [])), meta.get("seconds", 0.0)
-    at = jnp.int32(history.looks[-1][0] if history.looks else 0)
+    at = jnp.int32(meta.get("step", 0))
     begin = step.State(at, {**params, "prompt": saved["prompt"]}, saved["opt_state"])
     begin = meshes.replicate(problem.mesh, begin)
     share = min(data.stored, train.rows) / train.rows
@@ -260,6 +260,11 @@ def learn(
         f"{stage}: {prompts.size(one):,} prompt parameters{members}, {train.rows:,} rows, {steps:,} steps of "
         f"{t.batch}, {share:.0%} of the rows encoded once ({data.encoded_bytes / 2**20:.0f} MiB)"
     )
+
+    def save(pause: Pause) -> None:
+        meta.update(history=history.save(), seconds=spent + pause.seconds, carried=pause.carried, log=log.mark())
+        state = {"prompt": pause.state.params["prompt"], "opt_state": pause.state.opt_state}
+        store.save(pause.step, {"prompt": best, "state": state}, meta)
 
     def keep(pause: Pause) -> None:
         """Looks at validation, keeps what is best for each horizon, says so, saves."""
@@ -275,17 +280,14 @@ def learn(
 
             best[h] = jax.tree.map(choose, prompts.cut(now, job.tokens[int(h)]), best[h])
         history.looks.append((pause.step, values))
-        meta.update(history=history.save(), seconds=spent + pause.seconds)
-        state = {"prompt": pause.state.params["prompt"], "opt_state": pause.state.opt_state}
         if job.levels:
             shown = {"validation_pinball": {h: float(finite(v).mean()) for h, v in values.items()}}
         else:
             shown = {"validation_mse": {h: float(finite(v).min(1).mean()) for h, v in values.items()}}
         if job.watch:
             shown["train_mse"] = logged(job.watch(pause.state.params), values)
-        log.pause(stage, pause, steps, t.batch / train.rows, meta["seconds"], shown)
-        meta["log"] = log.mark()
-        store.save(pause.step, {"prompt": best, "state": state}, meta)
+        log.pause(stage, pause, steps, t.batch / train.rows, spent + pause.seconds, shown)
+        save(pause)
 
     if not history.looks:
         keep(Pause(begin, 0, float("nan"), 0.0, 0.0))
@@ -300,9 +302,13 @@ def learn(
     if not history.settled():
         words = functools.partial(problems.words, (problem,), problem.panel, train)
         loop = Loop(
-            stage, steps, t.validations, chunk, data, train, order, inputs, log, profile, words, knob, job.encode
-        )
+            stage, steps, t.validations, chunk, data, train, order, inputs, log, profile, words, knob, job.encode,
+            meta.get("carried"),
+        )  # fmt: skip
         for pause in loop.run(begin):
+            if pause.carried:
+                save(pause)
+                continue
             keep(pause)
             if history.settled():
                 log.say(f"{stage}: no horizon better in {t.patience} looks at validation, stopped")

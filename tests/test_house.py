@@ -9,7 +9,7 @@ RANKS = (
     ("config", "bits", "ranking", "tally", "scales"),
     ("seal",),
     ("gaps", "layers", "windows", "mesh", "clock", "generated", "processes", "cache", "intervals", "recipe", "parquet"),
-    ("frame", "stream", "benchmarks", "steps", "seasons", "flags", "charts", "memory"),
+    ("frame", "stream", "benchmarks", "steps", "seasons", "flags", "charts", "memory", "preemption"),
     ("data", "columns", "model", "prompts", "sheet"),
     ("frames", "optim", "problems"),
     ("encodings", "answer", "attention"),

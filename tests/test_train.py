@@ -4,8 +4,10 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import os
 import re
 import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,7 @@ from ptt_jax import (
     evaluate,
     loop,
     memory,
+    preemption,
     processes,
     prompts,
     score,
@@ -33,6 +36,7 @@ from ptt_jax import (
 from ptt_jax.checkpoint import Store, content_hash
 from ptt_jax.config import UserError
 from ptt_jax.log import Log
+from ptt_jax.preemption import Preempted
 
 
 class Stop(Exception):
@@ -134,6 +138,44 @@ def test_a_run_goes_on_from_the_last_whole_step_to_the_same_bits(finished, probl
     assert "pretrain: going on from step 2\n" in said
     assert re.search(f"tune: {run}/prompts/{TASK}/2 .*; step 0 is whole, and step 2 is done again\n", said)
     assert [p.name for p in (run / "backbone").iterdir() if p.name.isdigit()] == ["6"]
+
+
+@contextlib.contextmanager
+def told(dispatch):
+    """A run in it is told to end while its dispatch of that number runs."""
+    start, left = loop.Loop.dispatch, itertools.count(1)
+
+    def tell(self, *args, **kwargs):
+        if next(left) == dispatch:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return start(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Loop, "dispatch", tell)
+        with pytest.raises(Preempted), preemption.heeded():
+            yield
+
+
+def test_a_run_that_was_told_to_end_saves_between_two_looks_and_goes_on_to_the_same_bits(
+    finished, problem, tmp_path, monkeypatch, capsys
+):
+    """A step in a dispatch, two to a look. Told in the first of a look and in the last one, and while tuning. And what
+    was learned and seen is what a run with more steps in a dispatch did."""
+    monkeypatch.setattr(loop, "CHUNK", 1)
+    cfg = make_config()
+    whole, run = (open_run(tmp_path / name, cfg) for name in ("whole", "run"))
+    both(cfg, whole, problem)
+    for dispatch in (1, 1, 5):
+        with told(dispatch):
+            both(cfg, run, problem)
+    both(cfg, run, problem)
+    out = capsys.readouterr().out
+    assert all(
+        f"{step}\n" in out for step in ("pretrain: going on from step 1", "from step 2", "tune: going on from step 1")
+    )
+    assert outcome(run) == outcome(whole)
+    few, many = ([outcome(of)[i] for i in (0, 1, 3)] for of in (whole, finished))
+    assert few == many
 
 
 def test_a_second_call_changes_no_file(finished, problem):

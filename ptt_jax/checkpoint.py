@@ -52,24 +52,36 @@ Stage = TypeVar("Stage", bound=Callable[..., Any])
 
 
 def open_run(workdir: Path, cfg: ConfigDict, about: dict[str, Any]) -> Path:
-    """Returns the run directory, made if need be; `about` says which data the run is on.
-
-    Raises UserError when it holds a run of another config or of other data.
-    """
+    """Returns the run directory, made if need be; `about` says which data the run is on. Raises UserError as
+    `check_run` does, and when the directory cannot be written."""
+    check_run(workdir, cfg, about)
     said = versions()
     path = workdir / "config.json"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if not path.exists() and any(not p.name.endswith(".tmp") for p in workdir.iterdir()):
-            raise UserError(
-                f"--workdir={workdir} is not empty and holds no config.json; accepted: a run directory or an empty one"
-            )
         if not path.exists():
-            write_json(workdir / "versions.json", said)
             write_json(workdir / "data.json", about)
+            write_json(workdir / "versions.json", said)
             write_json(path, cfg.to_dict())
     except OSError as e:
         raise UserError(f"--workdir={workdir}: {e.strerror}; accepted: a directory that can be written") from None
+    return workdir
+
+
+def check_run(workdir: Path, cfg: ConfigDict, about: dict[str, Any]) -> None:
+    """Raises UserError when a directory holds a run of another config or on other data, or is not empty and holds none.
+    Changes nothing."""
+    path = workdir / "config.json"
+    try:
+        there = path.exists()
+        if not there and workdir.is_dir() and not begun(workdir, about):
+            raise UserError(
+                f"--workdir={workdir} is not empty and holds no config.json; accepted: a run directory or an empty one"
+            )
+    except OSError as e:
+        raise UserError(f"--workdir={workdir}: {e.strerror}; accepted: a directory that can be written") from None
+    if not there:
+        return
     changed = config.differences(config.from_json(json.dumps(read_json(path))), cfg)
     if changed:
         key, (was, now) = next(iter(changed.items()))
@@ -83,7 +95,13 @@ def open_run(workdir: Path, cfg: ConfigDict, about: dict[str, Any]) -> Path:
             f"{workdir} holds a run on other data than {about['name']} holds now; accepted: the same data, or another "
             f"--workdir (and --config.backbone={workdir} for its backbone)"
         )
-    return workdir
+
+
+def begun(workdir: Path, about: dict[str, Any]) -> bool:
+    """Says whether a directory without config.json is empty, or holds no more than this run writes before that."""
+    left = {p.name for p in workdir.iterdir() if not p.name.endswith((".tmp", ".lock"))}
+    ours = "data.json" in left <= {"data.json", "versions.json"}
+    return not left or (ours and read_json(workdir / "data.json") == json.loads(json.dumps(about)))
 
 
 def or_nothing(stage: Stage) -> Stage:
@@ -162,6 +180,7 @@ class Store:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=managers.LatestN(2), enable_async_checkpointing=False, create=write,
             read_only=not write, multiprocessing_options=ocp.options.MultiprocessingOptions() if write else alone(),
+            cleanup_tmp_directories=write,  # what a kill left
         )  # fmt: skip
         handlers: dict[str, Any] = {name: ocp.StandardCheckpointHandler() for name in items}
         handlers["meta"] = ocp.JsonCheckpointHandler()

@@ -444,12 +444,15 @@ def content_hash(cfg: ConfigDict) -> str:
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Writes a file under a temporary name and renames it: a reader sees the old one or the new one, whole. Raises
-    UserError when that cannot be done."""
+    """Writes a file under a temporary name and renames it: a reader sees the old one or the new one, whole, and so does
+    who comes after the power has gone. Raises UserError when that cannot be done."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())  # the name may reach the disk before the content otherwise
         os.replace(temporary, path)
     except OSError as e:
         with contextlib.suppress(OSError):

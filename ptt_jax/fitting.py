@@ -1,5 +1,6 @@
 """From a table of series to a frozen backbone with a prompt: what a Forecaster does when it learns."""
 
+import contextlib
 import json
 import operator
 import os
@@ -21,6 +22,7 @@ from ptt_jax import (
     detect,
     fitted,
     frames,
+    lock,
     problems,
     recipe,
     seasons,
@@ -158,21 +160,24 @@ def learn(table: Table, wish: Wish, card: dict[str, Any], alive: tuple[Scratch, 
     problem = problems.prepare(series, meshes.make(cfg.devices), cfg.data.device_bytes)
     train.check(cfg, problem)
     about = {"name": series.name, "fingerprint": series.fingerprint, "freq": step, "splits": series.splits}
-    checkpoint.open_run(folder, cfg, about)
     log = Log(folder / "metrics.jsonl", silent=not wish.verbose)
-    left_out = len(table.names_C) - len(series.names_C)
-    few = [f"{left_out} of {len(table.names_C)} series have no value before the last {kept} rows, and teach nothing"]
-    for note in (*table.notes, *(few if left_out else [])):
-        log.say(f"data: {note}")
-    log.say(
-        f"data: {len(table.names_C)} series of up to {len(table.values_TC)} steps of {step!r}; season {season}, patch "
-        f"{cfg.model.patch}, lookback {cfg.lookback}"
-    )
-    if card:
-        checkpoint.refer(folder, card)
-    else:
-        train.pretrain(cfg, folder, problem, log)
-    task = tune.tune(cfg, folder, problem, log)
+    with contextlib.nullcontext() if own else lock.hold(folder, log.say):
+        checkpoint.open_run(folder, cfg, about)
+        left_out = len(table.names_C) - len(series.names_C)
+        few = [
+            f"{left_out} of {len(table.names_C)} series have no value before the last {kept} rows, and teach nothing"
+        ]
+        for note in (*table.notes, *(few if left_out else [])):
+            log.say(f"data: {note}")
+        log.say(
+            f"data: {len(table.names_C)} series of up to {len(table.values_TC)} steps of {step!r}; season {season}, "
+            f"patch {cfg.model.patch}, lookback {cfg.lookback}"
+        )
+        if card:
+            checkpoint.refer(folder, card)
+        else:
+            train.pretrain(cfg, folder, problem, log)
+        task = tune.tune(cfg, folder, problem, log)
     predictor = fitted.predictor(folder, task, cfg)
     log.progress("intervals: back-testing")
     known = calibrate.fit(predictor, table, kept, Unit.of(season, wish.horizon))

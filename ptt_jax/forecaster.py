@@ -34,6 +34,7 @@ from ptt_jax import (
     frames,
     impute,
     intervals,
+    lock,
     predict,
 )
 from ptt_jax import mesh as meshes
@@ -272,7 +273,8 @@ class Forecaster:
             raise UserError(f"save({str(folder)!r}): something else is there; accepted: a new folder, or a saved one")
         try:
             if target == of.folder:
-                fitted.write(of, target, params)
+                with lock.hold(target, warnings.warn):
+                    fitted.write(of, target, params)
                 return target
             target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -47,6 +48,8 @@ class Log:
         try:
             with self.path.open("a", encoding="utf-8") as f:
                 f.write(json.dumps(record, allow_nan=False) + "\n")
+                f.flush()
+                os.fsync(f.fileno())  # a checkpoint that comes after it may not outlive it
         except OSError as e:
             raise UserError(
                 f"{self.path} cannot be written ({e.strerror}); accepted: room on that disk, and the same command, "

@@ -32,6 +32,7 @@ from ptt_jax import (
     data,
     finetune,
     flags,
+    lock,
     mesh,
     page,
     preemption,
@@ -81,37 +82,38 @@ def run(cfg: ConfigDict, workdir: Path, command: str = "", profile: str = "") ->
                 f"the end of the train split at {series.splits['train'][1]}; accepted: a data.split with as large a "
                 f"train share"
             )
-    processes.once(lambda: str(checkpoint.open_run(workdir, cfg, about)))
-    with processes.together():
-        checkpoint.read_json(workdir / "config.json")  # on a file system that all processes share
-    log = Log(workdir / "metrics.jsonl", quiet=not processes.is_first())
-    for note in series.notes:
-        log.say(f"data: {note}")
-    for other in also:
-        for note in other.notes:
-            log.say(f"data: {other.name}: {note}")
-    if isinstance(problem.panel, Host):
-        log.say(f"data: {problem.panel.size}: it is streamed from the host, and no encoding is cached")
-    if card:
-        if card["freq"] != series.freq:
-            log.say(
-                f"warning: the backbone learned from steps of '{card['freq']}' ({card['data']}), not '{series.freq}'"
-            )
-        processes.once(lambda: checkpoint.refer(workdir, card))
-    else:
-        train.pretrain(cfg, workdir, problem, log, profile, others)
-    preemption.check()
-    adapt = tune.tune if cfg.tune.mode == "prompt" else finetune.finetune
-    task = adapt(cfg, workdir, problem, log, profile)
-    preemption.check()
-    score.score(cfg, workdir, problem, task, log)
-    preemption.check()
-    pages = [workdir / name for name in ("report.md", "report.html")]
-    if processes.once(lambda: all(path.exists() for path in pages)):
-        log.say(f"report: done before ({pages[-1]})")
-        return pages[-1]
-    processes.once(lambda: str(report.write(workdir, command)))
-    return Path(processes.once(lambda: str(page.write(workdir, command))))
+    with contextlib.ExitStack() as held:  # by process 0 for all
+        processes.once(lambda: held.enter_context(lock.hold(workdir)))
+        processes.once(lambda: str(checkpoint.open_run(workdir, cfg, about)))
+        with processes.together():
+            checkpoint.read_json(workdir / "config.json")  # on a file system that all processes share
+        log = Log(workdir / "metrics.jsonl", quiet=not processes.is_first())
+        for note in series.notes:
+            log.say(f"data: {note}")
+        for other in also:
+            for note in other.notes:
+                log.say(f"data: {other.name}: {note}")
+        if isinstance(problem.panel, Host):
+            log.say(f"data: {problem.panel.size}: it is streamed from the host, and no encoding is cached")
+        if card:
+            if card["freq"] != series.freq:
+                steps = f"steps of '{card['freq']}' ({card['data']})"
+                log.say(f"warning: the backbone learned from {steps}, not '{series.freq}'")
+            processes.once(lambda: checkpoint.refer(workdir, card))
+        else:
+            train.pretrain(cfg, workdir, problem, log, profile, others)
+        preemption.check()
+        adapt = tune.tune if cfg.tune.mode == "prompt" else finetune.finetune
+        task = adapt(cfg, workdir, problem, log, profile)
+        preemption.check()
+        score.score(cfg, workdir, problem, task, log)
+        preemption.check()
+        pages = [workdir / name for name in ("report.md", "report.html")]
+        if processes.once(lambda: all(path.exists() for path in pages)):
+            log.say(f"report: done before ({pages[-1]})")
+            return pages[-1]
+        processes.once(lambda: str(report.write(workdir, command)))
+        return Path(processes.once(lambda: str(page.write(workdir, command))))
 
 
 def do(argv: list[str]) -> str:

@@ -1,0 +1,115 @@
+"""One process at a time in a run directory."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from ptt_jax import lock, main
+from ptt_jax.config import UserError
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from ptt_jax import lock
+with lock.hold(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Signs of life come often, and nobody waits long for one."""
+    monkeypatch.setattr(lock, "BEAT", 0.02)
+    monkeypatch.setattr(lock, "PATIENCE", 0.4)
+
+
+def foreign(path, **more) -> None:
+    about = {"pid": 7, "host": "elsewhere", "since": "2026-11-25 19:20:32 UTC", "machine": "another"}
+    path.write_text(json.dumps(about | more))
+
+
+def test_the_second_process_is_refused_by_the_name_of_the_first_which_may_die(tmp_path, capsys):
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        knobs = ["--config=configs/quickstart.py", "--config.data.rows=900", "--config.cache_dir="]
+        assert main.main([*knobs, f"--workdir={tmp_path}"]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith(f"ptt_jax: {tmp_path} is in use by process {holder.pid} on ")
+        assert err.endswith("; accepted: another workdir, or this one when that process has ended\n")
+        assert [p.name for p in tmp_path.iterdir()] == ["run.lock"]
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+    said = []
+    with lock.hold(tmp_path, said.append):  # at once: the kernel knows
+        assert json.loads((tmp_path / "run.lock").read_text())["pid"] == os.getpid()
+    assert [line.split(": ")[1] for line in said] == [said[0].split(": ")[1]]
+    assert f"process {holder.pid} on" in said[0]
+    assert "has ended without a word; going on in its place" in said[0]
+
+
+def test_a_lock_is_gone_after_an_error_and_is_no_one_s_twice(tmp_path):
+    run = tmp_path / "run"
+
+    def work():
+        with lock.hold(run):
+            with pytest.raises(UserError, match=f"in use by process {os.getpid()} on"), lock.hold(run):
+                pass
+            assert (run / "run.lock").exists()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        work()
+    assert list(run.iterdir()) == []
+
+
+def test_what_another_machine_left_is_taken_over_when_it_shows_no_life(tmp_path, quick):
+    foreign(tmp_path / "run.lock")
+    said = []
+    with lock.hold(tmp_path, said.append):
+        assert json.loads((tmp_path / "run.lock").read_text())["pid"] == os.getpid()
+    assert "was in use by process 7 on elsewhere since 2026-11-25 19:20:32 UTC: waiting up to" in said[0]
+    assert "has ended without a word" in said[1]
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_another_machine_that_lives_is_believed_whatever_flock_says(tmp_path, quick, monkeypatch, able):
+    """As on a network file system that keeps locks to a machine, and on one that has none: then here, too."""
+    foreign(tmp_path / "run.lock", **({} if able else {"machine": lock.machine()}))
+    if not able:
+        monkeypatch.setattr(lock, "fcntl", None)
+    ended = threading.Event()
+    pulse = threading.Thread(target=lock.beat, args=(tmp_path / "run.lock", ended))
+    pulse.start()
+    with pytest.raises(UserError, match="is in use by process 7 on elsewhere"), lock.hold(tmp_path, lambda _: None):
+        pass
+    ended.set()
+    pulse.join()
+    assert (tmp_path / "run.lock").exists()
+
+
+def test_a_torn_lock_file_is_no_lock(tmp_path):
+    (tmp_path / "run.lock").write_text('{"pid": 7, "ho')
+    with lock.hold(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_a_sentence_and_one_that_cannot_be_written_needs_none(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/run: .*; accepted: a directory"), lock.hold(tmp_path / "file" / "run"):
+        pass
+
+    def full(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", full)
+    with lock.hold(tmp_path):
+        assert not (tmp_path / "run.lock").exists()

@@ -4,12 +4,14 @@ Process 0 alone writes and says what everybody needs once; what it saw decides f
 has just written may be there for the next one to look.
 """
 
+import atexit
 import contextlib
 import functools
 import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 import traceback
@@ -26,6 +28,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ptt_jax.config import UserError
 
 WAIT = 60  # seconds to wait for the others: when joining, and when one has ended and the others have not
+AGAIN = "the same commands go on from what is saved"
+# What jax, Gloo and orbax say when another process does not answer.
+SILENCE = re.compile(r"heartbeat|gloo|nccl|connection|socket|barrier|unavailable|aborted|coordination", re.IGNORECASE)
+WITNESS = "import sys; sys.stdin.read() or print(sys.argv[1], file=sys.stderr)"
 BLOCK = 4096  # bytes; exchanged texts are padded to whole blocks, so that few sizes are compiled
 
 
@@ -65,7 +71,26 @@ def join(where: str) -> None:
         raise UserError(f"--distributed{wrong} ({said}); {form}") from None
     finally:
         timer.cancel()
+    atexit.register(witness())
     signal.signal(signal.SIGTERM, former)  # jax would take it, and have dispatches counted as steps
+
+
+@functools.cache
+def witness() -> Callable[[], None]:
+    """Starts a small program that says a sentence when this process ends without a word: when it is killed, or when jax
+    aborts it with a page of addresses, since it hears no more of process 0 or has waited WAIT for another one. Returns
+    f(), which sends it away."""
+    text = f"ptt_jax: process {jax.process_index()} was ended, by a signal or since it lost another one; {AGAIN}"
+    of = subprocess.Popen(
+        [sys.executable, "-SEc", WITNESS, text], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+
+    def leave() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            of.communicate(b"bye")
+
+    return leave
 
 
 def is_first() -> bool:
@@ -168,7 +193,8 @@ def check_alike(values: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def company(orderly: tuple[int, ...] = (0, 2)) -> Iterator[None]:
-    """Around the program: a process that ends alone, by Ctrl-C or a bug, ends at once, and so do the others.
+    """Around the program: a process that ends alone, by Ctrl-C or a bug, ends at once, and so do the others, with a
+    sentence: as soon as they miss its part of a sum, and after WAIT or little more at the latest.
 
     At an ordinary exit jax waits for the others, which would wait for this one's part of the next sum. orderly: codes
     with which all end together.
@@ -178,8 +204,12 @@ def company(orderly: tuple[int, ...] = (0, 2)) -> Iterator[None]:
     except BaseException as e:
         if (isinstance(e, SystemExit) and e.code in orderly) or not jax.distributed.is_initialized():
             raise
-        if not isinstance(e, SystemExit):
+        if isinstance(e, jax.errors.JaxRuntimeError) and SILENCE.search(str(e)):
+            reason = re.split(r"\. |\n", str(e))[0][:160]
+            print(f"ptt_jax: process {jax.process_index()} has lost another one ({reason}); {AGAIN}", file=sys.stderr)
+        elif not isinstance(e, SystemExit):
             traceback.print_exc()
+        witness()()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(e.code if isinstance(e, SystemExit) and isinstance(e.code, int) else 1)

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -85,7 +86,7 @@ def one(folder):
     def save_and_copy(store, *args):
         save(store, *args)
         if not (folder / "two").exists():
-            shutil.copytree(folder / "one", folder / "two")
+            shutil.copytree(folder / "one", folder / "two", ignore=shutil.ignore_patterns("*.lock"))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint.Store, "save", save_and_copy)
@@ -117,11 +118,53 @@ with processes.company():
 """
 
 
+HURT = """
+import json, os, sys
+from ptt_jax import loop, main, processes
+processes.WAIT, loop.CHUNK = 6, 1
+signals = json.loads(sys.argv.pop(1))
+start = loop.Loop.dispatch
+
+def dispatch(*args, **kwargs):
+    if signals:
+        os.kill(os.getpid(), signals.pop(0))
+    return start(*args, **kwargs)
+
+loop.Loop.dispatch = dispatch
+with processes.company():
+    code = main.main()
+    print(f"-- {code}", flush=True)
+    sys.exit(main.main(sys.argv[1:-1]))
+"""
+
+
 @pytest.fixture(scope="module")
-def calls(one, folder):
+def hurt(one, folder):
+    """What two processes say that go on from that checkpoint; one is told to end, both begin again, it is killed."""
+    where, pair = f"--distributed=127.0.0.1:{free_port()},2", []
+    for index, signals in enumerate(([], [signal.SIGTERM, signal.SIGKILL])):
+        argv = [json.dumps(signals), *both(folder), f"{where},{index}"]
+        pair.append(start(*argv, program=("-c", HURT)))
+    return ends(pair)
+
+
+def test_when_one_of_two_is_told_to_end_both_do_and_when_it_is_killed_the_other_says_so(hurt):
+    """What both learn afterwards, from what was saved, is what the other tests look at."""
+    (code_0, out_0, err_0), (code_1, out_1, err_1) = hurt
+    assert (code_0 in (1, -signal.SIGABRT), code_1) == (True, -signal.SIGKILL), hurt  # by us, or before by jax
+    assert "\n-- 75\npretrain: going on from step 4\n" in out_0.replace("\r", "")
+    assert out_1 == "-- 75\n"
+    for err in (err_0, err_1):
+        assert err.startswith("ptt_jax: told to end (SIGTERM); the same command goes on from what is saved\n")
+    assert re.search(r"^ptt_jax: process 0 (has lost|was ended,).*; the same commands go on from", err_0, re.MULTILINE)
+    assert "Traceback" not in err_0
+
+
+@pytest.fixture(scope="module")
+def calls(one, hurt, folder):
     """What two processes that have met say in four calls: (code, output, errors) of each process in each call.
 
-    The first goes on from that checkpoint to the end. Then the same again, another config, and data that process 1
+    The first goes on from the last checkpoint to the end. Then the same again, another config, and data that process 1
     alone does not find.
     """
     where, common = f"--distributed=127.0.0.1:{free_port()},2", both(folder)
@@ -146,7 +189,7 @@ def calls(one, folder):
 def test_process_0_speaks_and_process_1_is_silent(calls):
     (code_0, out_0, _), (code_1, out_1, err_1) = calls[0]
     assert (code_0, code_1) == (0, 0), calls[0]
-    assert "pretrain: going on from step 2" in out_0
+    assert "pretrain: going on from step 4" in out_0
     assert out_0.splitlines()[-1].startswith("report: ")
     assert out_1 == ""
     assert "Traceback" not in err_1

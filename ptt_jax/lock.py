@@ -43,7 +43,7 @@ def hold(folder: Path, say: Callable[[str], Any] = print) -> Iterator[None]:
     A folder that cannot be written needs no lock. say: of what a dead process left. Raises UserError when another
     process holds it, by that one's name.
     """
-    path = folder / NAME
+    path, made = folder / NAME, not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = take(path, say)
@@ -62,6 +62,8 @@ def hold(folder: Path, say: Callable[[str], Any] = print) -> Iterator[None]:
         pulse.join()
         with contextlib.suppress(OSError):
             path.unlink()
+            if made:
+                folder.rmdir()  # one in which nothing was written is not left
         os.close(file)  # the lock goes with it
 
 

@@ -8,8 +8,8 @@ import pytest
 RANKS = (
     ("config", "bits", "ranking", "tally", "scales"),
     ("seal",),
-    ("gaps", "layers", "windows", "mesh", "clock", "generated", "processes", "cache", "lock", "intervals", "recipe"),
-    ("frame", "stream", "benchmarks", "steps", "seasons", "flags", "charts", "memory", "preemption", "parquet"),
+    ("gaps", "layers", "windows", "mesh", "clock", "generated", "processes", "cache", "intervals", "recipe", "parquet"),
+    ("frame", "stream", "benchmarks", "steps", "seasons", "flags", "charts", "memory", "preemption", "lock"),
     ("data", "columns", "model", "prompts", "sheet"),
     ("frames", "optim", "problems"),
     ("encodings", "answer", "attention"),

@@ -161,6 +161,7 @@ def learn(table: Table, wish: Wish, card: dict[str, Any], alive: tuple[Scratch, 
     train.check(cfg, problem)
     about = {"name": series.name, "fingerprint": series.fingerprint, "freq": step, "splits": series.splits}
     log = Log(folder / "metrics.jsonl", silent=not wish.verbose)
+    checkpoint.check_run(folder, cfg, about)
     with contextlib.nullcontext() if own else lock.hold(folder, log.say):
         checkpoint.open_run(folder, cfg, about)
         left_out = len(table.names_C) - len(series.names_C)

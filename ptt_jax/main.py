@@ -12,6 +12,8 @@ but for INDEX (process 0 is at HOST:PORT); without it Slurm, Open MPI, Kubernete
 forecast learns from an own file by rules, no config needed, and writes what follows it; impute writes the file with
 its gaps closed, detect with a score for each value. --workdir=DIR keeps what was learned, and --config.backbone=DIR
 takes it from there.
+SIGTERM saves at the next dispatch and ends with exit code 75 (try again later): the same command goes on from there. A
+run directory is one process's at a time; a second one is refused.
 export writes the forecast of such a DIR, or of a run, as a program that jax runs without ptt_jax.
 """
 
@@ -82,6 +84,7 @@ def run(cfg: ConfigDict, workdir: Path, command: str = "", profile: str = "") ->
                 f"the end of the train split at {series.splits['train'][1]}; accepted: a data.split with as large a "
                 f"train share"
             )
+    processes.once(lambda: checkpoint.check_run(workdir, cfg, about))
     with contextlib.ExitStack() as held:  # by process 0 for all
         processes.once(lambda: held.enter_context(lock.hold(workdir)))
         processes.once(lambda: str(checkpoint.open_run(workdir, cfg, about)))

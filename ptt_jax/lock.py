@@ -40,17 +40,15 @@ def machine() -> str:
 def hold(folder: Path, say: Callable[[str], Any] = print) -> Iterator[None]:
     """Around all that writes into a folder, which is made if need be.
 
-    A folder that cannot be written needs no lock. say: of what a dead process left. Raises UserError when another
-    process holds it, by that one's name.
+    A folder that cannot be made or written needs no lock. say: of what a dead process left. Raises UserError when
+    another process holds it, by that one's name.
     """
     path, made = folder / NAME, not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = take(path, say)
-    except OSError as e:
-        if not folder.is_dir():
-            raise UserError(f"{folder}: {e.strerror}; accepted: a directory that can be written") from None
-        yield  # who can write nothing is told so by what tries to
+    except OSError:
+        yield  # what tries to write there says why it cannot
         return
     ended = threading.Event()
     pulse = threading.Thread(target=beat, args=(path, ended), daemon=True)

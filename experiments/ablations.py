@@ -22,7 +22,7 @@ from ledger import pictures, set_table
 
 from ptt_jax import benchmarks, config
 from ptt_jax.clock import season, step_seconds
-from ptt_jax.config import UserError
+from ptt_jax.errors import UserError
 
 HERE = Path(__file__).parent
 TRIPLE = ("ETTh1", "ETTm1", "Weather")

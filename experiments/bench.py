@@ -35,7 +35,7 @@ from peaks import Peak, timed
 from phases import Material, Phase, Subject
 
 from ptt_jax import config, predict, step
-from ptt_jax.config import UserError
+from ptt_jax.errors import UserError
 from ptt_jax.flags import load_file
 from ptt_jax.log import Log
 from ptt_jax.loop import Loop

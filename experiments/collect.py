@@ -12,8 +12,10 @@ from typing import Any
 
 import pandas as pd
 
-from ptt_jax import checkpoint, config
-from ptt_jax.config import UserError
+from ptt_jax import config
+from ptt_jax.errors import UserError
+from ptt_jax.files import write_atomic
+from ptt_jax.seal import read_json
 
 
 def read(run: Path, keys: list[str]) -> pd.DataFrame:
@@ -21,7 +23,7 @@ def read(run: Path, keys: list[str]) -> pd.DataFrame:
     results, path = run / "results.csv", run / "config.json"
     if not results.is_file():
         raise UserError(f"{results} does not exist; accepted: directories of finished runs")
-    cfg = config.from_json(json.dumps(checkpoint.read_json(path)))
+    cfg = config.from_json(json.dumps(read_json(path)))
     knobs = config.flat(cfg)
     unknown = [key for key in keys if key not in knobs]
     if unknown:
@@ -100,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"collect: {e}", file=sys.stderr)
         return 2
     if args.csv:
-        config.write_atomic(args.csv, table.to_csv(index=False, float_format="%.6f"))
+        write_atomic(args.csv, table.to_csv(index=False, float_format="%.6f"))
     print(markdown(table, keys))
     return 0
 

@@ -25,8 +25,10 @@ from bench import Warm, compiled
 from phases import Subject
 
 from ptt_jax import checkpoint, config, data, flags, main, mesh, optim, problems, processes, train, tune
-from ptt_jax.config import UserError, write_atomic
+from ptt_jax.errors import UserError
+from ptt_jax.files import write_atomic
 from ptt_jax.log import Log
+from ptt_jax.seal import read_json
 
 HEAD_EPOCHS, ALL_EPOCHS = 10, 20
 
@@ -37,7 +39,7 @@ def prompts(cfg, problem, folder: Path) -> tuple[float, dict]:
     begun = time.monotonic()
     task = tune.tune(cfg, folder, problem, Log(folder / "metrics.jsonl"))
     spent = time.monotonic() - begun
-    chosen = checkpoint.read_json(folder / "prompts" / f"{task}.json")["chosen"]
+    chosen = read_json(folder / "prompts" / f"{task}.json")["chosen"]
     looks = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     by_step = {look["step"]: look["validation_mse"] for look in looks}
     return spent, {h: by_step[steps[0]][h] for h, steps in chosen.items()}

@@ -19,7 +19,7 @@ from cells import ABLATIONS, configured, possible
 from ml_collections import ConfigDict
 
 from ptt_jax import benchmarks, config, finetune, optim, train
-from ptt_jax.config import write_atomic
+from ptt_jax.files import write_atomic
 
 # Questions whose rows differ in what they cost.
 COSTED = (

@@ -16,22 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import own
 import pandas as pd
 from ledger import Ledger, show
 
 from ptt_jax import calibrate, data, fitting, frames, intervals, recipe, seasons
-from ptt_jax.config import UserError
+from ptt_jax.errors import UserError
 from ptt_jax.intervals import Unit
 
 HERE = Path(__file__).parent
 SETS = {
-    "vic_elec": ("more/vic_elec.csv.gz", 48),
-    "gefcom2012_load": ("more/gefcom2012_load.csv.gz", 24),
-    "NN5_daily": ("more/NN5_daily.csv.gz", 56),
-    "Beijing_air": ("more/Beijing_air.csv.gz", 24),
-    "WTH": ("more/WTH.csv.gz", 24),
-    "illness": ("national_illness.csv", 24),
-    "exchange_rate": ("exchange_rate.csv", 30),
+    **own.SETS,
     "ETTh1": ("ETTh1.csv", 24),
     "ETTh2": ("ETTh2.csv", 48),
     "ETTm1": ("ETTm1.csv", 96),
@@ -58,9 +53,7 @@ class Ridge:
         s_R, c_R = s_R[some], c_R[some]
         x_RT, mean_R1 = centre(windows[s_R, c_R, :lookback], known[s_R, c_R, :lookback])
         y_RH, late_R = windows[s_R, c_R, lookback:] - mean_R1, s_R >= 0.8 * len(windows)
-        gram, cross = x_RT[~late_R].T @ x_RT[~late_R], x_RT[~late_R].T @ y_RH[~late_R]
-        maps = [np.linalg.solve(gram + g * np.trace(gram) / lookback * np.eye(lookback), cross)
-                for g in calibrate.RIDGES]  # fmt: skip
+        maps = calibrate.ridges(x_RT[~late_R], y_RH[~late_R])
         self.weights_TH = min(maps, key=lambda w: float(np.square(y_RH[late_R] - x_RT[late_R] @ w).sum()))
 
     def __call__(self, history_RT: np.ndarray, horizon: int) -> np.ndarray:

@@ -32,7 +32,9 @@ import pandas as pd
 from ledger import command
 
 from ptt_jax import checkpoint, config, finetune, train
-from ptt_jax.config import UserError, write_atomic
+from ptt_jax import store as stores
+from ptt_jax.errors import UserError
+from ptt_jax.files import write_atomic
 
 HERE = Path(__file__).parent
 SMALL = {
@@ -168,13 +170,13 @@ def outcome(folder: Path) -> dict[str, Any]:
     card = checkpoint.find_backbone(run)
     backbone = checkpoint.load_backbone(card, train.shapes(train.build(card["architecture"], "float32")))
     cfg = config.from_json((run / "config.json").read_text())
-    found["weights"] = checkpoint.content_hash(backbone)
+    found["weights"] = stores.content_hash(backbone)
     for path in sorted(run.glob("prompts/*.json")):
         of = checkpoint.load_prompts(run, path.stem, card["content_hash"])
-        found[f"weights of {path.stem}"] = checkpoint.content_hash({str(h): p for h, some in of.items() for p in some})
+        found[f"weights of {path.stem}"] = stores.content_hash({str(h): p for h, some in of.items() for p in some})
     for path in sorted(run.glob("finetuned/*.json")):
         tuned = finetune.load(cfg, run, path.stem, card, backbone)
-        found[f"weights of {path.stem}"] = checkpoint.content_hash({str(h): tree for h, tree in tuned.items()})
+        found[f"weights of {path.stem}"] = stores.content_hash({str(h): tree for h, tree in tuned.items()})
     return found
 
 

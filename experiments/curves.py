@@ -7,7 +7,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ptt_jax.report import STYLE
+from ptt_jax.pictures import STYLE
 
 SHADES = ("#0072B2", "#E69F00", "#009E73", "#999999")  # by width, the largest first
 COLOURS = {"linear": "#009E73", "scratch": "#CC79A7", "head": "#E69F00", "full": "#0072B2", "prompt": "#D55E00"}

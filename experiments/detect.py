@@ -35,7 +35,8 @@ from ledger import Ledger, fingerprint, set_table
 
 from ptt_jax import checkpoint, config, data, detect, lessons, mesh, ranking, train
 from ptt_jax import main as program
-from ptt_jax.config import UserError
+from ptt_jax.errors import UserError
+from ptt_jax.seal import read_json
 
 HERE = Path(__file__).parent
 FILES = {"NAB": "NAB.csv.gz", "UCR": "UCR_anomaly*.csv.gz", "SMAP": "SMAP.csv.gz", "SMAP-telemetry": "SMAP.csv.gz",
@@ -166,7 +167,7 @@ class Cell(NamedTuple):
             shown.append((case, scores))
         if not self.seed:
             draw(self.name, [shown[i] for i in np.linspace(0, len(shown) - 1, min(3, len(shown))).astype(int)])
-        said = checkpoint.read_json(folder / "prompts" / f"{self.name}.json")
+        said = read_json(folder / "prompts" / f"{self.name}.json")
         (_, first), best = said["looks"][0], min(loss for _, loss in said["looks"])
         return pd.DataFrame(rows), f"held-back loss {first:.4f} to {best:.4f}, step {said['step']}"
 

@@ -36,10 +36,12 @@ import pandas as pd
 from ledger import command
 
 from ptt_jax import Bank, Forecaster, checkpoint, config, data, fitted, loop, main, mesh, prompts, train, tune
-from ptt_jax.checkpoint import Store
-from ptt_jax.config import UserError
+from ptt_jax import store as stores
+from ptt_jax.errors import UserError
+from ptt_jax.files import write_atomic
 from ptt_jax.found import Found
 from ptt_jax.log import Log
+from ptt_jax.store import Store
 
 RESULTS = Path(__file__).parent / "results"
 SHOWN = ("report.html", "report.md", "figures")
@@ -97,7 +99,7 @@ def digest(*content: Any) -> str:
         if isinstance(of, pd.DataFrame):
             sha.update(of.to_csv().encode() + str(of.dtypes.tolist()).encode())
         elif all(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(of)):
-            sha.update(checkpoint.content_hash(of).encode())
+            sha.update(stores.content_hash(of).encode())
         else:
             sha.update(json.dumps(of, sort_keys=True, default=str).encode())
     return sha.hexdigest()
@@ -253,7 +255,7 @@ def study(argv: list[str] | None = None) -> int:
         str(pd.Timestamp.now().date()),
         command("flips", sys.argv[1:] if argv is None else argv),
     )
-    config.write_atomic(RESULTS / "flips.csv", table.to_csv(index=False))
+    write_atomic(RESULTS / "flips.csv", table.to_csv(index=False))
     for row in rows:
         if row["verdict"] == SILENT:
             print(row)

@@ -28,7 +28,8 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from hypothesis import strategies as st
 
 from ptt_jax import config, data, flags, frames, stages, windows
-from ptt_jax.config import UserError
+from ptt_jax.errors import UserError
+from ptt_jax.knobs import KNOBS
 
 HERE = Path(__file__).parent
 LONGEST = 2000  # characters of a sentence
@@ -240,25 +241,25 @@ def read_frame(df: pd.DataFrame, freq: str, horizon: int) -> str:
 
 # ---- configs ----
 
-KEYS = [key for key, *_ in config.KNOBS]
+KEYS = [key for key, *_ in KNOBS]
 TEXTS = st.one_of(
     st.sampled_from([*ODD, "-1", "0", "1", "2", "3.5", "1e3", "()", "1,2", "(1,)", "[1]", "{}", "None", "False"]),
     st.integers(-(2**70), 2**70).map(str), st.floats().map(repr), st.text(max_size=12),
     st.lists(st.one_of(st.integers(-2, 2000), st.floats()), max_size=4).map(lambda v: ",".join(map(str, v))),
-    st.sampled_from([v for _, value, _, _ in config.KNOBS for v in (str(value), repr(value))]),
+    st.sampled_from([v for _, value, _, _ in KNOBS for v in (str(value), repr(value))]),
 )  # fmt: skip
 KEY = st.one_of(
     st.sampled_from(KEYS), st.sampled_from(KEYS), st.sampled_from(["model", "modle.width", "", ".", "a.b.c"])
 )
 # a value that is one knob's own, as often as anything
-KNOB = st.one_of(st.tuples(KEY, TEXTS), st.sampled_from([(key, str(value)) for key, value, *_ in config.KNOBS]))
+KNOB = st.one_of(st.tuples(KEY, TEXTS), st.sampled_from([(key, str(value)) for key, value, *_ in KNOBS]))
 
 
 def check_config(cfg: Any) -> None:
     """Every knob is there, of its type, in its range, and the config survives JSON."""
     config.check(cfg)
     known = config.flat(cfg)
-    for key, standard, rule, _ in config.KNOBS:
+    for key, standard, rule, _ in KNOBS:
         well_formed(type(known[key]) is type(standard) and rule.holds(known[key]), key)
     again = config.from_json(config.to_json(cfg))
     well_formed(config.flat(again) == known and config.content_hash(again) == config.content_hash(cfg), "JSON")

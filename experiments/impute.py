@@ -29,7 +29,7 @@ from ledger import Ledger, fingerprint, set_table
 from reproduce import MOST_SEEDS, at_hand
 
 from ptt_jax import checkpoint, config, data, gaps, imputation, impute, mesh, problems, report, train
-from ptt_jax.config import UserError
+from ptt_jax.errors import UserError
 from ptt_jax.flags import load_file
 from ptt_jax.log import Log
 from ptt_jax.main import set_up

@@ -11,7 +11,8 @@ from typing import Any
 import pandas as pd
 
 from ptt_jax import config
-from ptt_jax.config import write_atomic
+from ptt_jax.files import write_atomic
+from ptt_jax.knobs import FREE
 
 README = Path(__file__).parent / "README.md"
 
@@ -59,7 +60,7 @@ def fingerprint(cfg: Any, **constants: Any) -> str:
     """Returns 8 hex digits over what decides a study's figures: a script's constants, and all knobs, those at their
     default too, so that a changed default is noticed, but for where things lie and what may differ between two calls.
     """
-    knobs = {k: v for k, v in config.flat(cfg).items() if k not in (*config.FREE, "backbone", "data.path")}
+    knobs = {k: v for k, v in config.flat(cfg).items() if k not in (*FREE, "backbone", "data.path")}
     text = json.dumps({"knobs": knobs, "constants": constants}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 

@@ -9,7 +9,7 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from tokens import SIDES, by_lag, components
 
-from ptt_jax.report import STYLE
+from ptt_jax.pictures import STYLE
 
 if TYPE_CHECKING:
     from tokens import Seen

@@ -47,11 +47,12 @@ from ptt_jax import (
 )
 from ptt_jax import train as training
 from ptt_jax import tune as tuning
-from ptt_jax.config import UserError
 from ptt_jax.encodings import Cached
+from ptt_jax.errors import UserError
 from ptt_jax.log import Log
 from ptt_jax.loop import Loop, keys
 from ptt_jax.problems import Problem
+from ptt_jax.seal import read_json
 from ptt_jax.windows import Span, past
 
 RESULTS = Path(__file__).parent / "results"
@@ -144,7 +145,7 @@ def adapt(cell: Cell, cfg: ConfigDict, folder: Path, problem: Problem) -> pd.Dat
     checkpoint.refer(run, card)
     kind, learn = ("prompts", tuning.tune) if cell.model == "prompt" else ("finetuned", finetune.finetune)
     task = learn(cfg, run, problem, Log(run / "metrics.jsonl"))
-    parameters = checkpoint.read_json(run / kind / f"{task}.json")["tuned_parameters"]
+    parameters = read_json(run / kind / f"{task}.json")["tuned_parameters"]
     looks = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     shutil.rmtree(run)
     errors = [(look["step"], mean(look["train_mse"]), mean(look["validation_mse"])) for look in looks]

@@ -24,7 +24,7 @@ import pandas as pd
 from ledger import Ledger, command, show
 
 from ptt_jax import Forecaster, baselines, data, fitting, frames, intervals, mesh, predict, problems, recipe
-from ptt_jax.config import UserError
+from ptt_jax.errors import UserError
 
 HERE = Path(__file__).parent
 # file, horizon: a day of hours and half hours, what a bank plans of its machines, a season of flu, a month of rates

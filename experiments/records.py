@@ -11,9 +11,12 @@ from typing import Any
 import pandas as pd
 from cells import PARTS, SETS, Cell
 
-from ptt_jax import checkpoint, config
-from ptt_jax.config import UserError, write_atomic
+from ptt_jax import config
+from ptt_jax.errors import UserError
+from ptt_jax.files import write_atomic
 from ptt_jax.flags import parse
+from ptt_jax.knobs import FREE
+from ptt_jax.seal import read_json
 
 HERE = Path(__file__).parent
 MOST_SEEDS = 10
@@ -80,7 +83,7 @@ def keep(plan: Plan, part: str, cell: Cell, seconds: float) -> None:
     frame, (home, name) = pd.read_csv(folder / "results.csv").round(6), origin(part, cell)
     about = {
         "seconds": round(seconds, 1), "date": datetime.date.today().isoformat(), "hash": config.content_hash(cfg),
-        "versions": checkpoint.read_json(folder / "versions.json"),
+        "versions": read_json(folder / "versions.json"),
         # The directory of runs is everybody's own.
         "command": shlex.join(["python", "-m", "ptt_jax.main", *(a for a in argv if "--workdir" not in a)]).replace(
             str(plan.runs), "runs/reproduce"
@@ -96,7 +99,7 @@ def keep(plan: Plan, part: str, cell: Cell, seconds: float) -> None:
 
 def knobs(cfg: Any) -> dict[str, Any]:
     """Returns every knob that decides a cell's numbers, as JSON has them; which backbone it took stands elsewhere."""
-    kept = {key: value for key, value in config.flat(cfg).items() if key not in (*config.FREE, "backbone")}
+    kept = {key: value for key, value in config.flat(cfg).items() if key not in (*FREE, "backbone")}
     return dict(json.loads(json.dumps(kept)))
 
 
@@ -144,7 +147,7 @@ def is_stale(plan: Plan, part: str, cell: Cell) -> bool:
     cards = [folder / "backbone.json" for folder in (file.parent, plan.folder(home) / name)]
     if not home or not all(card.exists() for card in cards):
         return False
-    mine, its = map(checkpoint.read_json, cards)
+    mine, its = map(read_json, cards)
     # Random weights are alike under knobs that change no shape: the hash alone does not tell.
     return any(mine.get(key) != its.get(key) for key in ("content_hash", "architecture"))
 

@@ -36,7 +36,8 @@ from records import MOST_SEEDS, Plan, finished, found, gather, is_stale, keep, o
 from tables import by_horizon, markdown, write_table
 
 from ptt_jax import benchmarks
-from ptt_jax.config import UserError, write_atomic
+from ptt_jax.errors import UserError
+from ptt_jax.files import write_atomic
 from ptt_jax.main import main as run_main
 
 # Parts that are scripts of their own.

@@ -19,10 +19,11 @@ import pandas as pd
 from ml_collections import ConfigDict
 from peaks import timed
 
-from ptt_jax import Bank, Forecaster, checkpoint, config, intervals, predict, prompts, train
-from ptt_jax.checkpoint import Store
+from ptt_jax import Bank, Forecaster, config, intervals, predict, prompts, train
+from ptt_jax import store as stores
 from ptt_jax.model import init
 from ptt_jax.parcel import Parcel
+from ptt_jax.store import Store
 
 Record = dict[str, Any]
 WRITTEN = 20  # copies that are written to be weighed: they differ by what noise compresses to
@@ -43,7 +44,7 @@ def draw(cfg: ConfigDict, horizon: int, tenants: int, folder: Path) -> tuple[Ban
     card = train.architecture(cfg)
     model = train.build(card, cfg.compute_dtype, views=cfg.views)
     backbone = init(model, jax.random.key(0))
-    about = {"run": "", "step": 0, "architecture": card, "content_hash": checkpoint.content_hash(backbone)}
+    about = {"run": "", "step": 0, "architecture": card, "content_hash": stores.content_hash(backbone)}
     store = Store(folder / "run" / "backbone", ("params",))
     store.save(0, {"params": backbone}, {})
     store.close()
@@ -82,7 +83,7 @@ def measure(cfg: ConfigDict, horizon: int, tenants: int, rounds: int) -> list[Re
         (folder / "copies").mkdir()
         written = min(WRITTEN, tenants)
         for task, weights in zip(tasks[:written], copy[:written], strict=True):
-            whole = task._replace(prompt={**checkpoint.names(jax.device_get(weights)), **task.prompt})
+            whole = task._replace(prompt={**stores.names(jax.device_get(weights)), **task.prompt})
             whole.write(folder / "copies" / f"{task.name}.npz")
         size = {
             "disk_bytes_bank": weigh(bank.folder), "disk_bytes_backbone": weigh(bank.folder / "backbone"),

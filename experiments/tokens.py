@@ -30,8 +30,9 @@ from ml_collections import ConfigDict
 from ptt_jax import checkpoint, config, data, mesh, problems, prompts
 from ptt_jax import train as training
 from ptt_jax.attention import walk
-from ptt_jax.config import UserError
+from ptt_jax.errors import UserError
 from ptt_jax.model import CrossMAE
+from ptt_jax.seal import read_json
 from ptt_jax.windows import future, past
 
 RESULTS = Path(__file__).parent / "results"
@@ -64,8 +65,8 @@ def read(run: Path) -> tuple[ConfigDict, dict[str, Any], dict[str, Any]]:
     """Returns a run's config, its backbone's card, and what tells the run from others (KEYS, VERSIONS). A knob
     that a run of an earlier version lacks stands at its default."""
     cfg = config.default()
-    cfg.update(config.from_json(json.dumps(checkpoint.read_json(run / "config.json"))))
-    card, name = checkpoint.find_backbone(run), checkpoint.read_json(run / "data.json")["name"]
+    cfg.update(config.from_json(json.dumps(read_json(run / "config.json"))))
+    card, name = checkpoint.find_backbone(run), read_json(run / "data.json")["name"]
     known = name, cfg.seed, fingerprint(cfg, rows=ROWS, phases=[*PHASES]), card["content_hash"][:12]
     return cfg, card, dict(zip((*KEYS, *VERSIONS), known, strict=True))
 

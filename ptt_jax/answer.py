@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from ptt_jax import frames
-from ptt_jax.config import UserError
+from ptt_jax.errors import UserError
 from ptt_jax.frames import Table
 from ptt_jax.intervals import Intervals
 

@@ -22,12 +22,13 @@ import jax
 import numpy as np
 import pandas as pd
 
-from ptt_jax import answer, checkpoint, config, fitted, frames, intervals, parcel, predict, stacks, train
-from ptt_jax.config import UserError
+from ptt_jax import answer, checkpoint, fitted, frames, intervals, parcel, predict, stacks, train
+from ptt_jax.errors import UserError
+from ptt_jax.files import to_path
 from ptt_jax.forecaster import Forecaster, plain
 from ptt_jax.frame import nearest
 from ptt_jax.parcel import Parcel
-from ptt_jax.seal import write_json
+from ptt_jax.seal import read_json, write_json
 
 FORMAT = 1  # of bank.json
 
@@ -40,10 +41,10 @@ class Bank:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = config.to_path(folder, "folder").absolute()
+        self.folder = to_path(folder, "folder").absolute()
         if not (self.folder / "bank.json").is_file():
             raise UserError(f"{self.folder} is no bank; accepted: a folder that Bank.create made")
-        about = checkpoint.read_json(self.folder / "bank.json")
+        about = read_json(self.folder / "bank.json")
         if about.get("format") != FORMAT:
             raise UserError(f"{self.folder / 'bank.json'} has format {about.get('format')!r}; accepted: {FORMAT}")
         self.card = checkpoint.find_backbone(self.folder)
@@ -63,8 +64,8 @@ class Bank:
 
         Raises UserError when something is in the folder, or the backbone is not what its run wrote.
         """
-        of = backbone.fitted.folder if isinstance(backbone, Forecaster) else config.to_path(backbone, "backbone")
-        card, target = checkpoint.find_backbone(of), config.to_path(folder, "folder").absolute()
+        of = backbone.fitted.folder if isinstance(backbone, Forecaster) else to_path(backbone, "backbone")
+        card, target = checkpoint.find_backbone(of), to_path(folder, "folder").absolute()
         checkpoint.load_backbone(card, train.shapes(train.build(card["architecture"], "float32")))
         if target.exists() and not (target.is_dir() and not any(target.iterdir())):
             raise UserError(f"Bank.create({str(folder)!r}): something is there; accepted: a new folder, or Bank.open")

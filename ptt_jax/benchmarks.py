@@ -9,7 +9,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from ptt_jax.config import UserError, to_path
+from ptt_jax.errors import UserError
+from ptt_jax.files import to_path
 
 ETT_URL = "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/main/ETT-small/"
 ETT, AUTOFORMER = "zhouhaoyi/ETDataset on GitHub", "the data collection that the README of thuml/Autoformer points to"

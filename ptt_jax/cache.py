@@ -7,7 +7,8 @@ from pathlib import Path
 
 import jax
 
-from ptt_jax.config import UserError, to_path
+from ptt_jax.errors import UserError
+from ptt_jax.files import to_path
 
 
 def offer(folder: str) -> None:

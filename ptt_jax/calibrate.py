@@ -99,9 +99,7 @@ def crossed(table: Table, after: list[int], lookback: int, horizon: int) -> np.n
         s_R, c_R = (rng.choice(a, taught) for a in (teach_S, z_TC.shape[1]))
         x_RT, mean_R1 = rows(s_R, c_R)
         y_RH = target_TC[s_R[:, None] + ahead, c_R[:, None]] - mean_R1
-        gram, cross = (x_RT.T @ x_RT).astype(float), (x_RT.T @ y_RH).astype(float)
-        scale = np.trace(gram) / lookback or 1.0  # of series that never move
-        maps = [np.linalg.solve(gram + g * scale * np.eye(lookback), cross).astype(np.float32) for g in RIDGES]
+        maps = ridges(x_RT, y_RH)
         for w in np.flatnonzero((start_W >= fold_S[0]) & (start_W <= fold_S[-1])):
             x_CT, mean_C1 = rows(np.full(z_TC.shape[1], start_W[w]), np.arange(z_TC.shape[1]))
             truth_HC = z_TC[start_W[w] + ahead]
@@ -109,6 +107,13 @@ def crossed(table: Table, after: list[int], lookback: int, horizon: int) -> np.n
                 residual_GWHC[g, w] = truth_HC - (x_CT @ weights_TH + mean_C1).T
     best = int(np.nanargmin(np.nan_to_num(np.square(residual_GWHC)).sum((1, 2, 3))))
     return usual(table, residual_GWHC[best] * scaler.scale_C, after, lookback)
+
+
+def ridges(x_RT: np.ndarray, y_RH: np.ndarray) -> list[np.ndarray]:
+    """Returns weights_TH float32 of the linear map that each of RIDGES makes of these rows."""
+    gram, cross = (x_RT.T @ x_RT).astype(float), (x_RT.T @ y_RH).astype(float)
+    scale = np.trace(gram) / len(gram) or 1.0  # of series that never move
+    return [np.linalg.solve(gram + g * scale * np.eye(len(gram)), cross).astype(np.float32) for g in RIDGES]
 
 
 def ratio(own_WHC: np.ndarray, map_WHC: np.ndarray, unit_WC: np.ndarray) -> np.ndarray:

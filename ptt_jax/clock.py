@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ptt_jax.config import UserError, brief
+from ptt_jax.errors import UserError, brief
 
 # pandas' own guessing swaps day and month row by row and changes between versions; this takes digits, in one order
 STAMP = (

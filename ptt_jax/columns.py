@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ptt_jax.clock import EPOCHS, STAMP, number_stamps, read_stamps
-from ptt_jax.config import UserError, brief
+from ptt_jax.errors import UserError, brief
 from ptt_jax.frame import BAD_NUMBERS, TIME_NAMES, nearest, shorten, to_numbers
 
 DEFAULTS = ("unique_id", "ds", "y")

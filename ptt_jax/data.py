@@ -17,7 +17,8 @@ import pandas as pd
 from ptt_jax import config
 from ptt_jax.benchmarks import TABLE, find
 from ptt_jax.clock import counted, read_stamps, season, step_seconds, to_grid
-from ptt_jax.config import UserError
+from ptt_jax.errors import UserError
+from ptt_jax.files import to_path
 from ptt_jax.frame import find_time_column, nearest, parse, read_bytes, read_numbers, read_table, shorten
 from ptt_jax.generated import generate
 
@@ -139,7 +140,7 @@ def load_csv(data: Any) -> Series:
     """An own file with one row for each time stamp, brought to its grid."""
     if not data.path:
         raise UserError("config.data.path is empty; data.name='csv' needs the path of a .csv, .csv.gz or .parquet file")
-    path = config.to_path(data.path, "config.data.path")
+    path = to_path(data.path, "config.data.path")
     frame, byte_notes = read_table(path, data.time_column)
     time_column = find_time_column(frame, data.time_column, path)
     stamps_T, stamp_notes = read_stamps(frame[time_column], path)

@@ -27,7 +27,7 @@ from ml_collections import ConfigDict
 
 from ptt_jax import mesh as meshes
 from ptt_jax import prompts
-from ptt_jax.config import UserError
+from ptt_jax.errors import UserError
 from ptt_jax.layers import instance_stats, patchify
 from ptt_jax.model import VISIBLE_FLOOR, CrossMAE, Encoded, flatten, keepable, normalise
 from ptt_jax.prompts import Prompt

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from ptt_jax import attention, evaluate, processes, prompts, tally
 from ptt_jax import mesh as meshes
-from ptt_jax.config import write_atomic
+from ptt_jax.files import write_atomic
 from ptt_jax.model import CrossMAE
 from ptt_jax.problems import Problem
 from ptt_jax.windows import Span, Windows, past, take

@@ -31,10 +31,13 @@ from jax import Array
 from jax import export as jax_export
 
 from ptt_jax import checkpoint, config, fitted, predict
-from ptt_jax.config import UserError, to_path, write_atomic
+from ptt_jax import store as stores
+from ptt_jax.errors import UserError
+from ptt_jax.files import to_path, write_atomic
 from ptt_jax.fitted import Fitted
 from ptt_jax.intervals import LEVELS, STILL, Intervals
 from ptt_jax.predict import Predictor
+from ptt_jax.seal import read_json
 
 FORMAT = 1  # of the page
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # those that jax.export has names for
@@ -126,7 +129,7 @@ def write(path: str | Path, predictor: Predictor, about: dict[str, Any], platfor
         "input": {"name": "history", "shape": ["rows", predictor.lookback], "dtype": "float32", "missing": "NaN"},
         "output": {"name": "forecast", "shape": ["rows", predictor.horizon], "dtype": "float32", "missing": "NaN"},
         "patch": predictor.model.patch,
-        "backbone": checkpoint.content_hash(predictor.backbone),
+        "backbone": stores.content_hash(predictor.backbone),
         "notes": NOTES,
         **about,
     }  # fmt: skip
@@ -173,7 +176,7 @@ def check(target: Path, platforms: Sequence[str]) -> None:
 def is_page(path: Path) -> bool:
     """Says whether a file is a page of this module."""
     try:
-        return "program" in checkpoint.read_json(path)
+        return "program" in read_json(path)
     except UserError:
         return False
 
@@ -207,8 +210,8 @@ def of_run(run: Path, horizon: int = 0) -> tuple[Predictor, dict[str, Any]]:
     has no prompt, or not for that horizon, or one for each channel.
     """
     cfg = config.default()  # where a knob stands that an earlier version did not know
-    cfg.update(config.from_json(json.dumps(checkpoint.read_json(run / "config.json"))))
-    tasks = [file for file in sorted((run / "prompts").glob("*.json")) if "levels" not in checkpoint.read_json(file)]
+    cfg.update(config.from_json(json.dumps(read_json(run / "config.json"))))
+    tasks = [file for file in sorted((run / "prompts").glob("*.json")) if "levels" not in read_json(file)]
     if cfg.tune.prompts == "channel" or not tasks:
         what = "a prompt for each channel, and a row does not say which it is" if tasks else "no tuned prompt"
         raise UserError(f"{run} has {what}; accepted: a run of tune.mode=prompt, or the folder of Forecaster.save")
@@ -218,5 +221,5 @@ def of_run(run: Path, horizon: int = 0) -> tuple[Predictor, dict[str, Any]]:
         raise UserError(f"{run} has no horizon {horizon} to export; accepted: {', '.join(map(str, accepted))}")
     cfg.horizons = (horizon or longest,)
     predictor = fitted.predictor(run, tasks[0].stem, cfg)
-    data = checkpoint.read_json(run / "data.json")
-    return predictor, {"freq": data["freq"], "prompt": checkpoint.read_json(tasks[0])["content_hash"]}
+    data = read_json(run / "data.json")
+    return predictor, {"freq": data["freq"], "prompt": read_json(tasks[0])["content_hash"]}

@@ -18,16 +18,18 @@ from ml_collections import ConfigDict
 
 from ptt_jax import baselines, checkpoint, encodings, evaluate, memory, optim, problems, processes, prompts, step, tasks
 from ptt_jax import mesh as meshes
-from ptt_jax.checkpoint import Store
-from ptt_jax.config import PARTS, UserError
+from ptt_jax import store as stores
 from ptt_jax.encodings import Cached
+from ptt_jax.errors import UserError
+from ptt_jax.history import History, logged
+from ptt_jax.knobs import PARTS
 from ptt_jax.log import Log
 from ptt_jax.loop import Loop, Pause, check_finite, keys, parts, resume
 from ptt_jax.model import CrossMAE
 from ptt_jax.problems import Problem
 from ptt_jax.seal import write_json
+from ptt_jax.store import Store
 from ptt_jax.train import build, chain, shapes
-from ptt_jax.tune import History, logged
 from ptt_jax.windows import Span, Windows, past
 
 Params = Any
@@ -188,8 +190,8 @@ def finetune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: st
                 break
     store.finish()
     about = {
-        "format": checkpoint.FORMAT, "task": task, "mode": mode, "step": history.looks[-1][0],
-        "chosen": {h: history.steps(h, 0)[0] for h in best}, "content_hash": checkpoint.content_hash(best),
+        "format": stores.FORMAT, "task": task, "mode": mode, "step": history.looks[-1][0],
+        "chosen": {h: history.steps(h, 0)[0] for h in best}, "content_hash": stores.content_hash(best),
         "backbone": card["content_hash"], "backbone_run": card["run"], "tuned_parameters": tuned,
         "seconds": round(meta["seconds"], 1), "groups": table,
     }  # fmt: skip
@@ -205,10 +207,10 @@ def load(
     Raises UserError when they are not what the task's json names or belong to another backbone.
     """
     about = checkpoint.read_card(run / "finetuned" / f"{task}.json")
-    if about.get("format") not in checkpoint.READ:
+    if about.get("format") not in stores.READ:
         raise UserError(
             f"{run / 'finetuned' / task} is of another version of ptt_jax (format {about.get('format')}, not "
-            f"{' or '.join(map(str, checkpoint.READ))}); accepted: what this version trained"
+            f"{' or '.join(map(str, stores.READ))}); accepted: what this version trained"
         )
     if about["backbone"] != card["content_hash"]:
         raise UserError(
@@ -221,7 +223,7 @@ def load(
     store = Store(run / "finetuned" / task, ("best", "state"), write=False)
     best = store.restore(about["step"], "best", {str(h): like for h in cfg.horizons})
     store.close()
-    if checkpoint.content_hash(best) != about["content_hash"]:
+    if stores.content_hash(best) != about["content_hash"]:
         raise UserError(
             f"{run}/finetuned/{task}/{about['step']} is not what {task}.json names (content hash differs); "
             f"accepted: the files as the run wrote them"

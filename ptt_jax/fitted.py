@@ -23,10 +23,12 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from ptt_jax import checkpoint, config, train
-from ptt_jax.config import UserError, write_atomic
+from ptt_jax import store as stores
+from ptt_jax.errors import UserError
+from ptt_jax.files import write_atomic
 from ptt_jax.intervals import Intervals, Unit
 from ptt_jax.predict import Predictor
-from ptt_jax.seal import write_json
+from ptt_jax.seal import read_json, write_json
 
 FORMAT = 1  # of forecaster.json and forecaster.npz
 
@@ -67,7 +69,7 @@ class Fitted:
     @functools.cached_property
     def prompt_hash(self) -> str:
         """Of the prompt's file as it was when this was made."""
-        return str(checkpoint.read_json(self.folder / "prompts" / f"{self.task}.json")["content_hash"])
+        return str(read_json(self.folder / "prompts" / f"{self.task}.json")["content_hash"])
 
     def __post_init__(self) -> None:
         _ = self.prompt_hash
@@ -87,10 +89,7 @@ def write(of: Fitted, folder: Path, params: dict[str, Any]) -> None:
     Forecaster's arguments. Raises UserError when the files are not those of what was fitted any more."""
     card = checkpoint.find_backbone(of.folder)
     prompt = checkpoint.read_card(of.folder / "prompts" / f"{of.task}.json")
-    if (
-        checkpoint.content_hash(of.predictor.backbone) != card["content_hash"]
-        or prompt["content_hash"] != of.prompt_hash
-    ):
+    if stores.content_hash(of.predictor.backbone) != card["content_hash"] or prompt["content_hash"] != of.prompt_hash:
         raise UserError(f"{of.folder} holds another backbone or prompt than was fitted; accepted: a new fit, or load")
     if folder != of.folder or card["run"] != str(of.folder):
         copy(Path(card["run"]) / "backbone", folder / "backbone", card["step"], "params")
@@ -102,7 +101,7 @@ def write(of: Fitted, folder: Path, params: dict[str, Any]) -> None:
     about = {
         "format": FORMAT, "params": params, "task": of.task, "names": of.names_C, "freq": of.freq, "season": of.season,
         "unit": of.intervals.unit, "tail": None if of.tail is None else to_json(of.tail),
-        "intervals": checkpoint.content_hash(arrays(of.intervals)),
+        "intervals": stores.content_hash(arrays(of.intervals)),
     }  # fmt: skip
     content = io.BytesIO()
     np.savez(content, **arrays(of.intervals))  # type: ignore[arg-type]  # the stub takes each for `allow_pickle`
@@ -127,15 +126,15 @@ def read(folder: Path) -> tuple[Fitted, dict[str, Any]]:
     another version."""
     folder = folder.absolute()
     path = folder / "forecaster.json"
-    about = checkpoint.read_json(path)
+    about = read_json(path)
     if about.get("format") != FORMAT:
         raise UserError(f"{path} has format {about.get('format')!r}; accepted: {FORMAT}, that of this version")
     try:
         with np.load(io.BytesIO((folder / "forecaster.npz").read_bytes()), allow_pickle=False) as kept:
             unit = Unit(*about.get("unit", ()))  # an earlier version had none
             known = Intervals(kept["quantile_QH"], kept["ratio_C"], float(kept["relative"]), unit)
-        whole = about.get("intervals") in (None, checkpoint.content_hash(arrays(known)))  # None: of an earlier version
-        cfg = config.from_json(json.dumps(checkpoint.read_json(folder / "config.json")))
+        whole = about.get("intervals") in (None, stores.content_hash(arrays(known)))  # None: of an earlier version
+        cfg = config.from_json(json.dumps(read_json(folder / "config.json")))
         tail = None if about["tail"] is None else from_json(about["tail"])
         cfg.cache_dir = config.default().cache_dir if cfg.cache_dir else ""  # a stranger's would hold programs
         task, names_C = checkpoint.plain(about["task"], path), tuple(about["names"])

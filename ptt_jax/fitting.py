@@ -30,12 +30,15 @@ from ptt_jax import (
     tune,
 )  # fmt: skip
 from ptt_jax import mesh as meshes
-from ptt_jax.config import UserError
 from ptt_jax.data import Series
+from ptt_jax.errors import UserError
+from ptt_jax.files import to_path
 from ptt_jax.fitted import Fitted, Scratch
 from ptt_jax.frames import Table
 from ptt_jax.intervals import Unit
+from ptt_jax.knobs import KNOBS
 from ptt_jax.log import Log
+from ptt_jax.seal import read_json
 
 SHORT = 240  # rows below which a history is called short
 TYPICAL = 0.25  # quantile of the series' lengths that the rules go by
@@ -77,7 +80,7 @@ class Wish(NamedTuple):
             if not isinstance(params[name], kind):
                 raise UserError(f"Forecaster({name}={params[name]!r}): accepted: {words}")
         knobs = dict(params["knobs"] or {})
-        known = {key: standard for key, standard, _, _ in config.KNOBS}
+        known = {key: standard for key, standard, _, _ in KNOBS}
         for key in knobs:
             if key not in known:
                 raise UserError(f"knobs: config key {key} does not exist; {config.nearest(str(key), list(known))}")
@@ -142,7 +145,7 @@ def settle(table: Table, wish: Wish, card: dict[str, Any]) -> tuple[ConfigDict, 
 def unlearned(knobs: Mapping[str, Any], card: dict[str, Any]) -> list[str]:
     """Returns the knobs of pre-training that say otherwise than a backbone was made, as far as its run tells."""
     path = Path(card["run"]) / "config.json"
-    known = config.flat(config.from_json(json.dumps(checkpoint.read_json(path)))) if path.exists() else {}
+    known = config.flat(config.from_json(json.dumps(read_json(path)))) if path.exists() else {}
     known |= {f"model.{key}": value for key, value in card["architecture"].items()}
     return [k for k, v in knobs.items() if k.startswith(("model.", "pretrain.")) and (k not in known or known[k] != v)]
 
@@ -156,7 +159,7 @@ def learn(table: Table, wish: Wish, card: dict[str, Any], alive: tuple[Scratch, 
     series = as_series(table, kept)
     step = table.freq or table.step
     own = () if wish.workdir else (Scratch(),)
-    folder = own[0].folder if own else config.to_path(wish.workdir, "workdir").absolute()
+    folder = own[0].folder if own else to_path(wish.workdir, "workdir").absolute()
     problem = problems.prepare(series, meshes.make(cfg.devices), cfg.data.device_bytes)
     train.check(cfg, problem)
     about = {"name": series.name, "fingerprint": series.fingerprint, "freq": step, "splits": series.splits}

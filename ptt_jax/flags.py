@@ -11,7 +11,9 @@ import absl.flags
 from ml_collections import ConfigDict, config_flags
 
 from ptt_jax import config
-from ptt_jax.config import UserError
+from ptt_jax.errors import UserError
+from ptt_jax.files import to_path
+from ptt_jax.knobs import KNOBS
 from ptt_jax.seal import opened
 
 
@@ -23,7 +25,7 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
         raise UserError(
             f"{many} --config=FILE given; accepted: one, like --config=configs/quickstart.py (--help says more)"
         )
-    cfg = load_file(config.to_path(files[0], "--config"))
+    cfg = load_file(to_path(files[0], "--config"))
     config.check(cfg)
     plain = config.content_hash(cfg)
     override(cfg, argv)
@@ -37,12 +39,12 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
     config.check(cfg)
     named, changed = option(argv, "workdir"), config.content_hash(cfg) != plain
     usual = f"runs/{Path(files[0]).stem}{f'-{config.content_hash(cfg)}' * changed}"
-    return cfg, config.to_path(named or usual, "--workdir")
+    return cfg, to_path(named or usual, "--workdir")
 
 
 def override(cfg: ConfigDict, argv: list[str]) -> None:
     """Sets the knobs that flags name. Raises UserError for a flag that is mistyped."""
-    known = {key: (standard, rule) for key, standard, rule, _ in config.KNOBS}
+    known = {key: (standard, rule) for key, standard, rule, _ in KNOBS}
     for flag in (a for a in argv if a.startswith("--config.")):  # one by one, so that an error knows its flag
         key, equals, value = flag.removeprefix("--config.").partition("=")
         if key not in known:
@@ -65,7 +67,7 @@ def parse_stage(argv: list[str]) -> tuple[ConfigDict, set[str]]:
     """Returns the config of a stage of `stages.py`, which needs no file, and the knobs that a file or a flag sets.
     Raises UserError as `parse` does."""
     files = [a.partition("=")[2] for a in argv if a.startswith("--config=")]
-    cfg = load_file(config.to_path(files[-1], "--config")) if files else config.default()
+    cfg = load_file(to_path(files[-1], "--config")) if files else config.default()
     standard = config.flat(config.default())
     said = {key for key, value in config.flat(cfg).items() if value != standard.get(key)}
     override(cfg, argv)
@@ -94,7 +96,7 @@ def profile_folder(argv: list[str]) -> str:
     if not folder:
         raise UserError("--profile has no value; accepted: --profile=DIR, a directory that can be written")
     try:
-        path = config.to_path(folder, "--profile")
+        path = to_path(folder, "--profile")
         path.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise UserError(f"--profile={folder}: {e.strerror}; accepted: a directory that can be written") from None
@@ -130,5 +132,5 @@ def load_file(path: Path) -> ConfigDict:
 
 def legend(usage: str) -> str:
     """Returns the words of --help: the usage, then every knob with its default and its legend."""
-    knobs = [f"  --config.{key}={value!r:<12} {text}" for key, value, _, text in config.KNOBS]
+    knobs = [f"  --config.{key}={value!r:<12} {text}" for key, value, _, text in KNOBS]
     return "\n".join([usage.strip(), "", "Knobs, with the defaults that a config file may change:", *knobs])

@@ -38,7 +38,8 @@ from ptt_jax import (
     predict,
 )
 from ptt_jax import mesh as meshes
-from ptt_jax.config import UserError
+from ptt_jax.errors import UserError
+from ptt_jax.files import to_path
 from ptt_jax.fitted import Fitted, Scratch
 from ptt_jax.fitting import Wish
 from ptt_jax.frames import Table
@@ -52,7 +53,7 @@ class Forecaster:
       freq: pandas offset alias of the step, or a whole number; '' = the commonest difference of the frame's stamps.
       season, lookback, patch: in steps; 0 = by rule, from the frame (`seasons.estimate`, `recipe.recipe`).
       seed: root of every random number.
-      knobs: {'model.width': 128, ...}, any knob of config.py in the place of what the rules say.
+      knobs: {'model.width': 128, ...}, any knob of knobs.py in the place of what the rules say.
       id_column, time_column, target_column: of a long frame.
       name: of the forecast's column.
       workdir: where checkpoints lie; a fit that was stopped goes on there. '' = a temporary folder.
@@ -118,7 +119,7 @@ class Forecaster:
         """Tunes a prompt for the frame's series on a backbone that is there: a Forecaster, or the folder of a run or of
         `save`. It is only read. Raises UserError as `fit` does, or when the backbone does not fit."""
         other = backbone.fitted if isinstance(backbone, Forecaster) else None
-        folder = other.folder if other else config.to_path(str(backbone), "backbone")
+        folder = other.folder if other else to_path(str(backbone), "backbone")
         return self._learn(df, checkpoint.find_backbone(folder), other.alive if other else ())
 
     def _learn(self, df: pd.DataFrame, card: dict[str, Any], alive: tuple[Scratch, ...]) -> Self:
@@ -266,7 +267,7 @@ class Forecaster:
 
         Raises UserError when the folder holds something else, or cannot be written; what was there is then as it was.
         """
-        of, target = self.fitted, config.to_path(folder, "folder").absolute()
+        of, target = self.fitted, to_path(folder, "folder").absolute()
         params = plain({**self.get_params(), "workdir": ""})
         ours = target == of.folder or (target / "forecaster.json").exists()
         if target.exists() and not ours and not (target.is_dir() and not any(target.iterdir())):
@@ -304,7 +305,7 @@ class Forecaster:
     @classmethod
     def load(cls, folder: str | Path) -> "Forecaster":
         """Returns what `save` wrote. Raises UserError when it is not there, not whole, or of another version."""
-        found, params = fitted.read(config.to_path(folder, "folder"))
+        found, params = fitted.read(to_path(folder, "folder"))
         try:
             return cls.of(found, params)
         except UserError as e:  # of a later version

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from ptt_jax.charts import swatch
-from ptt_jax.config import UserError
-from ptt_jax.report import ordered
+from ptt_jax.errors import UserError
+from ptt_jax.results import ordered
 from ptt_jax.seal import check_files, read_json
 from ptt_jax.sheet import legend
 

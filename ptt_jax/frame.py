@@ -19,7 +19,7 @@ import pandas as pd
 
 from ptt_jax import parquet
 from ptt_jax.clock import STAMP, counted
-from ptt_jax.config import UserError, brief
+from ptt_jax.errors import UserError, brief
 
 BAD_NUMBERS = ("is not a number", "is infinite or more than a float32 holds")
 TIME_NAMES = ("date", "ds", "time", "timestamp", "datetime")

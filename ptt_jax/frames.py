@@ -15,7 +15,7 @@ import pandas as pd
 
 from ptt_jax.clock import counted
 from ptt_jax.columns import find_time, flat, is_number, is_wide, read_cells, read_ids, read_time
-from ptt_jax.config import UserError
+from ptt_jax.errors import UserError
 from ptt_jax.frame import shorten, to_numbers
 from ptt_jax.steps import Grid, lay_out
 

@@ -15,15 +15,17 @@ from ml_collections import ConfigDict
 
 from ptt_jax import checkpoint, gaps, impute, processes, prompts, train, tune, windows
 from ptt_jax import mesh as meshes
-from ptt_jax.config import FREE, UserError, flat
+from ptt_jax.config import flat
 from ptt_jax.data import Series, season
 from ptt_jax.encodings import Cached
+from ptt_jax.errors import UserError
 from ptt_jax.gaps import Law
+from ptt_jax.knobs import FREE
 from ptt_jax.log import Log
 from ptt_jax.loop import keys
 from ptt_jax.model import CrossMAE
 from ptt_jax.problems import Problem
-from ptt_jax.seal import write_json
+from ptt_jax.seal import read_json, write_json
 from ptt_jax.stream import Host
 from ptt_jax.tasks import Loss
 from ptt_jax.tune import Job
@@ -181,7 +183,7 @@ def claim(folder: Path, task: str, about: dict[str, Any]) -> None:
     begun = folder / f"{task}.asked"
     for path in (folder / f"{task}.json", begun):
         if path.exists():
-            known = checkpoint.read_json(path)
+            known = read_json(path)
             was, asked = (
                 {**of.get("knobs", {}), **{f"impute.{key}": value for key, value in of.get("impute", {}).items()}}
                 for of in (known, now)
@@ -203,7 +205,7 @@ def load(run: Path, task: str, backbone_hash: str) -> tuple[list[prompts.Prompt]
 
     Raises UserError when it belongs to another backbone, or is no prompt for imputation.
     """
-    about = checkpoint.read_json(run / "prompts" / f"{task}.json")
+    about = read_json(run / "prompts" / f"{task}.json")
     if "impute" not in about:
         raise UserError(
             f"the prompt {run / 'prompts' / task} was tuned to forecast; accepted: one that was tuned to impute, "

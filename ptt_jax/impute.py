@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ptt_jax import gaps, prompts
-from ptt_jax.config import UserError
+from ptt_jax.errors import UserError
 from ptt_jax.layers import instance_stats, patchify
 from ptt_jax.model import CrossMAE, Encoded, flatten, keepable, normalise
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ptt_jax.config import UserError
+from ptt_jax.errors import UserError
 
 LEVELS = np.concatenate([[0.0025, 0.005, 0.01, 0.015], np.arange(0.02, 0.981, 0.01), [0.985, 0.99, 0.995, 0.9975]])
 SMOOTH = 0.1  # share of the horizon over which neighbouring steps lend each other residuals

@@ -19,13 +19,14 @@ from ml_collections import ConfigDict
 
 from ptt_jax import checkpoint, detect, optim, prompts, step, tasks
 from ptt_jax import mesh as meshes
-from ptt_jax.checkpoint import Store
-from ptt_jax.config import UserError
+from ptt_jax import store as stores
 from ptt_jax.detect import Detector
+from ptt_jax.errors import UserError
 from ptt_jax.loop import check_finite, keys, stalled
 from ptt_jax.model import CrossMAE, Encoded
 from ptt_jax.prompts import Prompt
-from ptt_jax.seal import write_json
+from ptt_jax.seal import read_json, write_json
+from ptt_jax.store import Store
 from ptt_jax.train import chain
 
 MOST_ROWS = 4096  # windows of a channel that a prompt learns from, evenly spread
@@ -180,9 +181,9 @@ def save(run: Path, task: str, tuned: Tuned, detector: Detector, card: dict[str,
     store.save(tuned.chosen, {"prompt": kept, "state": kept}, {"looks": tuned.looks})
     store.close()
     about = {
-        "format": checkpoint.FORMAT, "task": task, "step": tuned.chosen, "seeds": [seed], "looks": tuned.looks,
+        "format": stores.FORMAT, "task": task, "step": tuned.chosen, "seeds": [seed], "looks": tuned.looks,
         "chosen": {length: [tuned.chosen]}, "setting": {length: {"index": 0}},
-        "shapes": {length: list(jax.tree.leaves(kept)[0].shape)}, "content_hash": checkpoint.content_hash(kept),
+        "shapes": {length: list(jax.tree.leaves(kept)[0].shape)}, "content_hash": stores.content_hash(kept),
         "backbone": card["content_hash"], "backbone_run": card["run"], "tuned_parameters": prompts.size(tuned.prompt),
         "asked": detector.asked._asdict(), "units": detector.units, "penalty": tuned.penalty,
     }  # fmt: skip
@@ -193,7 +194,7 @@ def load(run: Path, task: str, detector: Detector, card: dict[str, Any], penalty
     """Returns a prompt of `save`. Raises UserError when it is of another backbone, was asked something else, or was
     tuned for errors in other units or by another loss."""
     ((length, (prompt,)),) = checkpoint.load_prompts(run, task, card["content_hash"]).items()
-    about = checkpoint.read_json(run / "prompts" / f"{task}.json")
+    about = read_json(run / "prompts" / f"{task}.json")
     if about.get("asked") != json.loads(json.dumps(detector.asked._asdict())):
         raise UserError(
             f"the prompt {run / 'prompts' / task} was asked something else than config.detect asks "

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ptt_jax.config import UserError
+from ptt_jax.errors import UserError
 
 try:
     import fcntl

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ptt_jax.config import UserError, write_atomic
+from ptt_jax.errors import UserError
+from ptt_jax.files import write_atomic
 from ptt_jax.seal import mark
 
 CLEAR = "\r\033[K"  # to the beginning of the line, and nothing after it

@@ -16,12 +16,12 @@ from jax.sharding import Mesh
 
 from ptt_jax import memory, preemption, processes
 from ptt_jax import mesh as meshes
-from ptt_jax.checkpoint import Store
-from ptt_jax.config import UserError
 from ptt_jax.encodings import Cached
+from ptt_jax.errors import UserError
 from ptt_jax.log import Log
 from ptt_jax.preemption import Preempted
 from ptt_jax.step import State, Sums
+from ptt_jax.store import Store
 from ptt_jax.windows import Span
 
 CHUNK = 50  # most steps in a dispatch: long enough to hide the host, short enough to show progress

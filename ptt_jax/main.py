@@ -46,9 +46,11 @@ from ptt_jax import (
     train,
     tune,
 )
-from ptt_jax.config import UserError
+from ptt_jax.errors import UserError
+from ptt_jax.files import to_path
 from ptt_jax.log import Log, complain
 from ptt_jax.preemption import Preempted
+from ptt_jax.seal import read_json
 from ptt_jax.stream import Host
 
 
@@ -62,7 +64,7 @@ def run(cfg: ConfigDict, workdir: Path, command: str = "", profile: str = "") ->
     config.check(cfg)
     set_up(cfg)
     with processes.together():
-        card = checkpoint.find_backbone(config.to_path(cfg.backbone, "config.backbone")) if cfg.backbone else {}
+        card = checkpoint.find_backbone(to_path(cfg.backbone, "config.backbone")) if cfg.backbone else {}
         if card:
             train.adopt(cfg, card)
         series = data.load(cfg.data)
@@ -89,7 +91,7 @@ def run(cfg: ConfigDict, workdir: Path, command: str = "", profile: str = "") ->
         processes.once(lambda: held.enter_context(lock.hold(workdir)))
         processes.once(lambda: str(checkpoint.open_run(workdir, cfg, about)))
         with processes.together():
-            checkpoint.read_json(workdir / "config.json")  # on a file system that all processes share
+            read_json(workdir / "config.json")  # on a file system that all processes share
         log = Log(workdir / "metrics.jsonl", quiet=not processes.is_first())
         for note in series.notes:
             log.say(f"data: {note}")

@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh
 
 from ptt_jax import processes
-from ptt_jax.config import UserError
+from ptt_jax.errors import UserError
 
 
 class TooLarge(UserError):

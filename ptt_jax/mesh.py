@@ -7,7 +7,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from ptt_jax.config import UserError
+from ptt_jax.errors import UserError
 
 
 def make(devices: int = 0) -> Mesh:

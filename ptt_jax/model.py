@@ -28,7 +28,7 @@ class CrossMAE(nn.Module):
     """Encoder on visible patches, decoder of cross-attention, one linear head shared by all positions.
 
     Attributes:
-      patch, width, mlp, heads, encoder_layers, decoder_layers, dropout: sizes, as in config.py.
+      patch, width, mlp, heads, encoder_layers, decoder_layers, dropout: sizes, as in knobs.py.
       position: 'rotary' turns queries and keys in every block; 'sincos', with periods that fit the window,
         'sincos10000', with the usual base, and 'learned' are added to tokens and queries.
       decoder_attention: 'cross': queries never see each other; 'self': each block of the decoder begins with

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from ptt_jax.config import UserError
+from ptt_jax.errors import UserError
 from ptt_jax.model import GROUPS, group
 
 Tree = Any

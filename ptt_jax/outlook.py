@@ -8,7 +8,7 @@ import pandas as pd
 
 from ptt_jax.charts import Band, Line, lines, swatch
 from ptt_jax.found import ABSENT, Found, spoken
-from ptt_jax.report import SHOWN
+from ptt_jax.pictures import SHOWN
 from ptt_jax.scales import dates, number
 from ptt_jax.sheet import figures, folded, legend, missing
 

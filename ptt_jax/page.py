@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ptt_jax import config, outlook, panels
+from ptt_jax import outlook, panels
 from ptt_jax.charts import rows, swatch
-from ptt_jax.config import UserError, write_atomic
+from ptt_jax.errors import UserError
+from ptt_jax.files import write_atomic
 from ptt_jax.found import Found, spoken
-from ptt_jax.report import CALIBRATED, HOW, MEASURES, TUNED, grid
+from ptt_jax.knobs import KNOBS
+from ptt_jax.results import CALIBRATED, HOW, MEASURES, TUNED, grid
 from ptt_jax.scales import number
 from ptt_jax.sheet import Best, document, facts, figures, folded, table
 
@@ -140,7 +142,7 @@ def settings(of: Found) -> str:
     if not of.config:
         return ""
     here, changed = pd.json_normalize(of.config).iloc[0].to_dict(), []
-    for key, standard, _, words in config.KNOBS:
+    for key, standard, _, words in KNOBS:
         usual = list(standard) if isinstance(standard, tuple) else standard
         if key in here and here[key] != usual:
             changed.append([code(key), *(escape(str(text)) for text in (here[key], usual, words))])

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ptt_jax.charts import Line, bars, heat, lines, rows, swatch
 from ptt_jax.found import ABSENT, Found, spoken
-from ptt_jax.report import records
+from ptt_jax.results import records
 from ptt_jax.scales import Ticks, number, ticks
 from ptt_jax.sheet import figures, folded, legend, missing, table
 

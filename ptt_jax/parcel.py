@@ -19,14 +19,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ptt_jax import checkpoint, config, intervals
-from ptt_jax.checkpoint import Store
-from ptt_jax.config import UserError
+from ptt_jax import store as stores
+from ptt_jax.errors import UserError
 from ptt_jax.fitted import Fitted, Scratch
 from ptt_jax.intervals import Intervals
 from ptt_jax.model import CrossMAE
 from ptt_jax.predict import Predictor
 from ptt_jax.prompts import Prompt
 from ptt_jax.seal import write_json
+from ptt_jax.store import Store
 
 FORMAT = 1
 LONGEST = 200  # bytes of a name as a file has it: 255 is what most file systems take, with room for an ending
@@ -57,7 +58,7 @@ class Parcel(NamedTuple):
         at_K = intervals.knots(known.quantile_QH.shape[1])
         cfg.backbone = ""  # the bank's, wherever that lies
         return cls(
-            name, checkpoint.content_hash(fitted.predictor.backbone), jax.device_get(fitted.predictor.prompt), cfg,
+            name, stores.content_hash(fitted.predictor.backbone), jax.device_get(fitted.predictor.prompt), cfg,
             {**params, "workdir": ""}, fitted.names_C, fitted.freq, fitted.season,
             at_K, known.quantile_QH[:, at_K].astype(np.float32), known.ratio_C, known.relative, known.unit,
         )  # fmt: skip
@@ -81,7 +82,7 @@ class Parcel(NamedTuple):
             "about": np.frombuffer(json.dumps(about).encode(), np.uint8), "at_K": self.at_K,
             "quantile_QK": self.quantile_QK, "ratio_C": self.ratio_C, **self.prompt,
         }  # fmt: skip
-        return of | {"hash": np.frombuffer(bytes.fromhex(checkpoint.content_hash(of)), np.uint8)}
+        return of | {"hash": np.frombuffer(bytes.fromhex(stores.content_hash(of)), np.uint8)}
 
     def write(self, path: Path) -> None:
         """Writes the file under a temporary name and renames it. Raises UserError when that cannot be done."""
@@ -104,9 +105,9 @@ def unpack(of: Parcel, model: CrossMAE, backbone: Any, card: dict[str, Any]) -> 
     store.save(0, {"prompt": best}, {})
     store.close()
     about = {
-        "format": checkpoint.FORMAT, "task": "task", "step": 0, "seeds": [of.cfg.seed], "leaf": leaf,
+        "format": stores.FORMAT, "task": "task", "step": 0, "seeds": [of.cfg.seed], "leaf": leaf,
         "setting": {h: {"index": 0}}, "shapes": {h: list(best[h][leaf].shape)},
-        "content_hash": checkpoint.content_hash(best), "backbone": of.backbone, "backbone_run": card["run"],
+        "content_hash": stores.content_hash(best), "backbone": of.backbone, "backbone_run": card["run"],
     }  # fmt: skip
     write_json(scratch.folder / "prompts" / "task.json", about)
     checkpoint.refer(scratch.folder, card)
@@ -148,7 +149,7 @@ def read(path: Path, backbone: str) -> Parcel:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             held = {key: file[key] for key in file.files}
         said = held.pop("hash").tobytes().hex()
-        whole = checkpoint.content_hash(held) == said
+        whole = stores.content_hash(held) == said
         about = json.loads(held.pop("about").tobytes())
         if about["format"] != FORMAT:
             raise UserError(f"{path} has format {about['format']!r}; accepted: {FORMAT}, that of this version")

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ptt_jax.config import UserError, write_atomic
+from ptt_jax.errors import UserError
+from ptt_jax.files import write_atomic
 
 
 def is_parquet(path: Path) -> bool:

@@ -25,7 +25,7 @@ from jax import Array
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ptt_jax.config import UserError
+from ptt_jax.errors import UserError
 
 WAIT = 60  # seconds to wait for the others: when joining, and when one has ended and the others have not
 AGAIN = "the same commands go on from what is saved"

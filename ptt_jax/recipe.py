@@ -7,7 +7,7 @@ steps and cut down for a short history.
 from ml_collections import ConfigDict
 
 from ptt_jax import config
-from ptt_jax.config import UserError
+from ptt_jax.errors import UserError
 
 LONGEST_PATCH = 48  # steps: half a day of quarters of an hour, a third of a day of ten minutes
 MOST_PATCHES = 30  # of a lookback: a month of hours

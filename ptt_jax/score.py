@@ -24,12 +24,13 @@ from ptt_jax import (
     train,
 )
 from ptt_jax import mesh as meshes
-from ptt_jax.config import write_atomic
 from ptt_jax.data import season
 from ptt_jax.encodings import Cached
+from ptt_jax.files import write_atomic
 from ptt_jax.log import Log
 from ptt_jax.model import CrossMAE
 from ptt_jax.problems import Problem
+from ptt_jax.seal import read_json
 from ptt_jax.windows import Span, Windows, past
 
 RESULTS = ("data", "lookback", "horizon", "model", "split", "seed", "mse", "mae", "windows")
@@ -96,7 +97,7 @@ def score(cfg: ConfigDict, run: Path, problem: Problem, task: str, log: Log) -> 
             inputs["tuned"] = checkpoint.load_prompts(run, task, card["content_hash"])
             if cfg.tune.quantiles:
                 inputs["quantiles"] = checkpoint.load_prompts(run, prompts.quantiles(task), card["content_hash"])
-            seeds = tuple(checkpoint.read_json(run / "prompts" / f"{task}.json")["seeds"])
+            seeds = tuple(read_json(run / "prompts" / f"{task}.json")["seeds"])
         else:
             channels = len(problem.series.names_C)
             inputs["tuned"] = finetune.load(cfg, run, task, card, inputs["backbone"], channels)

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ptt_jax.config import UserError, write_atomic
+from ptt_jax.errors import UserError
+from ptt_jax.files import write_atomic
 
 KEY, BEGINS = "seal", "sha256:"
 

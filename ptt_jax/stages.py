@@ -24,7 +24,8 @@ from ml_collections import ConfigDict
 from ptt_jax import answer, columns, config, fitting, frames, intervals, parquet, prospect, recipe, seasons
 from ptt_jax import export as exports
 from ptt_jax import impute as imputing
-from ptt_jax.config import UserError, write_atomic
+from ptt_jax.errors import UserError
+from ptt_jax.files import to_path, write_atomic
 from ptt_jax.forecaster import Forecaster
 from ptt_jax.frame import check_numbers, find_time_column, is_filler, nearest, parse, read_bytes, to_numbers
 
@@ -52,7 +53,7 @@ def read(cfg: ConfigDict, kinds: tuple[str, ...] = KINDS) -> File:
     be written."""
     if not cfg.data.path:
         raise UserError("config.data.path is empty; accepted: the path of a .csv, .csv.gz or .parquet file")
-    path, output = config.to_path(cfg.data.path, "config.data.path"), place(cfg.output, kinds)
+    path, output = to_path(cfg.data.path, "config.data.path"), place(cfg.output, kinds)
     notes: list[str] = []
     wanted = [name.strip() for name in cfg.data.columns.split(",") if name.strip()]
     if parquet.is_parquet(path):
@@ -101,7 +102,7 @@ def place(output: str, kinds: tuple[str, ...]) -> Path:
     words = f"{', '.join(kinds[:-1])} or {kinds[-1]}"
     if not output:
         raise UserError(f"config.output is empty; accepted: the path of a {words} file to write")
-    path = config.to_path(output, "config.output")
+    path = to_path(output, "config.output")
     if path.is_dir() or path.suffix.lower() not in kinds:
         raise UserError(f"config.output = {output!r} is no {words} file; accepted: a path like out.csv")
     if parquet.is_parquet(path):
@@ -180,7 +181,7 @@ def at_hand(cfg: ConfigDict, said: set[str], workdir: str, file: File, asked: tu
 def kept(cfg: ConfigDict, said: set[str], workdir: str, file: File, more: tuple[str, ...]) -> Forecaster | None:
     """Returns the Forecaster that `config.backbone` holds; None where it holds none. Raises UserError for a knob that
     is of learning, beside ASKED and `more`."""
-    if not cfg.backbone or not (config.to_path(cfg.backbone, "config.backbone") / "forecaster.json").exists():
+    if not cfg.backbone or not (to_path(cfg.backbone, "config.backbone") / "forecaster.json").exists():
         return None
     idle = sorted(said - {*ASKED, *more})
     if idle or workdir:
@@ -250,7 +251,7 @@ def export(cfg: ConfigDict, said: set[str], workdir: str) -> Path:
             f"config.{empty} is empty; accepted: --config.backbone=DIR, the folder of a Forecaster or of a run, and "
             f"--config.output=model.stablehlo"
         )
-    folder = config.to_path(cfg.backbone, "config.backbone")
+    folder = to_path(cfg.backbone, "config.backbone")
     whole = (folder / "forecaster.json").exists()
     idle = sorted(said - {"backbone", "output", *(() if whole else ("horizons",))})
     if idle or workdir:

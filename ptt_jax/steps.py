@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ptt_jax.clock import SPARSE, counted, infer_freq, read_freq
-from ptt_jax.config import UserError
+from ptt_jax.errors import UserError
 
 DAY = 86_400_000_000_000  # nanoseconds
 SHORT = 1000  # a series of up to so many rows may be as sparse as it likes

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ptt_jax.config import UserError
+from ptt_jax.errors import UserError
 from ptt_jax.windows import Order, Span, Streamed
 
 ALIVE = 3  # dispatches whose windows are on the device: one at work, one that waits for it, one that is being cut

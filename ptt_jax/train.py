@@ -10,16 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ptt_jax import checkpoint, config, evaluate, memory, optim, problems, processes, prompts, step, tasks
+from ptt_jax import checkpoint, config, evaluate, knobs, memory, optim, problems, processes, prompts, step, tasks
 from ptt_jax import mesh as meshes
-from ptt_jax.checkpoint import Store
-from ptt_jax.config import UserError
+from ptt_jax import store as stores
 from ptt_jax.encodings import Cached
+from ptt_jax.errors import UserError, brief
 from ptt_jax.log import Log
 from ptt_jax.loop import Loop, Pause, check_finite, keys, parts, resume, stalled
 from ptt_jax.model import CrossMAE, init
 from ptt_jax.problems import Problem
 from ptt_jax.seal import write_json
+from ptt_jax.store import Store
 from ptt_jax.stream import Host
 from ptt_jax.windows import Mix, Panel, Span
 
@@ -38,8 +39,8 @@ def architecture(cfg: ConfigDict) -> dict[str, Any]:
 
 def build(card: dict[str, Any], compute_dtype: str, dropout: float = 0.0, views: int = 1) -> CrossMAE:
     """Returns the model of a recorded architecture. Raises UserError for what no version recorded, or a later one."""
-    rules = {"patches": (1, config.count(1))}
-    rules |= {key.removeprefix("model."): (value, rule) for key, value, rule, _ in config.KNOBS}
+    rules = {"patches": (1, knobs.count(1))}
+    rules |= {key.removeprefix("model."): (value, rule) for key, value, rule, _ in knobs.KNOBS}
     later = ("decoder_attention", "hiding")  # than format 1
     fits = isinstance(card, dict) and {"patches", *RECORDED} - {*later} <= {*card} <= {"patches", *RECORDED}
     for key, value in card.items() if fits else ():
@@ -47,7 +48,7 @@ def build(card: dict[str, Any], compute_dtype: str, dropout: float = 0.0, views:
         fits = fits and type(value) is type(standard) and rule.holds(value)
     if not fits:
         raise UserError(
-            f"the architecture in backbone.json, {config.brief(card)}, is none of this version's; accepted: the file "
+            f"the architecture in backbone.json, {brief(card)}, is none of this version's; accepted: the file "
             f"as a run wrote it, and a version of ptt_jax that is no older"
         )
     return CrossMAE(**card, dropout=dropout, dtype=jnp.dtype(compute_dtype), views=views)
@@ -81,8 +82,8 @@ def count(tree: Params) -> int:
 def chain(section: ConfigDict, steps: int, **instead: Any) -> Any:
     """Returns the optimiser of a stage's config section, with some of its knobs, maybe traced ones, in their stead."""
     names = {"peak": "learning_rate", "warmup": "warmup", "weight_decay": "weight_decay", "clip": "clip"}
-    knobs = {name: instead.pop(key, section[key]) for name, key in names.items()}
-    return optim.chain(steps=steps, **knobs, **instead)
+    said = {name: instead.pop(key, section[key]) for name, key in names.items()}
+    return optim.chain(steps=steps, **said, **instead)
 
 
 def check(cfg: ConfigDict, problem: Problem, also: Sequence[Problem] = ()) -> None:
@@ -218,8 +219,8 @@ def pretrain(
     store.finish()
     series = problem.series
     about = {
-        "format": checkpoint.FORMAT, "run": "", "step": history[-1][0], "chosen": min(history, key=lambda h: h[1])[0],
-        "content_hash": checkpoint.content_hash(chosen), "parameters": count(chosen), "data": series.name,
+        "format": stores.FORMAT, "run": "", "step": history[-1][0], "chosen": min(history, key=lambda h: h[1])[0],
+        "content_hash": stores.content_hash(chosen), "parameters": count(chosen), "data": series.name,
         "freq": series.freq, "channels": len(series.names_C), "fingerprint": series.fingerprint,
         "train_end": series.splits["train"][1], "lookback": cfg.lookback, "seconds": round(meta["seconds"], 1),
         "architecture": card,

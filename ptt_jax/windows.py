@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from ptt_jax.bits import mix
-from ptt_jax.config import UserError
+from ptt_jax.errors import UserError
 
 
 class Resident:

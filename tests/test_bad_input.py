@@ -16,7 +16,9 @@ import pytest
 
 from ptt_jax import checkpoint, config, fitting, flags, frames, main, stages, train
 from ptt_jax.bank import Bank
+from ptt_jax.errors import UserError
 from ptt_jax.forecaster import Forecaster
+from ptt_jax.knobs import KNOBS as ALL
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 ROWS = 300
@@ -497,7 +499,7 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(name, desk, kept, caps
 
 def knob_values() -> Iterator[tuple[str, str, bool]]:
     """Yields every knob with values, and whether each must be refused: what is absurd for one may do for another."""
-    for key, standard, rule, _ in config.KNOBS:
+    for key, standard, rule, _ in ALL:
         kind = type(standard)
         if kind is bool:
             never, maybe = ["maybe", "2", "", "None", "1.5"], []
@@ -518,7 +520,7 @@ def knob_values() -> Iterator[tuple[str, str, bool]]:
         yield from ((key, value, False) for value in maybe)
 
 
-@pytest.mark.parametrize("key", [key for key, *_ in config.KNOBS])
+@pytest.mark.parametrize("key", [key for key, *_ in ALL])
 def test_a_knob_of_any_value_is_refused_in_one_sentence_or_would_be_learned_with(key, desk, capsys):
     for name, value, never in knob_values():
         if name == key:
@@ -648,7 +650,7 @@ def both(kept):
 def test_a_bad_call_is_one_sentence_and_nothing_is_written(name, desk, kept, both):
     put(desk, kept, {"mine.csv": GOOD})
     before, (call, words) = everything(desk) | everything(kept.parent), CALLS[name]
-    with pytest.raises(config.UserError) as e:
+    with pytest.raises(UserError) as e:
         call(*both)
     assert words in str(e.value)
     assert "\n" not in str(e.value)

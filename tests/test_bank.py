@@ -11,7 +11,7 @@ import pytest
 from test_forecaster import TINY, long, make
 
 from ptt_jax import Bank, checkpoint, intervals, parcel, predict, prompts
-from ptt_jax.config import UserError
+from ptt_jax.errors import UserError
 from ptt_jax.forecaster import Forecaster
 
 HORIZON = 30

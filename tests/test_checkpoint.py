@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from ptt_jax import checkpoint, config
-from ptt_jax.checkpoint import Store
-from ptt_jax.config import UserError, write_atomic
+from ptt_jax import store as stores
+from ptt_jax.errors import UserError
+from ptt_jax.files import write_atomic
+from ptt_jax.store import Store
 
 DATA = {"name": "x", "fingerprint": "0", "freq": "h", "splits": {"train": (0, 9)}}
 
@@ -27,7 +29,7 @@ def test_two_steps_are_kept_until_a_stage_is_done_and_read_by_another(tmp_path):
     again = Store(tmp_path / "s", ("params",), write=False)
     assert again.latest() == 4
     assert again.restore(4, "params", tree(0))["a"]["b"][0, 0] == 4
-    assert again.meta(4) == {"note": 4, "format": checkpoint.FORMAT}
+    assert again.meta(4) == {"note": 4, "format": stores.FORMAT}
     again.close()
 
 
@@ -147,8 +149,8 @@ def test_no_flipped_byte_of_a_step_is_silent(tmp_path):
             again = Store(tmp_path / "s", ("params",), write=False)
             try:
                 meta, params = again.meta(1), again.restore(1, "params", tree(0))
-                assert meta == {"looks": [[1, 0.5]], "format": checkpoint.FORMAT}
-                assert checkpoint.content_hash(params) == checkpoint.content_hash(tree(1))
+                assert meta == {"looks": [[1, 0.5]], "format": stores.FORMAT}
+                assert stores.content_hash(params) == stores.content_hash(tree(1))
             except UserError as e:
                 found.append(str(e))
             again.close()

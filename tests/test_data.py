@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from ptt_jax import benchmarks, clock, config, data
+from ptt_jax.errors import UserError
 
 HOURS = "date,load\n" + "".join(f"2024-01-{1 + h // 24:02d} {h % 24:02d}:00:00,{h}\n" for h in range(240))
 
@@ -261,7 +262,7 @@ def test_a_download_is_verified_kept_and_not_repeated(folders, tiny, monkeypatch
 
 def test_a_download_with_another_hash_leaves_no_file(folders, tiny, monkeypatch):
     monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: io.BytesIO(tiny[:-9].encode()))
-    with pytest.raises(config.UserError, match="SHA-256 differs"):
+    with pytest.raises(UserError, match="SHA-256 differs"):
         load(name="Tiny")
     assert not list(folders[2].iterdir())
 
@@ -274,7 +275,7 @@ def test_a_download_that_breaks_off_leaves_no_file(folders, tiny, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(config.UserError, match="no space left"):
+    with pytest.raises(UserError, match="no space left"):
         load(name="Tiny")
     assert not list(folders[2].iterdir())
 
@@ -285,7 +286,7 @@ def test_offline_one_sentence_says_which_file_goes_where(folders):
         ({"name": "ETTh1", "download": False}, "data.download is off"),
         ({"name": "Traffic"}, "no public home"),
     ):
-        with pytest.raises(config.UserError) as e:
+        with pytest.raises(UserError) as e:
             load(**knobs)
         text = str(e.value)
         assert reason in text
@@ -300,7 +301,7 @@ def test_another_file_of_the_same_shape_is_taken_with_a_note_and_another_shape_i
     write(folders[1], tiny.replace(",7\n", ",8\n"), "tiny.csv")
     assert any("not the published file" in note for note in load(name="Tiny").notes)
     write(folders[1], tiny[: tiny.rindex("2024")], "tiny.csv")
-    with pytest.raises(config.UserError, match="239 rows and 1 number columns, but Tiny has 240 and 1"):
+    with pytest.raises(UserError, match="239 rows and 1 number columns, but Tiny has 240 and 1"):
         load(name="Tiny")
 
 
@@ -560,7 +561,7 @@ def one_sentence(e: pytest.ExceptionInfo) -> str:
 @pytest.mark.parametrize("case", BAD)
 def test_a_bad_file_ends_in_one_sentence_that_names_the_place(tmp_path, case):
     content, words = BAD[case]
-    with pytest.raises(config.UserError) as e:
+    with pytest.raises(UserError) as e:
         load_text(tmp_path, content)
     text = one_sentence(e)
     assert words in text
@@ -586,13 +587,13 @@ def test_a_bad_file_ends_in_one_sentence_that_names_the_place(tmp_path, case):
     ],
 )
 def test_a_bad_knob_ends_in_one_sentence_that_names_it(tmp_path, knobs, words):
-    with pytest.raises(config.UserError) as e:
+    with pytest.raises(UserError) as e:
         load(**({"name": "csv", "path": write(tmp_path, HOURS)} | knobs))
     assert words in one_sentence(e)
 
 
 def test_half_a_gzip_file_ends_in_one_sentence(tmp_path):
-    with pytest.raises(config.UserError) as e:
+    with pytest.raises(UserError) as e:
         load(name="csv", path=write(tmp_path, gzip.compress(HOURS.encode())[:-20], "mine.csv.gz"))
     assert "is not a whole gzip file" in one_sentence(e)
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from ptt_jax import config, detect, mesh, optim, prompts, step, tasks
-from ptt_jax.config import UserError
 from ptt_jax.detect import Detector, combine, moves, moving_z, question
 from ptt_jax.encodings import Cached
+from ptt_jax.errors import UserError
 from ptt_jax.model import init
 from ptt_jax.problems import Panel, Problem
 from ptt_jax.windows import span

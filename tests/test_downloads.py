@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from ptt_jax import benchmarks, config
+from ptt_jax import benchmarks
+from ptt_jax.errors import UserError
 
 BODY = b"date,OT\n2016-07-01 00:00:00,1.0\n" * 50
 ROW = benchmarks.DataSet("tiny.csv", 50, 1, "h", "fractions", hashlib.sha256(BODY).hexdigest())
@@ -77,6 +78,6 @@ def test_a_whole_file_lies_in_the_cache_whatever_the_server_calls_it(server, tmp
 def test_what_is_not_whole_is_a_sentence_and_leaves_no_file(server, tmp_path, monkeypatch, name, words, limits):
     for limit, value in limits.items():  # the others are as they are: a busy machine is slow, too
         monkeypatch.setattr(benchmarks, limit, value)
-    with pytest.raises(config.UserError, match=f"{words}.*put it there yourself"):
+    with pytest.raises(UserError, match=f"{words}.*put it there yourself"):
         fetch(server, name, tmp_path)
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ptt_jax import export
-from ptt_jax.config import UserError
+from ptt_jax.errors import UserError
 from ptt_jax.model import init
 from ptt_jax.predict import Predictor
 

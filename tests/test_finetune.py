@@ -10,11 +10,13 @@ import pandas as pd
 import pytest
 
 from ptt_jax import checkpoint, config, finetune, main, train, tune
-from ptt_jax.checkpoint import Store
-from ptt_jax.config import UserError
+from ptt_jax import store as stores
+from ptt_jax.errors import UserError
 from ptt_jax.log import Log
 from ptt_jax.loop import keys
 from ptt_jax.model import group, init
+from ptt_jax.seal import read_json
+from ptt_jax.store import Store
 from ptt_jax.windows import span
 
 MODES = ("probe", "head", "full")
@@ -55,7 +57,7 @@ def test_no_epochs_of_pretraining_leave_a_random_backbone(runs):
     backbone, _, _ = weights(runs / "full", "full")
     fresh = init(train.build(card["architecture"], "float32"), keys(0, "pretrain")[0])
     assert card["step"] == 0
-    assert checkpoint.content_hash(backbone) == checkpoint.content_hash(fresh)
+    assert stores.content_hash(backbone) == stores.content_hash(fresh)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -115,7 +117,7 @@ def test_a_stopped_run_ends_as_if_it_had_not(runs, tmp_path, monkeypatch, proble
     with pytest.raises(KeyboardInterrupt):
         finetune.finetune(cfg, halves, problem, log)
     finetune.finetune(cfg, halves, problem, log)
-    ours, theirs = (checkpoint.read_json(r / "finetuned/head-generated-12-20.json") for r in (halves, whole))
+    ours, theirs = (read_json(r / "finetuned/head-generated-12-20.json") for r in (halves, whole))
     assert {k: v for k, v in ours.items() if k != "seconds"} == {k: v for k, v in theirs.items() if k != "seconds"}
 
 

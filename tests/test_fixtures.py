@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from ptt_jax import Bank, Forecaster, checkpoint, config, prompts, train
+from ptt_jax import store as stores
 
 FOLDER = Path(__file__).parent / "fixtures"
 FORMATS = (2, 3)
@@ -24,7 +25,7 @@ def kept(request, tmp_path_factory):
 
 
 def test_the_format_of_today_has_a_fixture():
-    assert FORMATS[-1] == checkpoint.FORMAT
+    assert FORMATS[-1] == stores.FORMAT
     assert {f"format{n}.zip" for n in FORMATS} <= {path.name for path in FOLDER.iterdir()}
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 200_000
 
@@ -44,7 +45,7 @@ def test_its_backbone_and_its_prompt_are_read_as_a_run_s_are(kept):
     folder = kept / "forecaster"
     card, cfg = checkpoint.find_backbone(folder), config.from_json((folder / "config.json").read_text())
     backbone = checkpoint.load_backbone(card, train.shapes(train.build(card["architecture"], "float32")))
-    assert checkpoint.content_hash(backbone) == card["content_hash"]
+    assert stores.content_hash(backbone) == card["content_hash"]
     task = prompts.name("frame", cfg.horizons)
     ((prompt,),) = checkpoint.load_prompts(folder, task, card["content_hash"]).values()
     assert prompt["tokens_MD"].shape == (2, 8)

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from ptt_jax import config, flags
+from ptt_jax import flags
+from ptt_jax.errors import UserError
+from ptt_jax.knobs import KNOBS
 
 ROOT = Path(__file__).parent.parent
 
@@ -52,7 +54,7 @@ def test_overrides_give_a_run_directory_of_its_own():
     ],
 )  # fmt: skip
 def test_what_is_mistyped_is_named_with_what_would_be_accepted(argv, sentence):
-    with pytest.raises(config.UserError) as e:
+    with pytest.raises(UserError) as e:
         flags.parse(argv)
     assert sentence in str(e.value)
     assert "\n" not in str(e.value)
@@ -66,7 +68,7 @@ def test_what_is_mistyped_is_named_with_what_would_be_accepted(argv, sentence):
     ],
 )
 def test_a_folder_that_is_none_is_named(argv, sentence):
-    with pytest.raises(config.UserError, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         flags.profile_folder(argv)
     assert flags.profile_folder([]) == ""
 
@@ -75,7 +77,7 @@ def test_a_folder_that_is_none_is_named(argv, sentence):
 @pytest.mark.parametrize("suffix", [".py", ".json"])
 def test_a_broken_config_file_is_one_sentence(text, suffix, tmp_path):
     (tmp_path / f"mine{suffix}").write_text(text)
-    with pytest.raises(config.UserError, match=r"^--config=(.|\n)*accepted: ") as e:
+    with pytest.raises(UserError, match=r"^--config=(.|\n)*accepted: ") as e:
         flags.parse([f"--config={tmp_path / f'mine{suffix}'}"])
     assert "\n" not in " ".join(str(e.value).split())
 
@@ -87,11 +89,11 @@ def test_a_stage_knows_which_knobs_were_said(tmp_path):
     cfg, said = flags.parse_stage([f"--config={tmp_path / 'mine.py'}", "--config.model.patch=7", "--workdir=kept"])
     assert said == {"seed", "model.patch"}
     assert (cfg.seed, cfg.model.patch) == (3, 7)
-    with pytest.raises(config.UserError, match="argument now is unknown"):
+    with pytest.raises(UserError, match="argument now is unknown"):
         flags.parse_stage(["now"])
 
 
 def test_help_lists_every_knob():
     text = flags.legend("how to use it")
     assert text.startswith("how to use it\n")
-    assert all(f"--config.{key}=" in text for key, *_ in config.KNOBS)
+    assert all(f"--config.{key}=" in text for key, *_ in KNOBS)

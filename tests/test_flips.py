@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from test_experiments import script
 
-from ptt_jax import checkpoint
+from ptt_jax import store as stores
 
-FIXTURE = Path(__file__).parent / "fixtures" / f"format{checkpoint.FORMAT}.zip"
+FIXTURE = Path(__file__).parent / "fixtures" / f"format{stores.FORMAT}.zip"
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from ptt_jax import calibrate, checkpoint, fitting, frames, intervals, predict, seal, tune
-from ptt_jax.config import UserError
+from ptt_jax.errors import UserError
 from ptt_jax.fitting import Wish
 from ptt_jax.forecaster import Forecaster
 from ptt_jax.predict import Predictor

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ptt_jax import config, frames
+from ptt_jax import frames
+from ptt_jax.errors import UserError
 
 BERLIN = "Europe/Berlin"
 STEPS = ["s", "500ms", "15min", "h", "6h", "36h", "D", "3D", "B", "2B", "W-TUE", "2W-SUN", "MS", "ME", "2ME", "BMS",
@@ -152,7 +153,7 @@ def test_one_row_is_a_series_where_another_or_the_given_step_tells_the_step():
     assert [str(stamps[0]) for stamps in frames.ahead(table, 1)][1] == "2024-01-05 01:00:00"
     table = frames.read(long((1, 1, 1)), freq="h")
     assert table.values_TC.shape == (1, 3)
-    with pytest.raises(config.UserError, match="no series has 3 stamps"):
+    with pytest.raises(UserError, match="no series has 3 stamps"):
         frames.read(long((1, 2, 2)))
 
 
@@ -291,9 +292,9 @@ def test_several_columns_get_their_names():
     assert list(out["heat-lo-80"]) == [0, 2]
     out = frames.write(frames.read(long(ids="pqr")), {k: np.zeros((2, 3)) for k in columns})
     assert list(out) == ["unique_id", "ds", "ptt", "ptt-lo-80", "y"]
-    with pytest.raises(config.UserError, match="would be called 'ds'"):
+    with pytest.raises(UserError, match="would be called 'ds'"):
         frames.write(frames.read(long()), {"ds": np.zeros((1, 3))})
-    with pytest.raises(config.UserError, match="would be called 'load-lo'"):
+    with pytest.raises(UserError, match="would be called 'load-lo'"):
         frames.write(frames.read(wide().rename(columns={"heat": "load-lo"})), {"p": y_HC, "lo": y_HC})
 
 
@@ -364,7 +365,7 @@ def test_a_score_stands_at_the_row_that_it_is_of(make):
     else:
         assert (out["load-score"] == 2 * df.load).all()
         assert (out["heat-score"] == 2 * df.heat).all()
-    with pytest.raises(config.UserError, match="would be called"):
+    with pytest.raises(UserError, match="would be called"):
         frames.attach(table, out, {"score": table.values_TC})
 
 
@@ -391,7 +392,7 @@ def test_the_files_at_hand_are_read():
     assert (frames.attach(table, df, {"score": table.values_TC}).score == df.value).all()
     assert table.notes == ("2 columns beside the series left out: 'label', 'window'",)
     named = {"id_column": "series", "time_column": "date", "target_column": "value"}
-    with pytest.raises(config.UserError, match="all series need one step"):
+    with pytest.raises(UserError, match="all series need one step"):
         frames.read(nab, **named)
     weather = pd.read_csv(Path(folder) / "weather.csv", encoding="latin-1")
     table = frames.read(weather)
@@ -459,7 +460,7 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_a_bad_frame_ends_in_one_sentence_that_names_the_place(case):
     make, knobs, words = BAD[case]
-    with pytest.raises(config.UserError) as e:
+    with pytest.raises(UserError) as e:
         frames.read(make(), **knobs)
     text = str(e.value)
     assert words in text

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from ptt_jax import checkpoint, config, data, gaps, imputation, impute, mesh, optim, problems, prompts, step, train
-from ptt_jax.config import UserError
 from ptt_jax.encodings import Cached
+from ptt_jax.errors import UserError
 from ptt_jax.impute import Way
 from ptt_jax.log import Log
+from ptt_jax.seal import read_json
 from ptt_jax.windows import take
 
 WAYS = [Way("mean", 0.0, 12), Way("line", 1e9, 12), Way("season", 6.0, 12)]
@@ -175,7 +176,7 @@ def test_a_task_is_tuned_on_a_frozen_backbone_and_helps_on_validation(tuned):
     (prompt,) = checkpoint.load_prompts(run, task, card["content_hash"])[cfg.lookback]
     assert prompt["tokens_MD"].shape == (4, 16)
     assert np.abs(prompt["tokens_MD"]).max() > 0
-    about = checkpoint.read_json(run / "prompts" / f"{task}.json")
+    about = read_json(run / "prompts" / f"{task}.json")
     assert about["chosen"]["48"] != [0]
     assert about["groups"]["encoder"]["tuned"] == 0
     assert (about["impute"]["kind"], about["impute"]["fill"], about["impute"]["reach"]) == ("blocks", "season", 6.0)

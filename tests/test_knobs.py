@@ -10,6 +10,9 @@ import pandas as pd
 import pytest
 
 from ptt_jax import baselines, checkpoint, config, encodings, finetune, main, prompts, tasks, train
+from ptt_jax import store as stores
+from ptt_jax.errors import UserError
+from ptt_jax.knobs import PARTS
 from ptt_jax.layers import sincos
 from ptt_jax.model import GROUPS, CrossMAE, flatten, group, init
 
@@ -108,7 +111,7 @@ def test_queries_see_each_other_under_self_alone(history, kind, seen):
 
 
 def test_self_attention_of_queries_adds_leaves_and_renames_none():
-    plain, more = (checkpoint.names(make(decoder_attention=kind)[1]) for kind in ("cross", "self"))
+    plain, more = (stores.names(make(decoder_attention=kind)[1]) for kind in ("cross", "self"))
     new = {*more} - {*plain}
     assert {*plain} <= {*more}
     assert {name.split("/")[1] for name in new} == {"norm_self", "self_attention"}
@@ -190,7 +193,7 @@ def test_windows_of_the_lookback_alone_end_with_it(tiny):
     tiny.pretrain.horizon = 13
     assert train.window(tiny) == (48, (24,))
     tiny.pretrain.horizon, tiny.lookback = 0, 12
-    with pytest.raises(config.UserError, match=r"accepted: a config\.lookback of at least 24"):
+    with pytest.raises(UserError, match=r"accepted: a config\.lookback of at least 24"):
         config.check(tiny)
 
 
@@ -254,8 +257,8 @@ def test_what_is_not_thawed_stays_as_it_is_to_the_bit(runs, parts):
     before = checkpoint.load_backbone(card, train.shapes(train.build(card["architecture"], "float32")))
     cfg = config.from_json((runs[parts] / "config.json").read_text())
     for params in finetune.load(cfg, runs[parts], f"thaw-{TASK}", card, before, 3).values():
-        after = checkpoint.names(params["backbone"])
-        changed = {group(n) for n, a in checkpoint.names(before).items() if a.tobytes() != after[n].tobytes()}
+        after = stores.names(params["backbone"])
+        changed = {group(n) for n, a in stores.names(before).items() if a.tobytes() != after[n].tobytes()}
         assert changed == {*parts.split(",")}
         assert (np.abs(params["prompt"]["tokens_IMD"]).max((1, 2)) > 0).all()
     about = json.loads((runs[parts] / "finetuned" / f"thaw-{TASK}.json").read_text())
@@ -290,7 +293,7 @@ def test_what_the_cache_holds_does_not_depend_on_what_thaws_with_it(problem):
 
 
 def test_the_config_knows_the_parts_of_the_model():
-    assert config.PARTS == GROUPS
+    assert PARTS == GROUPS
 
 
 @pytest.mark.parametrize(
@@ -327,5 +330,5 @@ def test_value_hiding_reads_no_more_than_its_longest_window(tiny):
     card = {"architecture": train.architecture(tiny), "run": "short"}
     train.adopt(tiny, card)
     tiny.horizons = (12, 36)
-    with pytest.raises(config.UserError, match="learned 6 patches; accepted: "):
+    with pytest.raises(UserError, match="learned 6 patches; accepted: "):
         train.adopt(tiny, card)

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ptt_jax import checkpoint, config, lessons, mesh, prompts
-from ptt_jax.config import UserError
+from ptt_jax import config, lessons, mesh, prompts
+from ptt_jax import store as stores
 from ptt_jax.detect import Detector, question
+from ptt_jax.errors import UserError
 
 
 @pytest.fixture
@@ -78,10 +79,10 @@ def test_step_0_is_the_score_of_the_mask_token_alone(detector, parts, section):
 
 @pytest.mark.parametrize("kind", ["position", "shared"])
 def test_prompts_alone_learn_and_never_make_the_held_back_rows_worse(detector, parts, section, kind):
-    before = checkpoint.content_hash(detector.backbone)
+    before = stores.content_hash(detector.backbone)
     section.update(prompts=kind, loss="mae")
     tuned = lessons.tune(detector, *lessons.lessons(detector, parts), section, 0)
-    assert checkpoint.content_hash(detector.backbone) == before
+    assert stores.content_hash(detector.backbone) == before
     assert tuned.prompt["tokens_MD"].shape == ((4, 16) if kind == "position" else (1, 16))
     assert [at for at, _ in tuned.looks] == [0, 2, 4, 6]
     assert tuned.penalty == "mae"

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from ptt_jax import lock, main
-from ptt_jax.config import UserError
+from ptt_jax.errors import UserError
 
 HOLD = """
 import sys, time

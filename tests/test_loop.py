@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from ptt_jax import loop, mesh, step
-from ptt_jax.checkpoint import Store
-from ptt_jax.config import UserError
 from ptt_jax.encodings import Cached
+from ptt_jax.errors import UserError
 from ptt_jax.log import Log
+from ptt_jax.store import Store
 from ptt_jax.windows import Panel
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ptt_jax import checkpoint, config, data, loop, memory, mesh, problems, step
-from ptt_jax.config import UserError
 from ptt_jax.encodings import Cached
+from ptt_jax.errors import UserError
 from ptt_jax.log import Log
 from ptt_jax.memory import Room
 from ptt_jax.model import Encoded

@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from ptt_jax import optim
-from ptt_jax.config import UserError
+from ptt_jax.errors import UserError
 from ptt_jax.optim import Groups
 
 

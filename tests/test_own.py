@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ptt_jax import config, intervals, recipe, seasons, train
-from ptt_jax.config import UserError
+from ptt_jax.errors import UserError
 
 
 def wave(rows: int, season: int, channels: int = 2, noise: float = 0.3, seed: int = 0) -> np.ndarray:

@@ -14,7 +14,7 @@ import pytest
 from test_report import MSE, toy
 
 from ptt_jax import page
-from ptt_jax.config import UserError
+from ptt_jax.errors import UserError
 
 CHANNELS = ("<script>alert(1)</script>", '</svg>"><img src=x onerror=alert(1)>', "气温")
 VOID = {"meta", "path", "rect", "circle", "line", "img", "link"}

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from ptt_jax import config, data, frame, parquet, stages
+from ptt_jax.errors import UserError
 
 STAMPS = pd.date_range("2024-03-01", periods=240, freq="h")
 VALUES = np.arange(480.0).reshape(240, 2)
@@ -89,23 +90,23 @@ def test_what_is_no_parquet_file_is_one_sentence(arrow, tmp_path):
     content = whole.read_bytes()
     for raw in (b"", b"ds,load\n1,2\n", content[:-9], content[:200] + bytes(len(content) - 200), content[: 1000 * 2]):
         whole.write_bytes(raw)
-        with pytest.raises(config.UserError, match=r"mine.parquet is not a whole parquet file \(") as e:
+        with pytest.raises(UserError, match=r"mine.parquet is not a whole parquet file \(") as e:
             load(whole)
         assert "\n" not in str(e.value)
-    with pytest.raises(config.UserError, match=r"none.parquet does not exist"):
+    with pytest.raises(UserError, match=r"none.parquet does not exist"):
         load(tmp_path / "none.parquet")
     (tmp_path / "many.parquet").mkdir()
-    with pytest.raises(config.UserError, match=r"many.parquet is a folder"):
+    with pytest.raises(UserError, match=r"many.parquet is a folder"):
         load(tmp_path / "many.parquet")
     table().iloc[:0].to_parquet(whole)
-    with pytest.raises(config.UserError, match="has no rows"):
+    with pytest.raises(UserError, match="has no rows"):
         load(whole)
 
 
 def test_rows_in_errors_are_counted_from_one(arrow, tmp_path):
     text = [*map(str, range(238)), "x", "1"]
     table(load=text).to_parquet(tmp_path / "mine.parquet")
-    with pytest.raises(config.UserError, match="column 'load', row 239: 'x' is not a number"):
+    with pytest.raises(UserError, match="column 'load', row 239: 'x' is not a number"):
         load(tmp_path / "mine.parquet")
 
 
@@ -117,7 +118,7 @@ def test_row_numbers_of_an_index_are_no_column_of_a_csv(tmp_path):
 
 
 def test_what_cannot_be_written_leaves_nothing(arrow, tmp_path):
-    with pytest.raises(config.UserError, match="cannot be written as parquet"):
+    with pytest.raises(UserError, match="cannot be written as parquet"):
         parquet.write(tmp_path / "out.parquet", table(mixed=[1, "x"] * 120))
     assert not list(tmp_path.iterdir())
 
@@ -125,7 +126,7 @@ def test_what_cannot_be_written_leaves_nothing(arrow, tmp_path):
 def test_without_pyarrow_the_extra_is_named_before_anything_is_learned(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     (tmp_path / "mine.parquet").write_bytes(b"PAR1")
-    with pytest.raises(config.UserError, match=r"accepted: pip install 'ptt_jax\[parquet\]', or a .csv file"):
+    with pytest.raises(UserError, match=r"accepted: pip install 'ptt_jax\[parquet\]', or a .csv file"):
         frame.read_table(tmp_path / "mine.parquet", "")
-    with pytest.raises(config.UserError, match=r"pip install 'ptt_jax\[parquet\]'"):
+    with pytest.raises(UserError, match=r"pip install 'ptt_jax\[parquet\]'"):
         stages.place(str(tmp_path / "out.parquet"), (".csv", ".parquet"))

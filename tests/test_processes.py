@@ -17,7 +17,8 @@ import pandas as pd
 import pytest
 
 from ptt_jax import checkpoint, flags, main, mesh, processes, train
-from ptt_jax.config import UserError
+from ptt_jax import store as stores
+from ptt_jax.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 CONFIG = """
@@ -81,7 +82,7 @@ def one(folder):
     """A run by this process alone, on four devices. A copy is taken after its first checkpoint."""
     cfg = flags.load_file(folder / "tiny.py")
     cfg.cache_dir, cfg.devices = jax.config.jax_compilation_cache_dir, 4
-    save = checkpoint.Store.save
+    save = stores.Store.save
 
     def save_and_copy(store, *args):
         save(store, *args)
@@ -89,7 +90,7 @@ def one(folder):
             shutil.copytree(folder / "one", folder / "two", ignore=shutil.ignore_patterns("*.lock"))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint.Store, "save", save_and_copy)
+        patch.setattr(stores.Store, "save", save_and_copy)
         main.run(cfg, folder / "one")
     return folder / "one"
 

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ptt_jax import report
-from ptt_jax.config import UserError
+from ptt_jax import pictures, report
+from ptt_jax.errors import UserError
 
 FIGURES = ("forecasts", "steps", "learning")
 MSE = {"seasonal_naive": (0.6, 0.9), "linear": (0.5, 0.7), "zero_shot": (0.4, 0.7), "prompt": (0.45, 0.6)}
@@ -173,7 +173,7 @@ def test_results_alone_make_a_page(run):
 
 def test_steps_of_uneven_length_and_unknown_models_are_drawn_too(run, monkeypatch):
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr(report, "SPARE", ("#FFFF00",))  # yellow, which nothing else in a figure is
+    monkeypatch.setattr(pictures, "SPARE", ("#FFFF00",))  # yellow, which nothing else in a figure is
     samples = dict(np.load(run / "samples.npz"))
     np.savez(run / "samples.npz", **samples | {"step_seconds": 0, "forecast_my_head_SH": samples["truth_SH"] + 1})
     for name in ("results.csv", "steps.csv"):
@@ -206,13 +206,13 @@ def test_writing_twice_changes_nothing_and_leaves_nothing_behind(run):
 
 def test_errors_on_training_rows_are_dashed_where_they_were_looked_at(run):
     pytest.importorskip("matplotlib")
-    _, tuning = report._learning(run, {}).axes
+    _, tuning = pictures.learning(run, {}).axes
     dashed = [line for line in tuning.get_lines() if line.get_linestyle() == "--"]
     assert [list(line.get_ydata()) for line in dashed] == [pytest.approx([0.0, -40.0, -80.0])]
     assert "dashed: of training rows" in tuning.get_title()
     text = (run / "metrics.jsonl").read_text()
     (run / "metrics.jsonl").write_text(text.replace("train_mse", "other"))
-    _, tuning = report._learning(run, {}).axes
+    _, tuning = pictures.learning(run, {}).axes
     assert "dashed" not in tuning.get_title()
 
 

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from ptt_jax import seal
-from ptt_jax.config import UserError
+from ptt_jax.errors import UserError
 
 CARD = {
     "format": 3,

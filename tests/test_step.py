@@ -7,8 +7,8 @@ import pytest
 
 from ptt_jax import encodings, optim, problems, prompts, step, tasks, windows
 from ptt_jax import mesh as meshes
-from ptt_jax.config import UserError
 from ptt_jax.encodings import Cached
+from ptt_jax.errors import UserError
 from ptt_jax.layers import Block
 from ptt_jax.model import CrossMAE
 

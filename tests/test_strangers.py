@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from ptt_jax import Bank, Forecaster, cache, checkpoint, flags, seal
-from ptt_jax.config import UserError
+from ptt_jax import store as stores
+from ptt_jax.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted([*(ROOT / "ptt_jax").glob("*.py"), *(ROOT / "experiments").glob("*.py")])
@@ -46,7 +47,7 @@ class Bomb:
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kept")
-    with zipfile.ZipFile(ROOT / "tests" / "fixtures" / f"format{checkpoint.FORMAT}.zip") as file:
+    with zipfile.ZipFile(ROOT / "tests" / "fixtures" / f"format{stores.FORMAT}.zip") as file:
         file.extractall(folder)
     return folder
 
@@ -145,7 +146,7 @@ def test_what_was_saved_on_one_layout_of_devices_is_restored_on_another(tmp_path
     tree = {"w": np.arange(16, dtype=np.float32).reshape(8, 2)}
     eight = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
     split = jax.sharding.NamedSharding(eight, jax.sharding.PartitionSpec("data"))
-    store = checkpoint.Store(tmp_path / "s", ("params",))
+    store = stores.Store(tmp_path / "s", ("params",))
     store.save(1, {"params": jax.device_put(tree, split)}, {})
     store.save(2, {"params": jax.device_put(tree, jax.devices()[3])}, {})
     for step in (1, 2):

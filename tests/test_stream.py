@@ -25,8 +25,8 @@ from ptt_jax import (
     tune,
     windows,
 )
-from ptt_jax.checkpoint import Store
 from ptt_jax.log import Log
+from ptt_jax.store import Store
 
 CHUNK = 3 * 160 * (48 + 24) * 5 * 5 // 2  # budget: two and a half steps of pre-training's batch
 TASK = "generated-12-20"

@@ -33,10 +33,11 @@ from ptt_jax import (
     tune,
     windows,
 )
-from ptt_jax.checkpoint import Store, content_hash
-from ptt_jax.config import UserError
+from ptt_jax import store as stores
+from ptt_jax.errors import UserError
 from ptt_jax.log import Log
 from ptt_jax.preemption import Preempted
+from ptt_jax.store import Store, content_hash
 
 
 class Stop(Exception):
@@ -539,7 +540,7 @@ def test_what_is_loaded_is_what_the_chosen_setting_learned(finished, problem, tm
 def test_what_another_version_left_is_refused_in_a_sentence(copy, problem):
     path = copy / "prompts" / f"{TASK}.json"
     card = seal.read_json(path)
-    assert card.pop("format") == checkpoint.FORMAT
+    assert card.pop("format") == stores.FORMAT
     seal.write_json(path, card)
     with pytest.raises(
         UserError, match=r"is of another version of ptt_jax \(format 1, not 2 or 3\); accepted: prompts tuned"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ptt_jax import windows
-from ptt_jax.config import UserError
+from ptt_jax.errors import UserError
 
 
 def order(rows: int, size: int, steps: int, seed: int = 0) -> np.ndarray:

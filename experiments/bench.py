@@ -34,7 +34,7 @@ from ml_collections import ConfigDict
 from peaks import Peak, timed
 from phases import Material, Phase, Subject
 
-from ptt_jax import config, predict, step
+from ptt_jax import config, knobs, predict, step
 from ptt_jax.errors import UserError
 from ptt_jax.flags import load_file
 from ptt_jax.log import Log
@@ -220,7 +220,7 @@ def adapt(cfg: ConfigDict, args: argparse.Namespace) -> None:
         cfg.model.mlp, cfg.model.width = cfg.model.mlp * args.width // cfg.model.width, args.width
     cfg.compute_dtype = args.dtype or cfg.compute_dtype
     config.check(cfg)
-    if min(args.batch, args.channels) < 1 or (args.horizons and not config.is_horizons(args.horizons)):
+    if min(args.batch, args.channels) < 1 or (args.horizons and not knobs.is_horizons(args.horizons)):
         raise UserError(
             "accepted: --horizons ascending and above 0, like 96,192, a --batch and --channels of at least 1"
         )

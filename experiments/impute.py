@@ -28,7 +28,7 @@ from cells import FIVE, ROOT
 from ledger import Ledger, fingerprint, set_table
 from reproduce import MOST_SEEDS, at_hand
 
-from ptt_jax import checkpoint, config, data, gaps, imputation, impute, mesh, problems, report, train
+from ptt_jax import checkpoint, config, data, gaps, imputation, impute, mesh, pictures, problems, train
 from ptt_jax.errors import UserError
 from ptt_jax.flags import load_file
 from ptt_jax.log import Log
@@ -144,7 +144,7 @@ def picture(drawn: dict[str, tuple], problem: Problem, lookback: int, file: Path
     steps = min(3 * max(data.season(problem.series.freq), 24), lookback)  # of more, lines are no longer told apart
     x_AL, observed_AL = take(problem.panel.at(0), of, row_A)
     names = [problem.series.names_C[c] for c in channel_A]
-    with matplotlib.rc_context(report.STYLE):
+    with matplotlib.rc_context(pictures.STYLE):
         figure = Figure(figsize=(8.4, 2.2 * len(drawn) + 0.4), layout="constrained")
         axes = figure.subplots(len(drawn), len(names), squeeze=False)
         for line, (kind, (close, params, hiding)) in zip(axes, drawn.items(), strict=True):

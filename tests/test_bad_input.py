@@ -19,6 +19,7 @@ from ptt_jax.bank import Bank
 from ptt_jax.errors import UserError
 from ptt_jax.forecaster import Forecaster
 from ptt_jax.knobs import KNOBS as ALL
+from ptt_jax.knobs import anything
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 ROWS = 300
@@ -510,7 +511,7 @@ def knob_values() -> Iterator[tuple[str, str, bool]]:
             )
         elif kind is str:
             never, maybe = (
-                ["\udcff", "word"] if rule is not config.anything else ["\udcff"],
+                ["\udcff", "word"] if rule is not anything else ["\udcff"],
                 ["", "0", "-1", "x" * 5000],
             )
         else:

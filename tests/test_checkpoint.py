@@ -1,5 +1,6 @@
 import errno
 import json
+import logging
 import shutil
 
 import numpy as np
@@ -190,3 +191,13 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_last_step(tmp_path, monkeypa
         store.save(2, {"params": tree(2)}, {})
     assert store.restore(1, "params", tree(0))["a"]["b"][0, 0] == 1
     store.close()
+
+
+def test_what_orbax_leaves_behind_is_no_news_and_what_others_do_is():
+    def record(text):
+        return logging.LogRecord("asyncio", logging.ERROR, "", 0, text, (), None)
+
+    left = "Task exception was never retrieved\nfuture: <Task finished coro=<%s() defined at x/%s/y.py:1>>"
+    assert not stores.is_news(record(left % ("Handler.read", "orbax")))
+    assert stores.is_news(record(left % ("fetch", "own")))
+    assert stores.is_news(record("orbax has something to say"))

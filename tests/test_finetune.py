@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ptt_jax import checkpoint, config, finetune, main, train, tune
+from ptt_jax import checkpoint, config, finetune, history, main, train, tune
 from ptt_jax import store as stores
 from ptt_jax.errors import UserError
 from ptt_jax.log import Log
@@ -169,8 +169,8 @@ def test_watched_training_rows_choose_nothing_and_are_read_alike_by_all_who_tune
 
 def test_the_training_error_of_a_sweep_is_that_of_the_setting_which_validation_chose():
     validation, train = {"12": np.array([[2.0, 1.0], [1.0, np.nan]])}, {"12": np.array([[3.0, 4.0], [5.0, 6.0]])}
-    assert tune.logged(train, validation) == {"12": 4.5}
-    assert tune.logged({"12": np.full((2, 2), np.nan)}, validation) == {}
+    assert history.logged(train, validation) == {"12": 4.5}
+    assert history.logged({"12": np.full((2, 2), np.nan)}, validation) == {}
 
 
 @pytest.mark.parametrize(("key", "value"), [("seeds", 2), ("learning_rates", (1e-3,)), ("weight_decays", (0.1,))])

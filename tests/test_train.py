@@ -35,6 +35,7 @@ from ptt_jax import (
 )
 from ptt_jax import store as stores
 from ptt_jax.errors import UserError
+from ptt_jax.history import History
 from ptt_jax.log import Log
 from ptt_jax.preemption import Preempted
 from ptt_jax.store import Store, content_hash
@@ -505,7 +506,7 @@ def test_seeds_that_diverge_in_different_settings_go_on(finished, problem, tmp_p
 
 
 def history(patience, *looks):
-    return tune.History(patience, [(i, {"20": np.array(look, float)}) for i, look in enumerate(looks)])
+    return History(patience, [(i, {"20": np.array(look, float)}) for i, look in enumerate(looks)])
 
 
 def test_a_member_is_what_it_would_be_alone():
@@ -550,7 +551,7 @@ def test_what_another_version_left_is_refused_in_a_sentence(copy, problem):
 
 def test_a_stage_that_another_version_began_is_refused_in_a_sentence(finished, copy, problem, monkeypatch):
     (copy / "prompts" / f"{TASK}.json").unlink()
-    monkeypatch.setattr(checkpoint, "READ", (4,))
+    monkeypatch.setattr(stores, "READ", (4,))
     with pytest.raises(UserError, match=r"/6 is of another version of ptt_jax \(format 3, not 4\)"):
         tune.tune(make_config(), copy, problem, Log(copy / "metrics.jsonl"))
 

@@ -1,5 +1,7 @@
 """A strict session on eight virtual devices, and the smallest problem that has everything in it."""
 
+import ast
+import contextlib
 import mmap
 import os
 from pathlib import Path
@@ -90,3 +92,17 @@ def history():
     rng = np.random.default_rng(0)
     x_RT = np.cumsum(rng.normal(size=(5, 48)), axis=1).astype(np.float32)
     return jnp.asarray(x_RT), jnp.asarray(rng.random((5, 48)) > 0.1)
+
+
+@pytest.fixture(scope="session")
+def syntax():
+    """f(path) -> the syntax tree of a file. Python before 3.11.8 loses count when another thread, one of tensorstore's
+    say, makes a tree for a traceback meanwhile (gh-106905): then it is made again."""
+
+    def tree(path: Path) -> ast.Module:
+        for _ in range(20):
+            with contextlib.suppress(SystemError):
+                return ast.parse(path.read_text(encoding="utf-8"))
+        return ast.parse(path.read_text(encoding="utf-8"))
+
+    return tree

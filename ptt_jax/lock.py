@@ -45,8 +45,7 @@ def hold(folder: Path, say: Callable[[str], Any] = print) -> Iterator[None]:
     """
     path, made = folder / NAME, not folder.exists()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = take(path, say)
+        file, about = take(path, say)
     except OSError:
         yield  # what tries to write there says why it cannot
         return
@@ -59,37 +58,67 @@ def hold(folder: Path, say: Callable[[str], Any] = print) -> Iterator[None]:
         ended.set()
         pulse.join()
         with contextlib.suppress(OSError):
-            path.unlink()
+            if read(path) == about:  # and not of another machine, which heard nothing of this one for too long
+                os.ftruncate(file, 0)  # what cannot be removed, as on Windows while it is open, says nothing then
+                path.unlink()
             if made:
                 folder.rmdir()  # one in which nothing was written is not left
         os.close(file)  # the lock goes with it
 
 
-def take(path: Path, say: Callable[[str], Any]) -> int:
-    """Returns the open, locked file, which says who holds it. Raises UserError when another process does, OSError when
-    the file cannot be made."""
+def take(path: Path, say: Callable[[str], Any]) -> tuple[int, dict[str, Any]]:
+    """Returns the open, locked file, and who holds it, as it says. Raises UserError when another process does, OSError
+    when the file cannot be made."""
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        file, made = opened(path)
         try:
             alone = locked(file, path)
             if not same(file, path):  # its holder removed it meanwhile
                 continue
+            if not made and not read(path):
+                time.sleep(BEAT / 5)  # who made it, on another machine, may not have written yet
             former = read(path)
             # The kernel says that a holder on this machine is dead; of another one, time does.
-            if former and not (alone and former.get("machine") == machine()):
+            unsure = bool(former) and not (alone and former.get("machine") == machine())
+            if unsure:
                 say(f"{path.parent} was in use by {name(former)}: waiting up to {PATIENCE:.0f} s for a sign of life")
                 wait(path, former)
+                if not same(file, path):  # it ended while it was waited for
+                    continue
             if former:
                 say(f"{path.parent}: {name(former)} has ended without a word; going on in its place")
             now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
             about = {"pid": os.getpid(), "host": socket.gethostname(), "since": now, "machine": machine()}
             os.ftruncate(file, 0)
-            os.pwrite(file, json.dumps(about).encode(), 0)
+            os.write(file, json.dumps(about).encode())
+            if unsure:
+                time.sleep(BEAT / 5)
+                if (found := read(path)) != about:  # another one had waited, too, and wrote after this one
+                    raise refused(path, found)
             file, kept = -1, file
-            return kept
+            return kept, about
         finally:
             if file >= 0:
                 os.close(file)
+
+
+def opened(path: Path) -> tuple[int, bool]:
+    """Returns the open file, and whether it was made now, which on any file system one process alone does. Who may
+    write in the folder may write it, so that another user is refused, too."""
+    flags, tries = os.O_RDWR | getattr(os, "O_CLOEXEC", 0), 3
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with contextlib.suppress(FileExistsError):
+                file = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
+                with contextlib.suppress(OSError, AttributeError):
+                    os.fchmod(file, 0o600 | path.parent.stat().st_mode & 0o066)
+                return file, True
+            return os.open(path, flags), False
+        except FileNotFoundError:  # a holder that ends has just removed it, or the folder with it
+            tries -= 1
+            if not tries:
+                raise
 
 
 def locked(file: int, path: Path) -> bool:
@@ -131,13 +160,15 @@ def refused(path: Path, holder: dict[str, Any]) -> UserError:
 
 
 def wait(path: Path, former: dict[str, Any]) -> None:
-    """Waits for a sign of life, and returns when there is none. Raises UserError when there is one."""
-    seen, begun = path.stat().st_mtime_ns, time.monotonic()
-    while time.monotonic() - begun < PATIENCE:
-        time.sleep(BEAT / 5)
-        with path.open("rb"):  # a network file system asks its server anew when a file is opened
-            if path.stat().st_mtime_ns != seen:
-                raise refused(path, former)
+    """Waits for a sign of life, and returns when there is none, or no file any more. Raises UserError when there is
+    one."""
+    with contextlib.suppress(FileNotFoundError):
+        seen, begun = path.stat().st_mtime_ns, time.monotonic()
+        while time.monotonic() - begun < PATIENCE:
+            time.sleep(BEAT / 5)
+            with path.open("rb"):  # a network file system asks its server anew when a file is opened
+                if path.stat().st_mtime_ns != seen:
+                    raise refused(path, former)
 
 
 def beat(path: Path, ended: threading.Event) -> None:

@@ -95,7 +95,7 @@ def test_another_machine_that_lives_is_believed_whatever_flock_says(tmp_path, qu
     assert (tmp_path / "run.lock").exists()
 
 
-def test_a_torn_lock_file_is_no_lock(tmp_path):
+def test_a_torn_lock_file_is_no_lock(tmp_path, quick):
     (tmp_path / "run.lock").write_text('{"pid": 7, "ho')
     with lock.hold(tmp_path):
         pass
@@ -113,3 +113,78 @@ def test_a_folder_that_cannot_be_made_or_written_needs_no_lock(tmp_path, monkeyp
     monkeypatch.setattr(os, "open", denied)
     with lock.hold(tmp_path):
         assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_holder_that_ends_while_it_is_waited_for_leaves_the_lock_to_who_waited(tmp_path, quick, monkeypatch):
+    path = tmp_path / "run.lock"
+    foreign(path)
+    monkeypatch.setattr(lock.time, "sleep", lambda _: path.unlink(missing_ok=True))
+    with lock.hold(tmp_path, lambda _: None):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+
+
+def test_of_two_that_take_over_what_a_third_left_one_goes_on(tmp_path, quick, monkeypatch):
+    path = tmp_path / "run.lock"
+    foreign(path)
+    monkeypatch.setattr(lock, "wait", lambda *_: None)
+    monkeypatch.setattr(lock.time, "sleep", lambda _: foreign(path, pid=8))  # which waited, too, and writes after this
+    with pytest.raises(UserError, match="in use by process 8 on elsewhere"), lock.hold(tmp_path, lambda _: None):
+        pass
+    assert json.loads(path.read_text())["pid"] == 8
+
+
+def test_of_two_that_begin_at_once_where_nothing_can_be_locked_one_is_refused(tmp_path, quick, monkeypatch):
+    monkeypatch.setattr(lock, "fcntl", None)
+    monkeypatch.setattr(lock, "BEAT", 0.2)
+    path, holding = tmp_path / "run.lock", []
+
+    def both(_):  # the other one's file is there, and what it writes comes now
+        foreign(path)
+        monkeypatch.setattr(lock.time, "sleep", lambda _: os.utime(path))
+
+    path.touch()
+    monkeypatch.setattr(lock.time, "sleep", both)
+    with pytest.raises(UserError, match="in use by process 7 on elsewhere"), lock.hold(tmp_path, lambda _: None):
+        holding.append(1)
+    assert not holding
+
+
+def test_a_lock_that_another_machine_took_over_is_left_to_it(tmp_path):
+    with lock.hold(tmp_path):
+        foreign(tmp_path / "run.lock")
+    assert json.loads((tmp_path / "run.lock").read_text())["pid"] == 7
+
+
+def test_a_folder_that_goes_while_it_is_locked_comes_again(tmp_path, monkeypatch):
+    run, real, gone = tmp_path / "run", os.open, []
+
+    def late(path, *rest):
+        if not gone:
+            gone.append(run.rmdir())
+        return real(path, *rest)
+
+    monkeypatch.setattr(os, "open", late)
+    with lock.hold(run):
+        assert (run / "run.lock").exists()
+    assert not run.exists()
+
+
+def test_a_lock_that_cannot_be_removed_says_nothing(tmp_path, monkeypatch):
+    def busy(*_, **__):
+        raise PermissionError(13, "in use")
+
+    with monkeypatch.context() as context, lock.hold(tmp_path):
+        context.setattr("pathlib.Path.unlink", busy)
+    assert (tmp_path / "run.lock").read_bytes() == b""
+
+
+@pytest.mark.parametrize(("mode", "lock_mode"), [(0o777, 0o666), (0o755, 0o644), (0o770, 0o660)])
+def test_who_may_write_in_a_folder_may_lock_it_whatever_the_umask(tmp_path, mode, lock_mode):
+    """Another user who could not open the file would go on as if it were locked by nobody."""
+    tmp_path.chmod(mode)
+    former = os.umask(0o022)
+    try:
+        with lock.hold(tmp_path):
+            assert (tmp_path / "run.lock").stat().st_mode & 0o777 == lock_mode
+    finally:
+        os.umask(former)

@@ -24,7 +24,7 @@ import pandas as pd
 
 from ptt_jax import answer, checkpoint, fitted, frames, intervals, parcel, predict, stacks, train
 from ptt_jax.errors import UserError
-from ptt_jax.files import to_path
+from ptt_jax.files import sync, to_path
 from ptt_jax.forecaster import Forecaster, plain
 from ptt_jax.frame import nearest
 from ptt_jax.parcel import Parcel
@@ -77,6 +77,7 @@ class Bank:
                 fitted.copy(Path(card["run"]) / "backbone", whole / "backbone", card["step"], "params")
                 write_json(whole / "backbone.json", {**card, "run": ""})
                 write_json(whole / "bank.json", {"format": FORMAT, "backbone": card["content_hash"]})
+                sync(whole)
                 whole.replace(target)
         except OSError as e:
             raise UserError(

@@ -172,14 +172,22 @@ def plain(task: Any, of: Path) -> str:
 
 
 def find_backbone(run: Path) -> dict[str, Any]:
-    """Returns backbone.json of a run, through a run that tuned on another's backbone; 'run' is where it lies."""
+    """Returns backbone.json of a run, through a run that tuned on another's backbone; 'run' is where it lies. Raises
+    UserError when it is no such file, or the other run holds another backbone now."""
     passed: list[Path] = []
+    said = ""  # by the first one
     while True:
         path = run / "backbone.json"
         card = read_json(path)
         if not {"run", "step", "content_hash", "architecture"} <= {*card} or not isinstance(card["run"], str):
             raise UserError(f"{path} lacks what a backbone needs; accepted: the file as a run wrote it")
-        named(card, path)
+        holds = named(card, path)["content_hash"]
+        said = said or holds
+        if holds != said:
+            raise UserError(
+                f"{passed[0]} uses backbone {said[:12]}, and {run} holds {holds[:12]} now; accepted: "
+                f"the files as they were, or --config.backbone={run} in a new --workdir"
+            )
         if not card["run"]:
             return {**card, "run": str(run.absolute())}
         passed.append(run.absolute())

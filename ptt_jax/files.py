@@ -1,6 +1,7 @@
 """Paths that people type, and files that are whole or absent."""
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 
@@ -45,3 +46,20 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         raise UserError(
             f"{path} cannot be written ({e.strerror or e}); accepted: a place that can be written and has room"
         ) from None
+
+
+def sync(folder: Path) -> None:
+    """Returns when all in a folder, and its name, is on the disk: what is deleted or written after that outlives no
+    power failure that it does not. orbax leaves most of its small files to the system. Raises OSError."""
+    for path in (*folder.rglob("*"), folder, folder.parent):
+        try:
+            file = os.open(path, os.O_RDONLY)
+        except OSError:  # some systems open no folder
+            continue
+        try:
+            os.fsync(file)
+        except OSError as e:
+            if e.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):  # which say that there is no such thing
+                raise
+        finally:
+            os.close(file)

@@ -39,7 +39,7 @@ from ptt_jax import (
 )
 from ptt_jax import mesh as meshes
 from ptt_jax.errors import UserError
-from ptt_jax.files import to_path
+from ptt_jax.files import sync, to_path
 from ptt_jax.fitted import Fitted, Scratch
 from ptt_jax.fitting import Wish
 from ptt_jax.frames import Table
@@ -281,12 +281,16 @@ class Forecaster:
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
                 whole, former = Path(temporary) / "whole", Path(temporary) / "former"
                 fitted.write(of, whole, params)
+                sync(whole)
                 if target.exists():
-                    target.rename(former)
+                    with lock.hold(target, warnings.warn):
+                        pass  # nobody works in it
                 try:
+                    if target.exists():
+                        target.rename(former)
                     whole.rename(target)
-                except OSError:
-                    if former.exists():
+                except BaseException:  # Ctrl-C, too
+                    if former.exists() and not target.exists():
                         former.rename(target)
                     raise
         except OSError as e:

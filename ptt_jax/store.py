@@ -23,11 +23,12 @@ from orbax.checkpoint import checkpoint_managers as managers
 
 from ptt_jax import processes
 from ptt_jax.errors import UserError
+from ptt_jax.files import sync
 from ptt_jax.seal import opened, sealed
 
 FORMAT = 3  # of a stage's state and of prompts; the parameters of a backbone are those of format 1
 READ = (2, 3)  # formats that this version reads: 2 is 3 without seals and without the content hashes in a step's meta
-OURS = ("manifest", "of")  # what a step's meta holds for the store itself
+OURS = ("manifest", "of", "at")  # what a step's meta holds for the store itself
 Tree = Any
 
 
@@ -74,12 +75,13 @@ class Store:
         layout of devices. Raises UserError when they cannot be written; the steps before are as they were."""
         plain = {name: serialization.to_state_dict(jax.device_get(trees[name])) for name in self.items}
         args: dict[str, Any] = {name: ocp.args.StandardSave(tree) for name, tree in plain.items()}
-        own = {"manifest": {name: content_hash(tree) for name, tree in plain.items()}, "of": self.of}
+        own = {"manifest": {name: content_hash(tree) for name, tree in plain.items()}, "of": self.of, "at": step}
         args["meta"] = ocp.args.JsonSave(sealed({**meta, "format": FORMAT, **own}))
         before = self.manager.latest_step()
         try:
             self.manager.save(step, args=ocp.args.Composite(**args))
             self.manager.wait_until_finished()
+            processes.once(lambda: sync(self.path / str(step)))
         except (OSError, ValueError) as e:
             reason = full(e)
             if not reason:
@@ -126,6 +128,8 @@ class Store:
             raise self.other(step, form)
         if self.of and found.get("of", self.of) != self.of:
             raise UserError(f"{path.parent} was saved by another run; accepted: the files as this run wrote them")
+        if (at := found.get("at", step)) != step:
+            raise UserError(f"{path.parent} was saved as step {at}; accepted: the files as the run wrote them")
         return found
 
     def other(self, step: int, form: Any) -> UserError:

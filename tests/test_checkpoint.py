@@ -1,6 +1,7 @@
 import errno
 import json
 import logging
+import os
 import shutil
 
 import numpy as np
@@ -10,6 +11,7 @@ from ptt_jax import checkpoint, config
 from ptt_jax import store as stores
 from ptt_jax.errors import UserError
 from ptt_jax.files import write_atomic
+from ptt_jax.seal import write_json
 from ptt_jax.store import Store
 
 DATA = {"name": "x", "fingerprint": "0", "freq": "h", "splits": {"train": (0, 9)}}
@@ -201,3 +203,54 @@ def test_what_orbax_leaves_behind_is_no_news_and_what_others_do_is():
     assert not stores.is_news(record(left % ("Handler.read", "orbax")))
     assert stores.is_news(record(left % ("fetch", "own")))
     assert stores.is_news(record("orbax has something to say"))
+
+
+def test_a_step_under_the_name_of_another_is_found(tmp_path):
+    store = Store(tmp_path / "s", ("params",))
+    for step in (1, 2):
+        store.save(step, {"params": tree(step)}, {})
+    store.close()
+    shutil.rmtree(tmp_path / "s" / "2")
+    (tmp_path / "s" / "1").rename(tmp_path / "s" / "2")
+    store = Store(tmp_path / "s", ("params",))
+    with pytest.raises(UserError, match="s/2 was saved as step 1; accepted"):
+        store.meta(2)
+    store.close()
+
+
+def test_a_step_is_on_the_disk_before_the_one_before_it_is_deleted(tmp_path, monkeypatch):
+    """All its files, and the folders that name them: a machine may vanish a moment later."""
+    real, synced = os.fsync, set()
+
+    def fsync(file):
+        synced.add(os.fstat(file).st_ino)
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    store = Store(tmp_path / "s", ("params",))
+    store.save(1, {"params": tree(1)}, {})
+    store.close()
+    made = [tmp_path / "s", *(tmp_path / "s").rglob("*")]
+    assert [path for path in made if path.stat().st_ino not in synced] == []
+
+    def broken(_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    store = Store(tmp_path / "s", ("params",))
+    with pytest.raises(UserError, match=r"s/2 cannot be written \(Input/output error\).* goes on from step 1"):
+        store.save(2, {"params": tree(2)}, {})
+    store.close()
+
+
+def test_a_backbone_that_another_run_no_longer_holds_is_no_backbone(tmp_path):
+    card = {"run": "", "step": 1, "content_hash": "a" * 64, "architecture": {}}
+    for name in "abc":
+        (tmp_path / name).mkdir()
+    write_json(tmp_path / "a" / "backbone.json", card)
+    checkpoint.refer(tmp_path / "b", checkpoint.find_backbone(tmp_path / "a"))
+    checkpoint.refer(tmp_path / "c", {**checkpoint.find_backbone(tmp_path / "b"), "run": str(tmp_path / "b")})
+    assert checkpoint.find_backbone(tmp_path / "c")["run"] == str(tmp_path / "a")
+    write_json(tmp_path / "a" / "backbone.json", {**card, "content_hash": "f" * 64})
+    with pytest.raises(UserError, match=r"c uses backbone a{12}, and .*/a holds f{12} now; accepted"):
+        checkpoint.find_backbone(tmp_path / "c")

@@ -2,15 +2,17 @@
 
 import copy
 import json
+import os
 import pickle
 import warnings
+from pathlib import Path
 
 import jax
 import numpy as np
 import pandas as pd
 import pytest
 
-from ptt_jax import calibrate, checkpoint, fitting, frames, intervals, predict, seal, tune
+from ptt_jax import calibrate, checkpoint, fitting, frames, intervals, lock, predict, seal, tune
 from ptt_jax.errors import UserError
 from ptt_jax.fitting import Wish
 from ptt_jax.forecaster import Forecaster
@@ -297,6 +299,23 @@ def test_a_folder_with_something_else_is_never_overwritten(fitted, tmp_path):
     with pytest.raises(UserError, match="something else is there"):
         fitted.save(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_what_was_saved_is_there_until_the_new_one_is(fitted, tmp_path, monkeypatch):
+    folder, real = fitted.save(tmp_path / "f"), Path.rename
+    with lock.hold(folder), pytest.raises(UserError, match=f"in use by process {os.getpid()} on"):
+        fitted.save(folder)
+
+    def pressed(self, target):
+        if self.name == "whole":
+            raise KeyboardInterrupt
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        fitted.save(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+    assert Forecaster.load(folder).fitted.prompt_hash == fitted.fitted.prompt_hash
 
 
 def test_a_saved_forecaster_that_is_not_whole_is_named(fitted, tmp_path):

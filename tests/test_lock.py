@@ -86,7 +86,7 @@ def test_another_machine_that_lives_is_believed_whatever_flock_says(tmp_path, qu
     if not able:
         monkeypatch.setattr(lock, "fcntl", None)
     ended = threading.Event()
-    pulse = threading.Thread(target=lock.beat, args=(tmp_path / "run.lock", ended))
+    pulse = threading.Thread(target=lock.beat, args=(tmp_path / "run.lock", ended), daemon=True)
     pulse.start()
     with pytest.raises(UserError, match="is in use by process 7 on elsewhere"), lock.hold(tmp_path, lambda _: None):
         pass

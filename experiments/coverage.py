@@ -86,7 +86,7 @@ def measure(name: str, end: float) -> dict[str, Any] | None:
     after = calibrate.cutoffs(-ahead, -horizon, WINDOWS)
     last = calibrate.cutoffs(-kept, -horizon, calibrate.CUTOFFS)
     found: dict[str, Any] = {"data": name, "end": end, "rows": rows, "windows": len(after)}
-    for words, unit in (("spread", intervals.SPREAD), ("unit", Unit.of(season, horizon))):
+    for words, unit in (("spread", intervals.SPREAD), ("unit", Unit.of(season, horizon, of.lookback))):
         residual_WHC, unit_WC = calibrate.back_test(model, whole, after, unit)
         short = intervals.fit(*calibrate.back_test(model, past, last, unit), kept // horizon, unit)
         for rule, known in (("last rows", short), ("history", calibrate.fit(model, past, kept, unit))):

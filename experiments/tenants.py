@@ -58,7 +58,7 @@ def draw(cfg: ConfigDict, horizon: int, tenants: int, folder: Path) -> tuple[Ban
         bank.put(
             Parcel(
                 f"tenant {k}", bank.hash, {"tokens_MD": tokens_MD}, cfg, params, ("load",), "h", 24, at_K, quantile_QK,
-                np.ones(1), 1.0, intervals.Unit.of(24, horizon),
+                np.ones(1), 1.0, intervals.Unit.of(24, horizon, cfg.lookback),
             )
         )  # fmt: skip
 

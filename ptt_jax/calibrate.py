@@ -25,14 +25,14 @@ MOST = 3  # times as large, or as small, may the model's residuals be as the map
 def fit(predictor: Predictor, table: Table, kept: int, unit: Unit) -> Intervals:
     """Returns the intervals of a model that the last `kept` rows taught nothing.
 
-    Raises UserError where not one value of those rows is known.
+    Raises UserError where no residual is known, of those rows or of the whole history.
     """
     horizon = predictor.horizon
     count = min(CUTOFFS, max(LEAST, ROWS // len(table.names_C)))
     recent = cutoffs(-kept, -horizon, count)
     own_WHC, unit_WC = back_test(predictor, table, recent, unit)
     first = predictor.lookback - len(table.values_TC)
-    if np.isnan(own_WHC).all() or first > -horizon - FOLDS:  # a history that a backbone of others was tuned on
+    if first > -horizon - FOLDS:  # a history that a backbone of others was tuned on
         return intervals.fit(own_WHC, unit_WC, kept // horizon, unit)
     whole = cutoffs(first, -horizon, count)
     map_WHC = crossed(table, [*whole, *recent], predictor.lookback, horizon)
@@ -83,7 +83,6 @@ def crossed(table: Table, after: list[int], lookback: int, horizon: int) -> np.n
         target_TC[:, c] = np.interp(at_T, at_T[seen_TC[:, c]], z_TC[seen_TC[:, c], c]) if seen_TC[:, c].any() else 0
     x_TC = np.where(seen_TC, z_TC, 0)
     every_S = np.arange(len(z_TC) - lookback - horizon + 1)
-    residual_GWHC = np.full((len(RIDGES), len(after), horizon, z_TC.shape[1]), np.nan, np.float32)
     back, ahead = np.arange(lookback), np.arange(lookback, lookback + horizon)
 
     def rows(s_R: np.ndarray, c_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -92,6 +91,12 @@ def crossed(table: Table, after: list[int], lookback: int, horizon: int) -> np.n
         mean_R1 = x_RT.sum(1, keepdims=True) / np.maximum(seen_RT.sum(1, keepdims=True), 1)
         return np.where(seen_RT, x_RT - mean_R1, 0).astype(np.float32), mean_R1
 
+    def away(w: int, x_CT: np.ndarray, mean_C1: np.ndarray, weights_TH: np.ndarray) -> np.ndarray:
+        """residual_HC of a window."""
+        return np.asarray(z_TC[start_W[w] + ahead] - (x_CT @ weights_TH + mean_C1).T)
+
+    every_C, square_G = np.arange(z_TC.shape[1]), np.zeros(len(RIDGES))
+    judges: dict[int, list[np.ndarray]] = {}  # the maps of each window; residuals of all would fill the memory
     for fold_S in np.array_split(every_S, FOLDS):
         near_S = (every_S > fold_S[0] - horizon) & (every_S < fold_S[-1] + horizon)
         teach_S = every_S[~near_S] if not near_S.all() else np.setdiff1d(every_S, fold_S)
@@ -101,12 +106,14 @@ def crossed(table: Table, after: list[int], lookback: int, horizon: int) -> np.n
         y_RH = target_TC[s_R[:, None] + ahead, c_R[:, None]] - mean_R1
         maps = ridges(x_RT, y_RH)
         for w in np.flatnonzero((start_W >= fold_S[0]) & (start_W <= fold_S[-1])):
-            x_CT, mean_C1 = rows(np.full(z_TC.shape[1], start_W[w]), np.arange(z_TC.shape[1]))
-            truth_HC = z_TC[start_W[w] + ahead]
-            for g, weights_TH in enumerate(maps):
-                residual_GWHC[g, w] = truth_HC - (x_CT @ weights_TH + mean_C1).T
-    best = int(np.nanargmin(np.nan_to_num(np.square(residual_GWHC)).sum((1, 2, 3))))
-    return usual(table, residual_GWHC[best] * scaler.scale_C, after, lookback)
+            at_w = rows(np.full(len(every_C), start_W[w]), every_C)
+            square_G += [np.nansum(np.square(away(w, *at_w, weights_TH), dtype=float)) for weights_TH in maps]
+            judges[w] = maps
+    best = int(square_G.argmin())
+    residual_WHC = np.full((len(after), horizon, len(every_C)), np.nan, np.float32)
+    for w, maps in judges.items():
+        residual_WHC[w] = away(w, *rows(np.full(len(every_C), start_W[w]), every_C), maps[best])
+    return usual(table, residual_WHC * scaler.scale_C, after, lookback)
 
 
 def ridges(x_RT: np.ndarray, y_RH: np.ndarray) -> list[np.ndarray]:

@@ -184,7 +184,7 @@ def learn(table: Table, wish: Wish, card: dict[str, Any], alive: tuple[Scratch, 
         task = tune.tune(cfg, folder, problem, log)
     predictor = fitted.predictor(folder, task, cfg)
     log.progress("intervals: back-testing")
-    known = calibrate.fit(predictor, table, kept, Unit.of(season, wish.horizon))
+    known = calibrate.fit(predictor, table, kept, Unit.of(season, wish.horizon, cfg.lookback))
     log.progress("")
     tail = frames.write(table, {name: table.values_TC[-cfg.lookback :]}, after=-min(cfg.lookback, len(table.values_TC)))
     return Fitted(folder, task, cfg, predictor, known, table.names_C, step, season, tail, (*own, *alive))
@@ -192,13 +192,15 @@ def learn(table: Table, wish: Wish, card: dict[str, Any], alive: tuple[Scratch, 
 
 def as_series(table: Table, kept: int) -> Series:
     """Returns the table's series that have a value before the last `kept` rows, each in units of its own spread, with
-    its splits. Raises UserError where none has one."""
+    its splits. Raises UserError where none has one, or none moves."""
     rows = len(table.values_TC)
     begin = rows - kept
     learned_C = (~np.isnan(table.values_TC[:begin])).any(0)
     if not learned_C.any():
         raise UserError(f"no series has a value in its first {begin} rows, which teach; accepted: longer series")
     values_TC = table.values_TC[:, learned_C]
+    if (np.nanmax(values_TC, 0) == np.nanmin(values_TC, 0)).all():
+        raise UserError("no series moves, each has one value throughout; accepted: at least one that does")
     scaler = data.exact(values_TC[:begin], ~np.isnan(values_TC[:begin]))
     names = [name for name, learned in zip(table.names_C, learned_C, strict=True) if learned]
     stamps_T = pd.date_range("2000-01-01", periods=rows, freq="s").as_unit("ns")  # series end at stamps of their own

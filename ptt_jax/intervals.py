@@ -33,8 +33,10 @@ class Unit(NamedTuple):
     last: int = 1
 
     @classmethod
-    def of(cls, season: int, horizon: int) -> "Unit":
-        return cls(RECENT, season, SEASONS * max(season, horizon))
+    def of(cls, season: int, horizon: int, lookback: int) -> "Unit":
+        """Returns the unit of histories of a lookback. One shorter than two seasons holds few values a season apart, of
+        24 hours a single pair: their moves are those from step to step."""
+        return cls(RECENT, season if 2 * season <= lookback else 1, SEASONS * max(season, horizon))
 
     def size(self, history_RT: np.ndarray, spread_R: np.ndarray) -> np.ndarray:
         """Returns unit_R of histories, NaN where missing, whose spread is known; NaN where that is. The spread alone

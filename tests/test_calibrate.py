@@ -1,5 +1,7 @@
 """What intervals are made from: whole histories, held out block by block, of the size of the model's own errors."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -26,7 +28,20 @@ def test_a_map_is_never_taught_by_what_it_is_judged_on():
     values_TC = np.random.default_rng(0).normal(size=(150, 1))  # a map of 40 numbers would learn these by heart
     residual_WHC = calibrate.crossed(table(values_TC), calibrate.cutoffs(-110, -6, 300), 40, 6)
     assert residual_WHC.shape == (105, 6, 1)
-    assert np.abs(residual_WHC).mean() > 0.95 * np.abs(values_TC).mean()
+    assert np.abs(residual_WHC).mean() > np.abs(values_TC).mean()  # noise is told by nothing
+
+
+def test_no_row_that_a_window_is_judged_on_was_a_target_of_its_map(monkeypatch):
+    """Squares tell rows: from one to the next they grow by 2 t + 1."""
+    taught, real, lookback, horizon, rows = [], calibrate.ridges, 40, 6, 150
+    monkeypatch.setattr(calibrate, "ridges", lambda x_RT, y_RH: taught.append(y_RH) or real(x_RT, y_RH))
+    values_T1 = np.arange(rows)[:, None] ** 2.0
+    calibrate.crossed(table(values_T1), calibrate.cutoffs(lookback - rows, -horizon, 300), lookback, horizon)
+    folds = np.array_split(np.arange(rows - lookback - horizon + 1), calibrate.FOLDS)
+    for start_S, y_RH in zip(folds, taught, strict=True):
+        at = np.unique(((np.diff(y_RH) * values_T1.std() - 1) / 2).round().astype(int))
+        judged = range(start_S[0] + lookback, start_S[-1] + lookback + horizon)
+        assert {*range(lookback, rows)} - {*judged} >= {*at, *(at + 1)} != set()
 
 
 def test_a_map_learns_a_season_in_any_units_and_across_gaps():
@@ -52,7 +67,7 @@ def test_what_only_the_years_before_saw_is_in_the_intervals():
     rng, t_T = np.random.default_rng(0), np.arange(3000)
     wild_T1 = ((t_T % 60 == 0) & (t_T < 2600))[:, None]  # nothing wild happens in the last rows
     of = table(rng.normal(size=(3000, 2)) + 30 * wild_T1)
-    known = calibrate.fit(Mean(), of, 300, Unit.of(1, 6))
+    known = calibrate.fit(Mean(), of, 300, Unit.of(1, 6, 24))
     last_WHC, unit_WC = calibrate.back_test(Mean(), of, calibrate.cutoffs(-300, -6, 300), known.unit)
     short = intervals.fit(last_WHC, unit_WC, 50, known.unit)
     assert known.at(0.995).mean() > 2 * short.at(0.995).mean()
@@ -62,7 +77,7 @@ def test_what_only_the_years_before_saw_is_in_the_intervals():
 def test_a_history_without_room_for_a_map_is_calibrated_on_its_last_rows():
     of = table(np.random.default_rng(0).normal(size=(30, 2)))
     with pytest.warns(UserWarning, match="windows that don't overlap"):
-        known = calibrate.fit(Mean(), of, 10, Unit.of(1, 6))
+        known = calibrate.fit(Mean(), of, 10, Unit.of(1, 6, 24))
     assert np.isfinite(known.quantile_QH).all()
 
 
@@ -77,3 +92,24 @@ def test_a_unit_lies_between_the_spread_and_the_latest_moves():
     holes_RT = np.where(np.arange(24) % 2, np.nan, history_RT)  # no two neighbours are known
     np.testing.assert_allclose(unit.size(holes_RT, spread_R), spread_R)
     assert np.isnan(unit.size(history_RT * np.nan, np.full(3, np.nan))).all()
+
+
+def test_moves_are_from_step_to_step_where_a_lookback_holds_few_values_a_season_apart():
+    """Of 24 hours a single pair is a day apart, which says next to nothing: bounds were four times as wide."""
+    assert Unit.of(24, 6, 48) == Unit(intervals.RECENT, 24, 48)
+    assert Unit.of(24, 6, 47) == Unit(intervals.RECENT, 1, 48)
+    of = table(np.sign(np.random.default_rng(0).normal(size=(400, 1))))
+    known = calibrate.fit(Mean(), of, 60, Unit.of(24, 6, Mean.lookback))
+    low_H1, high_H1 = known.bounds(np.zeros((6, 1)), known.ratio_C, 80)
+    assert (high_H1 - low_H1).mean() < 4  # of values of -1 and 1
+
+
+def test_a_history_whose_last_rows_are_missing_has_the_residuals_of_the_others():
+    values_TC = np.random.default_rng(0).normal(size=(400, 1))
+    whole = calibrate.fit(Mean(), table(values_TC), 60, Unit.of(1, 6, 24))
+    values_TC[-60:-1] = np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a mean of nothing, in the place of a model
+        short = calibrate.fit(Mean(), table(values_TC), 60, Unit.of(1, 6, 24))
+    widths = [known.at(0.9) - known.at(0.1) for known in (whole, short)]
+    np.testing.assert_allclose(*widths, rtol=0.5)

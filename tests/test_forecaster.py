@@ -226,6 +226,7 @@ def test_it_has_the_habits_of_scikit_learn():
         (lambda f: Forecaster(3, name="y").fit(make()), r"name='y'\) is a column of the frame"),
         (lambda f: Forecaster(3, knobs={"pretrain.epochs": np.float32(1)}).fit(make()), "could not be saved"),
         (lambda f: Forecaster(0).fit(make()), "whole number of at least 1"),
+        (lambda f: Forecaster(3).fit(make().assign(load=7.0, wind=0.0)), "no series moves, each has one value"),
         (lambda f: Forecaster(300).fit(make()), "of 400 rows are too short; accepted: at least 666"),
         (lambda f: Forecaster(3, knobs={"model.widht": 3}).fit(make()), "nearest: model.width"),
         (lambda f: Forecaster(3, knobs={"model.width": "x"}).fit(make()), "model.width.*no int"),

@@ -105,7 +105,7 @@ def crossed(table: Table, after: list[int], lookback: int, horizon: int) -> np.n
         x_RT, mean_R1 = rows(s_R, c_R)
         y_RH = target_TC[s_R[:, None] + ahead, c_R[:, None]] - mean_R1
         maps = ridges(x_RT, y_RH)
-        for w in np.flatnonzero((start_W >= fold_S[0]) & (start_W <= fold_S[-1])):
+        for w in map(int, np.flatnonzero((start_W >= fold_S[0]) & (start_W <= fold_S[-1]))):
             at_w = rows(np.full(len(every_C), start_W[w]), every_C)
             square_G += [np.nansum(np.square(away(w, *at_w, weights_TH), dtype=float)) for weights_TH in maps]
             judges[w] = maps

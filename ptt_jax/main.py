@@ -173,4 +173,4 @@ def main(argv: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     with processes.company((0, 2, preemption.CODE)):
-        sys.exit(main())
+        sys.exit(preemption.final(main()))

@@ -21,15 +21,17 @@ class Preempted(BaseException):
 
 
 class Wish:
-    """Whether this process was told to end, and how many of its callers will look at that by themselves."""
+    """Whether this process was told to end, how many of its callers will look at that by themselves, and whether it is
+    ending."""
 
-    told, waiting = False, 0
+    told, waiting, ending = False, 0, False
 
 
 def notice(*_: Any) -> None:
-    """What SIGTERM does."""
+    """What SIGTERM does; a second one disturbs nothing that is put in order because of the first."""
     Wish.told = True
-    if not Wish.waiting:
+    if not (Wish.waiting or Wish.ending):
+        Wish.ending = True
         raise Preempted
 
 
@@ -43,7 +45,7 @@ def heeded() -> Iterator[None]:
     try:
         yield
     finally:
-        Wish.told = False
+        Wish.told = Wish.ending = False
         signal.signal(signal.SIGTERM, former)
 
 
@@ -66,3 +68,10 @@ def check() -> None:
     """Raises Preempted in all processes if one was told to end."""
     if processes.any_of(Wish.told):
         raise Preempted
+
+
+def final(code: int) -> int:
+    """Returns the code that the program ends with: CODE also when it is told again while the interpreter ends."""
+    if code == CODE:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return code

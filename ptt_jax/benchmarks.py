@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ptt_jax.errors import UserError
-from ptt_jax.files import to_path
+from ptt_jax.files import to_path, write_atomic
 
 ETT_URL = "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/main/ETT-small/"
 ETT, AUTOFORMER = "zhouhaoyi/ETDataset on GitHub", "the data collection that the README of thuml/Autoformer points to"
@@ -95,16 +95,11 @@ def fetch(url: str) -> bytes:
 
 def download(row: DataSet, path: Path, advice: str) -> Path:
     """Fetches, verifies, then moves into place, so that a file in the cache is always a whole one."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         raw = fetch(row.url)
         if hashlib.sha256(raw).hexdigest() != row.sha256:
             raise UserError(f"{row.url} sent another file than the published one (its SHA-256 differs); {advice}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(raw)
-        os.replace(part, path)
     except (OSError, http.client.HTTPException) as e:
         raise UserError(f"{row.file} could not be fetched from {row.url} into {path.parent} ({e}); {advice}") from e
-    finally:
-        part.unlink(missing_ok=True)
+    write_atomic(path, raw, several=True)
     return path

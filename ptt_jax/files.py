@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import secrets
 from pathlib import Path
 
 from ptt_jax.errors import UserError, brief
@@ -29,10 +30,14 @@ def to_path(text: str | os.PathLike[str], where: str) -> Path:
     return path
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
+def write_atomic(path: Path, content: str | bytes, several: bool = False) -> None:
     """Writes a file under a temporary name and renames it: a reader sees the old one or the new one, whole, and so does
-    who comes after the power has gone. Raises UserError when that cannot be done."""
-    temporary = path.with_name(path.name + ".tmp")
+    who comes after the power has gone. Raises UserError when that cannot be done.
+
+    several: processes may write the same file at a time, maybe with the same number on machines or in containers that
+    share a disk; each has a temporary name of its own then, which is left when it is killed.
+    """
+    temporary = path.with_name(f"{path.name}{f'.{secrets.token_hex(4)}' if several else ''}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:

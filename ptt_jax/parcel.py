@@ -9,7 +9,6 @@ table of 720 steps becomes one of 41 that is hardly larger than the prompt.
 
 import io
 import json
-import os
 import urllib.parse
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from ml_collections import ConfigDict
 from ptt_jax import checkpoint, config, intervals
 from ptt_jax import store as stores
 from ptt_jax.errors import UserError
+from ptt_jax.files import write_atomic
 from ptt_jax.fitted import Fitted, Scratch
 from ptt_jax.intervals import Intervals
 from ptt_jax.model import CrossMAE
@@ -88,13 +88,7 @@ class Parcel(NamedTuple):
         """Writes the file under a temporary name and renames it. Raises UserError when that cannot be done."""
         content = io.BytesIO()
         np.savez_compressed(content, **self.arrays())  # type: ignore[arg-type]  # the stub takes each for `allow_pickle`
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_bytes(content.getvalue())
-            temporary.replace(path)
-        except OSError as e:
-            temporary.unlink(missing_ok=True)
-            raise UserError(f"{path}: {e.strerror}; accepted: a bank that can be written") from None
+        write_atomic(path, content.getvalue(), several=True)
 
 
 def unpack(of: Parcel, model: CrossMAE, backbone: Any, card: dict[str, Any]) -> Fitted:

@@ -1,5 +1,6 @@
 """data.py with clock.py, frame.py and generated.py: what a file becomes, and what its owner is told."""
 
+import errno
 import gzip
 import hashlib
 import io
@@ -270,12 +271,11 @@ def test_a_download_with_another_hash_leaves_no_file(folders, tiny, monkeypatch)
 def test_a_download_that_breaks_off_leaves_no_file(folders, tiny, monkeypatch):
     monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: io.BytesIO(tiny.encode()))
 
-    def full(self, content):
-        self.open("wb").close()
-        raise OSError("no space left on device")
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(UserError, match="no space left"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"tiny\.csv cannot be written \(No space left"):
         load(name="Tiny")
     assert not list(folders[2].iterdir())
 

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import http.server
+import os
 import threading
 
 import pytest
@@ -81,3 +82,18 @@ def test_what_is_not_whole_is_a_sentence_and_leaves_no_file(server, tmp_path, mo
     with pytest.raises(UserError, match=f"{words}.*put it there yourself"):
         fetch(server, name, tmp_path)
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_processes_of_the_same_number_do_not_write_into_each_others_file(server, tmp_path, monkeypatch):
+    """As in two containers that share a cache: what the slower one still writes is not what the faster one moved."""
+    real, late = os.replace, []
+
+    def replace(source, target):
+        if not late:
+            late.append(source)
+            fetch(server, "whole", tmp_path)  # the other one, from beginning to end
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    assert fetch(server, "whole", tmp_path).read_bytes() == BODY
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["tiny.csv"]

@@ -164,6 +164,19 @@ def completed(cfg: ConfigDict) -> ConfigDict:
     return cfg
 
 
+def restored(text: str, where: Any) -> ConfigDict:
+    """Returns the config of something that was saved, maybe by an earlier version, without its folder of compiled
+    programs, which a stranger may have filled. Raises ValueError when it is no JSON, UserError, which names where it
+    stands, for knobs or values that this version does not know."""
+    cfg = completed(from_json(text))
+    try:
+        check(cfg)
+    except UserError as e:
+        raise UserError(f"{where}: {e}") from None
+    cfg.cache_dir = default().cache_dir if cfg.cache_dir else ""
+    return cfg
+
+
 def differences(a: ConfigDict, b: ConfigDict) -> dict[str, tuple[Any, Any]]:
     """Returns {key: (in a, in b)} of the knobs that decide results and differ.
 

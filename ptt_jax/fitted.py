@@ -134,9 +134,8 @@ def read(folder: Path) -> tuple[Fitted, dict[str, Any]]:
             unit = Unit(*about.get("unit", ()))  # an earlier version had none
             known = Intervals(kept["quantile_QH"], kept["ratio_C"], float(kept["relative"]), unit)
         whole = about.get("intervals") in (None, stores.content_hash(arrays(known)))  # None: of an earlier version
-        cfg = config.from_json(json.dumps(read_json(folder / "config.json")))
+        cfg = config.restored(json.dumps(read_json(folder / "config.json")), folder / "config.json")
         tail = None if about["tail"] is None else from_json(about["tail"])
-        cfg.cache_dir = config.default().cache_dir if cfg.cache_dir else ""  # a stranger's would hold programs
         task, names_C = checkpoint.plain(about["task"], path), tuple(about["names"])
         freq, season = about["freq"], about["season"]
         params = dict(about["params"])

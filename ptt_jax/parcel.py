@@ -148,8 +148,7 @@ def read(path: Path, backbone: str) -> Parcel:
         if about["format"] != FORMAT:
             raise UserError(f"{path} has format {about['format']!r}; accepted: {FORMAT}, that of this version")
         rest = {key: held.pop(key) for key in ("at_K", "quantile_QK", "ratio_C")}
-        cfg = config.from_json(json.dumps(about["config"]))
-        cfg.cache_dir = config.default().cache_dir if cfg.cache_dir else ""  # a stranger's would hold programs
+        cfg = config.restored(json.dumps(about["config"]), "config")
         of = Parcel(
             about["name"], about["backbone"], held, cfg, about["params"], tuple(about["names"]), about["freq"],
             about["season"], **rest, relative=about["relative"], unit=intervals.Unit(*about.get("unit", ())),

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ptt_jax import calibrate, checkpoint, fitting, frames, intervals, lock, predict, seal, tune
+from ptt_jax import calibrate, checkpoint, config, fitting, frames, intervals, lock, predict, seal, tune
 from ptt_jax.errors import UserError
 from ptt_jax.fitting import Wish
 from ptt_jax.forecaster import Forecaster
@@ -331,6 +331,19 @@ def test_a_saved_forecaster_that_is_not_whole_is_named(fitted, tmp_path):
     seal.write_json(folder / "forecaster.json", {**about, "format": 99})
     with pytest.raises(UserError, match="format 99; accepted: 1"):
         Forecaster.load(folder)
+
+
+def test_knobs_that_an_earlier_version_did_not_know_stand_at_their_default_and_later_ones_are_refused(fitted, tmp_path):
+    folder = fitted.save(tmp_path / "f")
+    knobs = seal.read_json(folder / "config.json")
+    earlier = {key: value for key, value in knobs.items() if key not in ("views", "detect")}
+    seal.write_json(folder / "config.json", earlier)
+    known = Forecaster.load(folder).fitted.cfg
+    assert (known.views, known.detect) == (config.default().views, config.default().detect)
+    for more, words in (({"flux": 3}, "config key flux does not exist"), ({"lookback": -5}, "lookback = -5 is out of")):
+        seal.write_json(folder / "config.json", {**knobs, **more})
+        with pytest.raises(UserError, match=rf"f/config\.json: .*{words}"):
+            Forecaster.load(folder)
 
 
 def settle(rows: int, **params):

@@ -60,6 +60,7 @@ def tiny(monkeypatch, tmp_path):
         return cfg
 
     monkeypatch.setattr(recipe, "recipe", small)
+    monkeypatch.setattr(recipe, "LOOKBACK", 168)  # a map of a month's 720 hours, five times over, takes longest of all
     monkeypatch.chdir(tmp_path)
     rows, rng = 24 * 7 * 20, np.random.default_rng(0)  # enough for intervals of a week ahead
     frame = pd.DataFrame({"ds": pd.date_range("2024-01-01", periods=rows, freq="h")})

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from ptt_jax import main, seal
+from ptt_jax.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -437,3 +438,17 @@ def test_no_test_value_is_seen_while_something_is_chosen(files, tmp_path):
     assert "## Validation" in page
     assert "The test split is not scored" in page
     assert "## Test" not in page
+
+
+def test_every_file_that_a_report_is_made_from_is_known_by_its_mark(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    files = sorted(path for path in copy.iterdir() if path.suffix in (".csv", ".npz", ".jsonl"))
+    assert len(files) == 6
+    for path in files:
+        whole = path.read_bytes()
+        path.write_bytes(whole[:9] + bytes([whole[9] ^ 1]) + whole[10:])
+        with pytest.raises(UserError, match=re.escape(str(path))):
+            seal.check_files(copy / "results.json")
+        path.write_bytes(whole)
+    seal.check_files(copy / "results.json")

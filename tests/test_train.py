@@ -28,6 +28,7 @@ from ptt_jax import (
     score,
     seal,
     step,
+    tally,
     tasks,
     train,
     tune,
@@ -684,7 +685,7 @@ def test_few_shot_learns_from_its_share_alone(finished, problem, tmp_path):
     assert whole[0]["content_hash"] != whole[1]["content_hash"]
 
 
-def test_quantile_prompts_start_at_the_forecasts_own_which_stay_what_they_are(finished, problem, tmp_path):
+def test_quantile_prompts_start_at_the_forecasts_own_which_stay_what_they_are(finished, problem, tmp_path, monkeypatch):
     levels, (_, _, _, theirs) = (0.1, 0.5, 0.9), outcome(finished)
     history, card = tune_on(finished, problem, tmp_path / "run", quantiles=levels, quantile_rate=1e-2)
     point = json.loads((finished / "prompts" / f"{TASK}.json").read_text())
@@ -710,7 +711,13 @@ def test_quantile_prompts_start_at_the_forecasts_own_which_stay_what_they_are(fi
 
     cfg = make_config()
     cfg.tune.quantiles = levels
+    judged, judge = [], tally.judge
+    monkeypatch.setattr(tally, "judge", lambda levels, *of: judged.append(of) or judge(levels, *of))
     score.score(cfg, tmp_path / "run", problem, TASK, Log(tmp_path / "metrics.jsonl"))
+    for past, seen, _ in judged:
+        for of_QHBK, split in ((past, "validation"), (seen, "test")):  # the former calibrates
+            windows = problem.span(split, 48, (of_QHBK.shape[1],)).rows
+            assert 0.8 * windows < of_QHBK[0, ..., 0].sum(1).max() <= windows
     rows = pd.read_csv(tmp_path / "run" / "results.csv").query("split == 'test'").set_index("model")
     raw = rows.pop("raw_coverage_80"), rows.pop("raw_crps")
     assert all(of["quantile"].notna().all() and of.drop("quantile").isna().all() for of in raw)

@@ -225,10 +225,12 @@ def write(found: pd.DataFrame, file: File) -> Path:
 
 def as_written(found: pd.DataFrame, file: File) -> pd.DataFrame:
     """Returns a frame that has the file's rows with its cells as the file has them, where they are the same: no digit,
-    zero or stamp is written otherwise than it was read."""
-    cells = file.cells
-    if cells is None or parquet.is_parquet(file.output):
+    zero or stamp is written otherwise than it was read. Parquet knows stamps, and gets those that a csv's text says."""
+    cells, time = file.cells, file.time_column
+    if cells is None:
         return found
+    if parquet.is_parquet(file.output):
+        return found.assign(**{time: columns.read_time(found[time], str(file.path))[0]})
     out = found.astype(object)
     for name in file.frame:
         text, was = cells[name], file.frame[name]

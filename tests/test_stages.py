@@ -123,6 +123,19 @@ def test_a_gap_is_closed_and_no_other_cell_is_written_otherwise(kept, tmp_path, 
         assert near.min() < float(value) < near.max()
 
 
+@pytest.mark.parametrize("stage", ["impute", "detect"])
+def test_stamps_of_a_csv_are_stamps_in_parquet(kept, tmp_path, stage):
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'ptt_jax[parquet]'")
+    path, out = tmp_path / "long.csv", tmp_path / "out.parquet"
+    path.write_text(long())
+    assert call(stage, kept, path, out) == 0
+    found = pd.read_parquet(out)
+    assert list(found)[:4] == ["unique_id", "when", "place", "y"]
+    stamps = [row.split(",")[1] for row in long().splitlines()[1:]]
+    assert list(found["when"]) == list(pd.to_datetime(stamps, format="%d.%m.%Y %H:%M"))
+    assert set(found["unique_id"]) == {"007", "08"}
+
+
 def test_decimal_commas_come_back_as_numbers(kept, tmp_path):
     path, out = tmp_path / "wide.csv", tmp_path / "out.csv"
     path.write_text(wide())

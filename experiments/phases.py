@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from ptt_jax import baselines, encodings, finetune, optim, problems, prompts, step, tasks, train, tune, windows
+from ptt_jax import baselines, encodings, finetune, optim, plan, problems, prompts, step, tasks, train, windows
 from ptt_jax import mesh as meshes
 from ptt_jax.encodings import Cached
 from ptt_jax.model import Encoded, init
@@ -110,7 +110,7 @@ class Subject:
 
     def tuning(self, name: str, horizons: tuple[int, ...], data: Callable[[Material], Cached]) -> Phase:
         """Returns tuning as `tune.tune` does it: one seed and one setting of the fan."""
-        t, span, sweep = self.cfg.tune, self.span(horizons), tune.Sweep(self.cfg.tune)
+        t, span, sweep = self.cfg.tune, self.span(horizons), plan.Sweep(self.cfg.tune)
         loss, one = tasks.forecasting(self.model, span, penalty=t.loss), self.prompt(horizons)
         alone = {"backbone": train.shapes(self.model), "prompt": one}
 
@@ -127,7 +127,7 @@ class Subject:
             inputs = data(m), jax.random.key(0)[None], sweep.hyper_G()
             return State(jnp.zeros((), jnp.int32), params, own["opt_state"]), inputs
 
-        return Phase(name, horizons, self, step.fan(member, tune.AXES), make, unread=data)
+        return Phase(name, horizons, self, step.fan(member, plan.AXES), make, unread=data)
 
     def learning(
         self, name: str, horizons: tuple[int, ...], loss: tasks.Loss, groups: Groups, section: ConfigDict,

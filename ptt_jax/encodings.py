@@ -43,6 +43,10 @@ class Cached:
         """Returns it with what one step of a dispatch reads of the series."""
         return self.on(self.panel.at(block))
 
+    def bare(self) -> "Cached":
+        """Returns it without encodings: as an `Encoder` makes it where none fits."""
+        return self.replace(encoded=None, complete=False)  # type: ignore[attr-defined]
+
     @property
     def stored(self) -> int:
         """Rows that need no encoder."""
@@ -50,7 +54,7 @@ class Cached:
 
     @property
     def encoded_bytes(self) -> int:
-        return sum(leaf.nbytes for leaf in jax.tree.leaves(self.encoded))
+        return memory.nbytes(self.encoded)
 
 
 def encode(model: CrossMAE, backbone: Any, data: Cached, span: Span, row_R: Array) -> Encoded:
@@ -122,39 +126,65 @@ def each(model: CrossMAE, backbone: Any, problem: Problem, span: Span, rows: int
     return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(jax.eval_shape(one, backbone, problem.panel)))
 
 
-def afford(model: CrossMAE, backbone: Any, problem: Problem, span: Span, asked: int, dtype: DTypeLike) -> int:
-    """Returns how many of `asked` bytes the encodings of a span may take of each device (`memory.afford`)."""
-    if isinstance(problem.panel, Host) or not asked:
-        return asked
-    return memory.afford(problem.mesh, asked, span.rows * each(model, backbone, problem, span, 1, dtype))
+class Encoder:
+    """f(backbone, budget) -> Cached: the series with the encoder's output of every row of a span, or of as many blocks
+    of rows as `budget` bytes hold.
+
+    block: rows that are encoded at once. dtype: what the cache is stored in, and what every other row is rounded to;
+    bfloat16 holds twice as many rows. A streamed series has no cache: it would take more room than the series itself.
+    """
+
+    def __init__(self, model: CrossMAE, problem: Problem, span: Span, block: int, dtype: DTypeLike) -> None:
+        self.model, self.problem, self.span, self.dtype = model, problem, span, dtype
+        mesh = problem.mesh
+        block = -(-span.rows // -(-span.rows // block))  # equal ones, so that hardly a row is padding
+        self.block = block = -(-block // mesh.size) * mesh.size
+
+        def one(backbone: Any, panel: Panel, first: Array) -> Encoded:
+            row_R = meshes.split(mesh, stretch(first, block, span.rows)[0])
+            return encode(model, backbone, Cached(panel), span, row_R).with_memory(lambda a: a.astype(dtype))
+
+        @functools.partial(jax.jit, static_argnums=2)
+        def run(backbone: Any, panel: Panel, blocks: int) -> Encoded:
+            stacked = jax.lax.map(lambda first: one(backbone, panel, first), jnp.arange(blocks) * block)
+            # Whole on each device: a step's rows lie anywhere. Rows past the last are padding.
+            return meshes.whole(mesh, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), stacked))
+
+        self.program = memory.Program(run, mesh, "encoding", "config.tune.cache_bytes or config.evaluate.batch")
+
+    def afford(self, backbone: Any, asked: int) -> int:
+        """Returns how many of `asked` bytes the encodings may take of each device (`memory.afford`)."""
+        if isinstance(self.problem.panel, Host) or not asked:
+            return asked
+        need = self.span.rows * each(self.model, backbone, self.problem, self.span, 1, self.dtype)
+        return memory.afford(self.problem.mesh, asked, need)
+
+    def __call__(self, backbone: Any, budget: int) -> Cached:
+        return self.make(backbone, budget, self.program)
+
+    def foresee(self, backbone: Any, budget: int) -> Cached:
+        """Returns what is made as shapes, of weights that are shapes. Raises TooLarge when making it will not fit."""
+
+        def shapes(*arguments: Any) -> Encoded:
+            self.program.foresee(*arguments)
+            made = jax.eval_shape(lambda *a: self.program.function(*a, arguments[-1]), *arguments[:-1])
+            return cast(Encoded, meshes.shapes(self.problem.mesh, made))
+
+        return self.make(backbone, budget, shapes)
+
+    def make(self, backbone: Any, budget: int, run: Callable[..., Encoded]) -> Cached:
+        """Returns the series with what `run` makes of as many blocks as the budget holds."""
+        if isinstance(self.problem.panel, Host):
+            return Cached(self.problem.panel, dtype=self.dtype)
+        need = each(self.model, backbone, self.problem, self.span, self.block, self.dtype)
+        blocks = min(-(-self.span.rows // self.block), budget // need)
+        encoded = run(backbone, self.problem.panel, blocks) if blocks else None
+        whole = blocks * self.block >= self.span.rows
+        return Cached(self.problem.panel, encoded, whole, self.problem.mesh, self.dtype)
 
 
 def encode_all(
     model: CrossMAE, backbone: Any, problem: Problem, span: Span, block: int, budget: int, dtype: DTypeLike
 ) -> Cached:
-    """Returns the series with the encoder's output of every row of the span, or of as many blocks of rows as `budget`
-    bytes hold.
-
-    dtype: what the cache is stored in, and what every other row is rounded to; bfloat16 holds twice as many rows. A
-    streamed series has no cache: it would take more room than the series itself.
-    """
-    if isinstance(problem.panel, Host):
-        return Cached(problem.panel, dtype=dtype)
-    block = -(-span.rows // -(-span.rows // block))  # equal ones, so that hardly a row is padding
-    block = -(-block // problem.mesh.size) * problem.mesh.size
-
-    def one(backbone: Any, panel: Panel, first: Array) -> Encoded:
-        row_R = meshes.split(problem.mesh, stretch(first, block, span.rows)[0])
-        return encode(model, backbone, Cached(panel), span, row_R).with_memory(lambda a: a.astype(dtype))
-
-    @functools.partial(jax.jit, static_argnums=2)
-    def run(backbone: Any, panel: Panel, blocks: int) -> Encoded:
-        stacked = jax.lax.map(lambda first: one(backbone, panel, first), jnp.arange(blocks) * block)
-        # Whole on each device: a step's rows lie anywhere. Rows past the last are padding.
-        return meshes.whole(problem.mesh, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), stacked))
-
-    need = each(model, backbone, problem, span, block, dtype)
-    blocks = min(-(-span.rows // block), budget // need)
-    made = memory.Program(run, problem.mesh, "encoding", "config.tune.cache_bytes or config.evaluate.batch")
-    encoded = made(backbone, problem.panel, blocks) if blocks else None
-    return Cached(problem.panel, encoded, blocks * block >= span.rows, problem.mesh, dtype)
+    """Returns what an `Encoder` makes."""
+    return Encoder(model, problem, span, block, dtype)(backbone, budget)

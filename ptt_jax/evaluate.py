@@ -91,7 +91,7 @@ def evaluator(
     penalty: tasks.Penalty = jnp.abs,
     season: int = 0,
     by_channel: bool = False,
-) -> Callable[[Panel | Host, Any, Span], dict[str, list[Errors]]]:
+) -> "Measure":
     """Returns f(panel, inputs, span) -> {model: Errors for each horizon}, over every window of the span.
 
     One program serves every span of the same horizons. The last batch is padded with rows of weight 0, so nothing
@@ -147,21 +147,40 @@ def evaluator(
         return meshes.whole(mesh, jax.lax.fori_loop(0, count, body, zeros))
 
     weighed = memory.Program(sums, mesh, "evaluation", "config.evaluate.batch or config.tune.cache_bytes")
+    return Measure(weighed, batch, few, chosen)
 
-    def run(panel: Panel | Host, inputs: Any, span: Span) -> dict[str, list[Errors]]:
-        total = min(few or span.rows, span.rows)
+
+class Measure(NamedTuple):
+    """What `evaluator` returns: program runs up to BLOCKS batches, whose rows are those of chosen(at_R, span)."""
+
+    program: memory.Program
+    batch: int
+    few: int
+    chosen: Callable[[Any, Span], Any]
+
+    def dispatch(self, panel: Panel | Host, span: Span) -> int:
+        """Returns the most batches in a dispatch."""
+        return min(BLOCKS, panel.fits(span, self.batch) or BLOCKS)
+
+    def foresee(self, panel: Panel | Host, inputs: Any, span: Span, beside: Any = None) -> int:
+        """Returns the bytes that it will take, of inputs that may be shapes, as `memory.Program.foresee` does."""
+        fed = panel.like(span, (self.dispatch(panel, span), self.batch))
+        return self.program.foresee(fed, inputs, span, jnp.int32(0), jnp.int32(0), beside=beside)
+
+    def __call__(self, panel: Panel | Host, inputs: Any, span: Span) -> dict[str, list[Errors]]:
+        total = min(self.few or span.rows, span.rows)
+        batch, most = self.batch, self.dispatch(panel, span)
         blocks = -(-total // batch)
-        most = min(BLOCKS, panel.fits(span, batch) or BLOCKS)
 
         def rows(dispatch: int) -> np.ndarray:
             first = dispatch * most * batch
             at_JR = np.minimum(first + np.arange(most * batch), total - 1).reshape(most, batch)
-            return np.asarray(chosen(at_JR, span))
+            return np.asarray(self.chosen(at_JR, span))
 
         feed = panel.feed(span, rows, -(-blocks // most))
         apart, tallies, last = [], None, None
         for i, fed in enumerate(feed):
-            part, counted = weighed(
+            part, counted = self.program(
                 fed, inputs, span, jnp.int32(i * most * batch), jnp.int32(min(most, blocks - i * most))
             )
             apart.append(part)
@@ -177,15 +196,20 @@ def evaluator(
                 for name, of in totals.items()
             }
 
-    return run
-
 
 def sampler(
-    model: CrossMAE, problem: Problem, span: Span, most_rows: int, hiding: dict[str, Any], keys: tuple[Array, Array]
+    model: CrossMAE,
+    problem: Problem,
+    span: Span,
+    most_rows: int,
+    hiding: dict[str, Any],
+    keys: tuple[Array, Array],
+    like: Params = None,
 ) -> Callable[[Params], dict[str, float]]:
     """Returns f(params) -> losses of pre-training on rows drawn from the span once, with masks fixed for the whole run.
 
     'reconstruction' hides as pre-training does; 'forecast' is the zero-shot forecast's squared error in scaled space.
+    like: the params as shapes. Raises TooLarge when a look at such ones will not fit.
     """
     rows = min(most_rows, span.rows)
     block = -(-512 // problem.mesh.size) * problem.mesh.size
@@ -204,54 +228,66 @@ def sampler(
         pairs = reconstruct(params, data, row_R, key), foretell(params, data, row_R, key)
         return meshes.whole(problem.mesh, jax.tree.map(lambda a_R: (a_R * real_R).sum(), pairs))
 
+    weighed = memory.Program(losses, problem.mesh, "validation", "config.compute_dtype=bfloat16")
+    if like is not None:
+        weighed.foresee(like, problem.panel.like(span, (1, block)), jnp.int32(0))
+
     def look(params: Params) -> dict[str, float]:
         feed = problem.panel.feed(span, lambda i: order(stretch(i * block, block, rows)[0])[None], -(-rows // block))
-        parts = [losses(params, fed, jnp.int32(i * block)) for i, fed in enumerate(feed)]
+        parts = [weighed(params, fed, jnp.int32(i * block)) for i, fed in enumerate(feed)]
         (error, weight), (forecast_error, forecast_weight) = np.sum(np.asarray(jax.device_get(parts), np.float64), 0)
         return {"reconstruction": error / weight, "forecast": forecast_error / forecast_weight}
 
     return look
 
 
-def watcher(
-    model: CrossMAE,
-    problem: Problem,
-    span: Span,
-    batch: int,
-    backbone: Params,
-    budget: int,
-    dtype: DTypeLike,
-    few: int = 0,
-) -> Callable[..., dict[str, np.ndarray]]:
-    """Returns f(params) -> {horizon: MSE_SG over every window of the span}, from one forecast of the longest horizon.
+class Watcher:
+    """What looks at validation while prompts learn: read(backbone, budget) -> f(params) -> {horizon: MSE_SG over every
+    window of the span}, from one forecast of the longest horizon.
 
-    params['prompt'] has the axes (S, G) of `step.fan` in front: members share the encodings. few: of `evaluator`.
-    f(params, levels): the pinball loss in place of the MSE, of members that forecast the quantiles `levels`, one for
-    each G.
+    params['prompt'] has the axes (S, G) of `step.fan` in front: members share the encodings, which have a cache of at
+    most `budget` bytes. few: of `evaluator`. f(params, levels): the pinball loss in place of the MSE, of members that
+    forecast the quantiles `levels`, one for each G.
     """
-    batch = min(batch, few or span.rows, span.rows)
-    data = encodings.encode_all(model, backbone, problem, span, batch, budget, dtype).on(None)
 
-    def forecast(
-        panel: Windows, inputs: tuple[Params, Cached], span: Span, row_R: Array
-    ) -> dict[str, tuple[Array, ...]]:
-        params, data = inputs
-        encoded = encodings.encode(model, params["backbone"], data.on(panel), span, row_R)
+    def __init__(self, model: CrossMAE, problem: Problem, span: Span, batch: int, dtype: DTypeLike, few: int = 0):
+        self.problem, self.span = problem, span
+        batch = min(batch, few or span.rows, span.rows)
+        self.encoder = encodings.Encoder(model, problem, span, batch, dtype)
 
-        def member(prompt: Params) -> Array:
-            prompted = {**params, "prompt": prompt}
-            return tasks.forecast(model, prompted, encoded, span.horizons[-1], row_R % span.channels)
+        def forecast(
+            panel: Windows, inputs: tuple[Params, Cached], span: Span, row_R: Array
+        ) -> dict[str, tuple[Array, ...]]:
+            params, data = inputs
+            encoded = encodings.encode(model, params["backbone"], data.on(panel), span, row_R)
 
-        y_SGRH = jax.vmap(jax.vmap(member))(params["prompt"])
-        return {"prompt": tuple(y_SGRH[..., :h] for h in span.horizons)}
+            def member(prompt: Params) -> Array:
+                prompted = {**params, "prompt": prompt}
+                return tasks.forecast(model, prompted, encoded, span.horizons[-1], row_R % span.channels)
 
-    @functools.cache
-    def measure(levels: tuple[float, ...]) -> Callable:
-        penalty = tasks.pinball(jnp.array(levels)[None, :, None, None]) if levels else jnp.abs
-        return evaluator(forecast, problem.mesh, batch, few, penalty)
+            y_SGRH = jax.vmap(jax.vmap(member))(params["prompt"])
+            return {"prompt": tuple(y_SGRH[..., :h] for h in span.horizons)}
 
-    def look(params: Params, levels: tuple[float, ...] = ()) -> dict[str, np.ndarray]:
-        errors = measure(levels)(problem.panel, (params, data), span)["prompt"]
-        return {str(h): e.mae if levels else e.mse for h, e in zip(span.horizons, errors, strict=True)}
+        @functools.cache
+        def measure(levels: tuple[float, ...]) -> Measure:
+            penalty = tasks.pinball(jnp.array(levels)[None, :, None, None]) if levels else jnp.abs
+            return evaluator(forecast, problem.mesh, batch, few, penalty)
 
-    return look
+        self.measure = measure
+
+    def read(self, backbone: Params, budget: int) -> Callable[..., dict[str, np.ndarray]]:
+        """Returns f, with its encodings made."""
+        data = self.encoder(backbone, budget).on(None)
+
+        def look(params: Params, levels: tuple[float, ...] = ()) -> dict[str, np.ndarray]:
+            errors = self.measure(levels)(self.problem.panel, (params, data), self.span)["prompt"]
+            return {str(h): e.mae if levels else e.mse for h, e in zip(self.span.horizons, errors, strict=True)}
+
+        return look
+
+    def foresee(self, params: Params, budget: int, levels: tuple[float, ...] = (), beside: Any = None) -> Cached:
+        """Returns the encodings that will be there, as shapes. Raises TooLarge when they or a look will not fit; of
+        params that are shapes."""
+        data = self.encoder.foresee(params["backbone"], budget).on(None)
+        self.measure(levels).foresee(self.problem.panel, (params, data), self.span, beside)
+        return data

@@ -6,7 +6,9 @@ for it on validation, as it keeps its prompt. Optimiser, schedule and looks are 
 head has dropout. Rates and lengths are the config's, and want choosing for each mode.
 """
 
+import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -73,18 +75,22 @@ def loss(mode: str, model: CrossMAE, span: Span, penalty: str, thawed: tuple[str
     return baselines.probing(model, span, penalty=penalty, train=mode == "head")
 
 
-def watcher(model: CrossMAE, problem: Problem, span: Span, batch: int, few: int = 0) -> Any:
-    """Returns f(params) -> {horizon: MSE_11} over every window of the span. few: of `evaluate.evaluator`."""
+def measure(model: CrossMAE, problem: Problem, span: Span, batch: int, few: int = 0) -> evaluate.Measure:
+    """Returns what measures every window of the span. few: of `evaluate.evaluator`."""
 
     def foretell(panel: Windows, params: Params, span: Span, row_R: Array) -> dict[str, tuple[Array, ...]]:
         longest, channel_R = span.horizons[-1], row_R % span.channels
         y_RH = forecast(model, params, *past(panel, span, row_R), channel_R, longest, longest)
         return {"tuned": tuple(y_RH[:, :h] for h in span.horizons)}
 
-    measure = evaluate.evaluator(foretell, problem.mesh, min(batch, few or span.rows, span.rows), few)
+    return evaluate.evaluator(foretell, problem.mesh, min(batch, few or span.rows, span.rows), few)
+
+
+def watcher(of: evaluate.Measure, problem: Problem, span: Span) -> Callable[[Params], dict[str, np.ndarray]]:
+    """Returns f(params) -> {horizon: MSE_11} over every window of the span."""
 
     def look(params: Params) -> dict[str, np.ndarray]:
-        errors = measure(problem.panel, params, span)["tuned"]
+        errors = of(problem.panel, params, span)["tuned"]
         return {str(h): np.array([[e.mse]]) for h, e in zip(span.horizons, errors, strict=True)}
 
     return look
@@ -106,9 +112,55 @@ def name(cfg: ConfigDict, data: str) -> str:
     return f"{cfg.tune.mode}-{prompts.name(data, cfg.horizons)}"
 
 
+class Plan:
+    """What trains as `tune.mode` says, before a backbone's weights are there."""
+
+    def __init__(self, cfg: ConfigDict, problem: Problem, model: CrossMAE, log: Log) -> None:
+        t, mesh = cfg.tune, problem.mesh
+        self.cfg, self.problem, self.model, self.groups = cfg, problem, model, groups_of(t)
+        train, self.validation = problem.learning(cfg), problem.span("validation", cfg.lookback, cfg.horizons)
+        steps = optim.plan(t.epochs, t.steps, t.batch, train.rows, "tune")
+        self.tx = self.groups.transform(chain(t, steps), self.params(shapes(model)))
+        learned = loss(t.mode, model, train, t.loss, thawed(t))
+        one = step.one(learned, self.tx, self.groups, mesh, t.batch, train.rows)
+        knobs = "config.tune.batch, or config.compute_dtype=bfloat16"
+        chunk = memory.Program(step.many(one), mesh, "tune", knobs, log.say, parts)
+        _, key = keys(cfg.seed, "tune")
+        order = jax.jit(jax.vmap(lambda at: step.order(key, at, t.batch, train.rows)))
+        words = functools.partial(problems.words, (problem,), problem.panel, train)
+        self.loop = Loop(
+            "tune", steps, t.validations, chunk, Cached(problem.panel), train, order, (key,), log, words=words
+        )
+        self.measure = measure(model, problem, self.validation, cfg.evaluate.batch)
+        self.encoder = None
+        if t.mode == "thaw" and {*thawed(t)} <= UNREAD:
+            dtype = model.dtype if t.cache_dtype == "compute" else jnp.dtype(t.cache_dtype)
+            self.encoder = encodings.Encoder(model, problem, train, cfg.evaluate.batch, dtype)
+
+    def params(self, backbone: Params) -> Params:
+        """Returns the parameters at step 0, of a backbone that may be shapes."""
+        return start(self.cfg.tune.mode, self.model, backbone, self.cfg, len(self.problem.series.names_C))
+
+    def foresee(self) -> int:
+        """Returns the bytes of each device that training will take beside what is there now. Raises TooLarge when it,
+        or a look at validation, will not fit."""
+        backbone, loop = shapes(self.model), self.loop
+        state = jax.eval_shape(lambda backbone: step.start(self.params(backbone), self.tx), backbone)
+        state = meshes.shapes(self.problem.mesh, state)
+        if self.encoder:
+            frozen = meshes.shapes(self.problem.mesh, backbone)
+            data = self.encoder.foresee(frozen, self.encoder.afford(frozen, self.cfg.tune.cache_bytes))
+            loop = dataclasses.replace(loop, data=data)
+        self.measure.foresee(self.problem.panel, state.params, self.validation, beside=state.opt_state)
+        return loop.foresee(state)
+
+
 @checkpoint.or_nothing
-def finetune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = "") -> str:
-    """Trains what `tune.mode` says on the run's backbone, unless that was done; returns the task's name."""
+def finetune(
+    cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = "", plan: Plan | None = None
+) -> str:
+    """Trains what `tune.mode` says on the run's backbone, unless that was done; returns the task's name. plan: one that
+    is there."""
     t, mode, task = cfg.tune, cfg.tune.mode, name(cfg, problem.series.name)
     if processes.once((run / "finetuned" / f"{task}.json").exists):
         log.say(f"tune: done before ({run / 'finetuned' / task}.json)")
@@ -117,20 +169,17 @@ def finetune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: st
         card = checkpoint.find_backbone(run)
         model = build(card["architecture"], cfg.compute_dtype, cfg.model.dropout, cfg.views)
         backbone = checkpoint.load_backbone(card, shapes(model))
-    train, validation = problem.learning(cfg), problem.span("validation", cfg.lookback, cfg.horizons)
-    steps = optim.plan(t.epochs, t.steps, t.batch, train.rows, "tune")
-    params, groups = start(mode, model, backbone, cfg, len(problem.series.names_C)), groups_of(t)
-    tx = groups.transform(chain(t, steps), params)
-    one = step.one(loss(mode, model, train, t.loss, thawed(t)), tx, groups, problem.mesh, t.batch, train.rows)
-    _, key = keys(cfg.seed, "tune")
-    order = jax.jit(jax.vmap(lambda at: step.order(key, at, t.batch, train.rows)))
-    look = watcher(model, problem, validation, cfg.evaluate.batch)
-    watch = t.watch_train and watcher(model, problem, train, cfg.evaluate.batch, t.watch_train)
+    plan = plan or Plan(cfg, problem, model, log)
+    train, steps, groups = plan.loop.span, plan.loop.steps, plan.groups
+    params = plan.params(backbone)
+    look = watcher(plan.measure, problem, plan.validation)
+    few = t.watch_train
+    watch = few and watcher(measure(model, problem, train, cfg.evaluate.batch, few), problem, train)
 
     def kept(params: Params) -> Params:
         return {root: params[root] for root in KEPT[mode]}
 
-    state = step.start(params, tx)
+    state = step.start(params, plan.tx)
     whose = checkpoint.identity(cfg, ("tune.", "model."), task, card["content_hash"], problem.series.fingerprint)
     store = Store(run / "finetuned" / task, ("best", "state"), of=whose)
     best = {str(h): kept(params) for h in cfg.horizons}
@@ -165,21 +214,11 @@ def finetune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: st
     if not history.looks:
         keep(Pause(begin, 0, float("nan"), 0.0, 0.0))
     if not history.settled():
-        data, encode = Cached(problem.panel), None
-        if mode == "thaw" and {*thawed(t)} <= UNREAD:
-            dtype = model.dtype if t.cache_dtype == "compute" else jnp.dtype(t.cache_dtype)
+        loop = dataclasses.replace(plan.loop, profile=profile, carried=meta.get("carried"))
+        if plan.encoder:
             frozen = meshes.replicate(problem.mesh, backbone)
-            budget = encodings.afford(model, frozen, problem, train, t.cache_bytes, dtype)
-            of = model, frozen, problem, train, cfg.evaluate.batch
-            encode = functools.partial(encodings.encode_all, *of, dtype=dtype)
-            data = encode(budget)
-        words = functools.partial(problems.words, (problem,), problem.panel, train)
-        knobs = "config.tune.batch, or config.compute_dtype=bfloat16"
-        chunk = memory.Program(step.many(one), problem.mesh, "tune", knobs, log.say, parts)
-        loop = Loop(
-            "tune", steps, t.validations, chunk, data, train, order, (key,), log, profile, words, encode=encode,
-            carried=meta.get("carried"),
-        )  # fmt: skip
+            loop.encode = functools.partial(plan.encoder, frozen)
+            loop.data = loop.encode(plan.encoder.afford(frozen, t.cache_bytes))
         for pause in loop.run(begin):
             if pause.carried:
                 save(pause, jax.device_get(kept(pause.state.params)))

@@ -21,6 +21,7 @@ from ptt_jax import (
     data,
     detect,
     fitted,
+    foresight,
     frames,
     lock,
     problems,
@@ -179,9 +180,10 @@ def learn(table: Table, wish: Wish, card: dict[str, Any], alive: tuple[Scratch, 
         )
         if card:
             checkpoint.refer(folder, card)
-        else:
+        plans = foresight.look(cfg, folder, problem, log, scored=False)
+        if not card:
             train.pretrain(cfg, folder, problem, log)
-        task = tune.tune(cfg, folder, problem, log)
+        task = tune.tune(cfg, folder, problem, log, ready=plans.prompts)
     predictor = fitted.predictor(folder, task, cfg)
     log.progress("intervals: back-testing")
     known = calibrate.fit(predictor, table, kept, Unit.of(season, wish.horizon, cfg.lookback))

@@ -24,11 +24,11 @@ from ptt_jax.knobs import FREE
 from ptt_jax.log import Log
 from ptt_jax.loop import keys
 from ptt_jax.model import CrossMAE
+from ptt_jax.plan import Job, Plan, Read
 from ptt_jax.problems import Problem
 from ptt_jax.seal import read_json, write_json
 from ptt_jax.stream import Host
 from ptt_jax.tasks import Loss
-from ptt_jax.tune import Job
 from ptt_jax.windows import Panel, Span, Windows, few, take
 
 Params = Any
@@ -142,7 +142,7 @@ def tuning(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str 
     about = {"impute": {**dataclasses.asdict(hiding), **of._asdict()}, "knobs": knobs(cfg)}
     processes.once(lambda: claim(run / "prompts", task, about))
 
-    def job(model: CrossMAE, backbone: Params) -> Job:
+    def plan(model: CrossMAE) -> Plan:
         learned, validation = (span(problem, split, cfg.lookback) for split in ("train", "validation"))
         learned = few(learned, cfg.tune.share)
 
@@ -157,15 +157,15 @@ def tuning(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str 
 
         measure = evaluator(close, problem.mesh, cfg.evaluate.batch, stride(model.patch))
 
-        def look(params: Params) -> dict[str, np.ndarray]:
+        def look(params: Params, _: tuple[float, ...]) -> dict[str, np.ndarray]:
             return {str(cfg.lookback): measure(problem.panel, params, validation, hiding)["prompt"].mse}
 
         loss = imputing(model, learned, hiding, of)
-        return Job(
-            learned, {cfg.lookback: cfg.lookback // model.patch}, lambda _: loss, Cached(problem.panel), look, about
-        )
+        tokens = {cfg.lookback: cfg.lookback // model.patch}
+        job = Job(learned, tokens, lambda _: loss, lambda _: Read(Cached(problem.panel), look), about)
+        return Plan(cfg, problem, model, job, log)
 
-    return tune.learn(cfg, run, problem, log, task, job, profile)
+    return tune.learn(cfg, run, problem, log, task, plan, profile)
 
 
 def knobs(cfg: ConfigDict) -> dict[str, Any]:

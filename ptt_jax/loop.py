@@ -63,7 +63,7 @@ class Loop:
     stage: str
     steps: int
     pauses: int
-    chunk: Callable[..., tuple[State, Sums]]
+    chunk: memory.Program
     data: Cached
     span: Span
     order: Callable[[Array], Array]
@@ -79,7 +79,7 @@ class Loop:
         """Returns (begin, end) of the dispatches up to each pause that lies ahead, as equal as may be: one program
         serves all, and streamed data is cut for its longest. Those of a loop that goes on are those of the whole one.
         """
-        most = self.data.panel.fits(self.span, jax.eval_shape(self.order, jnp.arange(1)).size)
+        most = self.data.panel.fits(self.span, self.like(1).size)
         most = min(CHUNK, most or CHUNK)
         pauses, since, out = min(self.pauses, self.steps), 0, []
         for pause in (self.steps * (i + 1) // pauses for i in range(pauses)):
@@ -90,6 +90,28 @@ class Loop:
             since = pause
         return out
 
+    def like(self, steps: int) -> jax.ShapeDtypeStruct:
+        """Returns the shape of the rows that so many steps read."""
+        return jax.eval_shape(self.order, jnp.arange(steps))
+
+    @property
+    def longest(self) -> int:
+        """The most steps of a dispatch, of a loop from the start."""
+        return max((end - begin for until in self.chunks(0) for begin, end in until), default=0)
+
+    def foresee(self, state: State, beside: Any = None) -> int:
+        """Returns the bytes of each device that a chunk will take, of a state, and of data, that may be shapes; beside
+        the trees that are given, too. Raises TooLarge when it will not fit, even without a cache of encodings."""
+        if not self.steps:
+            return 0
+        fed = self.data.panel.like(self.span, self.like(self.longest).shape)
+        try:
+            return self.chunk.foresee(state, jnp.int32(0), self.data.on(fed), *self.inputs, beside=beside)
+        except memory.TooLarge:
+            if not self.data.stored:
+                raise
+        return dataclasses.replace(self, data=self.data.bare()).foresee(state, beside)
+
     def run(self, state: State) -> Iterator[Pause]:
         """Yields every pause that lies ahead of the state; and one more where the process is told to end between them.
 
@@ -99,7 +121,7 @@ class Loop:
         begun, first = time.monotonic(), int(state.step)
         chunks = self.chunks(first)
         begins = [begin for until in chunks for begin, _ in until]
-        longest = max((end - begin for until in self.chunks(0) for begin, end in until), default=0)
+        longest = self.longest
         since, total = (self.carried["since"], self.carried["sum"]) if self.carried else (first, 0.0)
 
         def rows(dispatch: int) -> Array:

@@ -34,6 +34,7 @@ from ptt_jax import (
     data,
     finetune,
     flags,
+    foresight,
     lock,
     mesh,
     page,
@@ -105,13 +106,16 @@ def run(cfg: ConfigDict, workdir: Path, command: str = "", profile: str = "") ->
                 steps = f"steps of '{card['freq']}' ({card['data']})"
                 log.say(f"warning: the backbone learned from {steps}, not '{series.freq}'")
             processes.once(lambda: checkpoint.refer(workdir, card))
-        else:
+        plans = foresight.look(cfg, workdir, problem, log)
+        if not card:
             train.pretrain(cfg, workdir, problem, log, profile, others)
         preemption.check()
-        adapt = tune.tune if cfg.tune.mode == "prompt" else finetune.finetune
-        task = adapt(cfg, workdir, problem, log, profile)
+        if cfg.tune.mode == "prompt":
+            task = tune.tune(cfg, workdir, problem, log, profile, plans.prompts)
+        else:
+            task = finetune.finetune(cfg, workdir, problem, log, profile, plans.weights)
         preemption.check()
-        score.score(cfg, workdir, problem, task, log)
+        score.score(cfg, workdir, problem, task, log, plans.scoring)
         preemption.check()
         pages = [workdir / name for name in ("report.md", "report.html")]
         if processes.once(lambda: all(path.exists() for path in pages)):

@@ -4,6 +4,7 @@ A device of a CPU has the host's memory, of which a control group may allow less
 out, and nothing is refused for it.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,14 +93,34 @@ def of_device(mesh: Mesh) -> Room | None:
 
 
 def nbytes(tree: Any) -> int:
-    """Returns the bytes of a tree's arrays, each once, as one device has them."""
-    return sum(getattr(leaf, "nbytes", 0) for leaf in jax.tree.leaves(tree))
+    """Returns the bytes of a tree's arrays, or of shapes, each once, as one device has them whole."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype"))
+
+
+def to_come(tree: Any) -> int:
+    """Returns the bytes of a tree's shapes, as one device will have them: arrays are there already."""
+    shapes = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.ShapeDtypeStruct)]
+    return sum(math.prod(s.sharding.shard_shape(s.shape)) * s.dtype.itemsize for s in shapes)
 
 
 def words(count: float) -> str:
     """Returns bytes for a sentence: '812 MiB', '1.2 GiB'."""
     size, unit = next(((s, u) for s, u in ((2**30, "GiB"), (2**20, "MiB")) if count >= s), (2**10, "KiB"))
     return f"{count / size:.{1 if unit == 'GiB' else 0}f} {unit}"
+
+
+def total(mesh: Mesh, room: Room, need: int) -> str:
+    """Returns the words for how much of what is used in all where so much more is needed."""
+    platform, host = mesh.devices.flat[0].platform, of_host()
+    if platform == "cpu":
+        count = len(local(mesh))
+        used = room.used + count * need
+        return f"{words(used)} of {words(host.limit if host else used)} on the host" + (
+            f", with {count} devices in it" if count > 1 else ""
+        )
+    where = f"each of {mesh.size} devices" if mesh.size > 1 else f"the {platform}"
+    beside = f", and {words(host.used)} of {words(host.limit)} on the host" if host else ""
+    return f"{words(room.used + need)} of {words(room.limit)} on {where}{beside}"
 
 
 def worst(count: int) -> int:
@@ -137,37 +158,40 @@ class Program:
             self.weigh(arguments)
         return self.function(*arguments)
 
+    def need(self, arguments: tuple[Any, ...]) -> int:
+        """Returns the bytes of each device that the program takes beside its arguments; compiles it."""
+        figures = self.function.lower(*arguments).compile().memory_analysis()
+        if figures is None:  # a backend may have none
+            return 0
+        return int(figures.temp_size_in_bytes + max(figures.output_size_in_bytes - figures.alias_size_in_bytes, 0))
+
+    def foresee(self, *arguments: Any, beside: Any = None) -> int:
+        """Returns the bytes of each device that the program will take beside what is there now: its own, and those of
+        arguments, and of what will be there beside them, that are shapes. Raises TooLarge when they are more than is
+        free now. The program runs as it was compiled here, and is weighed again."""
+        need = self.need(arguments) + to_come((arguments, beside))
+        self.check(need, f"{words(need)} to come")
+        return need
+
     def weigh(self, arguments: tuple[Any, ...]) -> None:
         """Raises TooLarge when the program needs more than is free, in every process when it is so in one; nothing has
         run and no argument is donated then."""
-        figures = self.function.lower(*arguments).compile().memory_analysis()
-        room = of_device(self.mesh)
-        need = 0
-        if figures is not None:  # a backend may have none
-            made = max(figures.output_size_in_bytes - figures.alias_size_in_bytes, 0)
-            need = figures.temp_size_in_bytes + made
-        short = worst(need - room.free if room else 0)
+        need = self.need(arguments)
         there = {} if self.parts is None else {k: v for k, v in self.parts(*arguments).items() if v}
         listed = ", ".join([f"{words(v)} {k}" for k, v in there.items()] + [f"{words(need)} to work in"])
+        room = self.check(need, listed)
+        self.weighed = True
+        if self.say and room:
+            self.say(f"memory: {self.what} takes {total(self.mesh, room, need)}: {listed}")
+
+    def check(self, need: int, listed: str) -> Room | None:
+        """Returns the room there is. Raises TooLarge when less than `need` is free."""
+        room = of_device(self.mesh)
+        short = worst(need - room.free if room else 0)
         if short > 0:
             raise TooLarge(
                 f"{self.what} needs {words(short)} more memory than is free ({listed}; "
                 f"{words(room.free if room else 0)} are free); accepted: less by {self.knobs}, or a machine with more",
                 short,
             )
-        self.weighed = True
-        if self.say and room:
-            self.say(f"memory: {self.what} takes {self.total(room, need)}: {listed}")
-
-    def total(self, room: Room, need: int) -> str:
-        """Returns the words for how much of what is used in all."""
-        platform, host = self.mesh.devices.flat[0].platform, of_host()
-        if platform == "cpu":
-            count = len(local(self.mesh))
-            used = room.used + count * need
-            return f"{words(used)} of {words(host.limit if host else used)} on the host" + (
-                f", with {count} devices in it" if count > 1 else ""
-            )
-        where = f"each of {self.mesh.size} devices" if self.mesh.size > 1 else f"the {platform}"
-        beside = f", and {words(host.used)} of {words(host.limit)} on the host" if host else ""
-        return f"{words(room.used + need)} of {words(room.limit)} on {where}{beside}"
+        return room

@@ -42,6 +42,12 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(put, tree)
 
 
+def shapes(mesh: Mesh, tree: Any) -> Any:
+    """Returns the tree as shapes: what `replicate` makes of it, before that is there."""
+    sharding = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), tree)
+
+
 def split(mesh: Mesh, tree: Any) -> Any:
     """Inside jit: the first axis of every leaf is split over the mesh; what is computed from it follows."""
     return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec("data")))

@@ -30,7 +30,6 @@ from ptt_jax.files import write_atomic
 from ptt_jax.log import Log
 from ptt_jax.model import CrossMAE
 from ptt_jax.problems import Problem
-from ptt_jax.seal import read_json
 from ptt_jax.windows import Span, Windows, past
 
 RESULTS = ("data", "lookback", "horizon", "model", "split", "seed", "mse", "mae", "windows")
@@ -82,8 +81,33 @@ def models(
     return forecast
 
 
-def score(cfg: ConfigDict, run: Path, problem: Problem, task: str, log: Log) -> None:
-    """Writes results.csv last, unless it is there already. Without `evaluate.test` no test window is ever cut."""
+class Plan:
+    """What scores a run, before its weights are there."""
+
+    def __init__(self, cfg: ConfigDict, problem: Problem, model: CrossMAE) -> None:
+        self.cfg, self.problem, self.model, mode = cfg, problem, model, cfg.tune.mode
+        self.seeds = tuple(range(cfg.seed, cfg.seed + cfg.tune.seeds)) if mode == "prompt" else (cfg.seed,)
+        splits = ("validation", "test") if cfg.evaluate.test else ("validation",)
+        self.spans = {s: problem.span(s, cfg.lookback, cfg.horizons) for s in splits}
+        self.levels, self.cycle = tuple(cfg.tune.quantiles), season(problem.series.freq)
+        self.forecast = models(model, self.cycle, self.seeds, mode, len(self.levels))
+        batch = min(cfg.evaluate.batch, max(of.rows for of in self.spans.values()))
+        intervals = self.cycle * cfg.evaluate.intervals
+        self.measure = evaluate.evaluator(self.forecast, problem.mesh, batch, season=intervals, by_channel=True)
+
+    def foresee(self, tuned: dict[int, Any], quantiles: dict[int, Any] | None = None) -> int:
+        """Returns the bytes of each device that scoring will take beside what is there now; of what is tuned for each
+        horizon, as `models` takes it, which may be shapes. Raises TooLarge when it will not fit."""
+        weights_TH = jax.ShapeDtypeStruct((self.cfg.lookback, self.cfg.horizons[-1]), np.float32)
+        inputs = {"backbone": train.shapes(self.model), "tuned": tuned, "weights_TH": weights_TH}
+        inputs |= {"quantiles": quantiles} if quantiles else {}
+        inputs = meshes.shapes(self.problem.mesh, inputs)
+        return max(self.measure.foresee(self.problem.panel, inputs, span) for span in self.spans.values())
+
+
+def score(cfg: ConfigDict, run: Path, problem: Problem, task: str, log: Log, plan: Plan | None = None) -> None:
+    """Writes results.csv last, unless it is there already. Without `evaluate.test` no test window is ever cut. plan:
+    one that is there."""
     if processes.once((run / "results.csv").exists):
         processes.once(lambda: seal.check_files(run / "results.json"))
         log.say(f"evaluate: done before ({run / 'results.csv'})")
@@ -97,29 +121,23 @@ def score(cfg: ConfigDict, run: Path, problem: Problem, task: str, log: Log) -> 
             inputs["tuned"] = checkpoint.load_prompts(run, task, card["content_hash"])
             if cfg.tune.quantiles:
                 inputs["quantiles"] = checkpoint.load_prompts(run, prompts.quantiles(task), card["content_hash"])
-            seeds = tuple(read_json(run / "prompts" / f"{task}.json")["seeds"])
         else:
             channels = len(problem.series.names_C)
             inputs["tuned"] = finetune.load(cfg, run, task, card, inputs["backbone"], channels)
-            seeds = (cfg.seed,)
-    splits = ("validation", "test") if cfg.evaluate.test else ("validation",)
-    spans = {s: problem.span(s, cfg.lookback, cfg.horizons) for s in splits}
+    plan = plan or Plan(cfg, problem, model)
+    seeds, spans, levels, forecast, cycle = plan.seeds, plan.spans, plan.levels, plan.forecast, plan.cycle
     inputs["weights_TH"] = baselines.fit_linear(problem, problem.learning(cfg), spans["validation"])
     inputs = meshes.replicate(problem.mesh, inputs)
     names = {"seasonal_naive": cfg.seed, "linear": cfg.seed, "zero_shot": cfg.seed}
     names |= {f"{mode} {seed}": seed for seed in seeds}
     names |= {f"quantile {seed}": seed for seed in seeds if cfg.tune.quantiles}
-    levels, cycle = tuple(cfg.tune.quantiles), season(problem.series.freq)
-    forecast = models(model, cycle, seeds, mode, len(levels))
-    batch = min(cfg.evaluate.batch, max(of.rows for of in spans.values()))
-    measure = evaluate.evaluator(forecast, problem.mesh, batch, season=cycle * cfg.evaluate.intervals, by_channel=True)
     rows: list[dict[str, Any]] = []
     steps: list[tuple] = []
     by_channel: list[tuple] = []
     past: dict[str, list[evaluate.Errors]] = {}
     counted: list[np.ndarray] = []
-    for split in splits:
-        found = measure(problem.panel, inputs, spans[split])
+    for split in spans:
+        found = plan.measure(problem.panel, inputs, spans[split])
         past = past or found
         if (longest := found[f"{mode} {seeds[0]}"][-1].tally) is not None:
             counted.append(longest[0])

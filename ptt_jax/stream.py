@@ -53,6 +53,16 @@ class Host:
         a_row = span.length * (self.values_CT.itemsize + self.observed_CT.itemsize)
         return max(self.budget * self.mesh.size // (ALIVE * rows * a_row), 1)
 
+    def sharding(self, axes: int, split: bool) -> NamedSharding:
+        """Returns how rows of so many axes lie on the mesh."""
+        return NamedSharding(self.mesh, PartitionSpec(*([None] * (axes - 1) + ["data"] if split else [])))
+
+    def like(self, span: Span, rows: tuple[int, ...]) -> Streamed:
+        """Returns the shapes of what `feed` yields, of rows of that shape."""
+        at = self.sharding(len(rows), True)
+        whole = Streamed(self.values_CT, self.observed_CT)  # type: ignore[arg-type]
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct((*rows, span.length), a.dtype, sharding=at), whole)
+
     def feed(self, span: Span, rows: Order, dispatches: int, split: bool = True) -> Generator[Streamed, None, None]:
         """Yields the windows of rows(0), rows(1), ...: the next ones are cut and sent while the last are at work.
 
@@ -83,8 +93,7 @@ class Source:
     def __getitem__(self, dispatch: int) -> Streamed:
         with jax.default_device(aside()):
             row_JR = np.asarray(self.rows(dispatch))
-        axes = [None] * (row_JR.ndim - 1) + ["data"] if self.split else []
-        sharding = NamedSharding(self.host.mesh, PartitionSpec(*axes))
+        sharding = self.host.sharding(row_JR.ndim, self.split)
 
         def send(array_CT: np.ndarray) -> jax.Array:
             """Each process cuts what its own devices get."""

@@ -161,7 +161,8 @@ def pretrain(
         "config.pretrain.batch, or config.compute_dtype=bfloat16", log.say, parts,
     )  # fmt: skip
     order = jax.jit(jax.vmap(lambda at: step.order(key, at, p.batch, train.rows)))
-    look = evaluate.sampler(model, problem, validation, p.validation_rows, asked, keys(0, "validation"))
+    like = meshes.shapes(problem.mesh, params)
+    look = evaluate.sampler(model, problem, validation, p.validation_rows, asked, keys(0, "validation"), like)
 
     fingerprints = (other.series.fingerprint for other in (problem, *also))
     whose = checkpoint.identity(cfg, ("pretrain.", "model."), *fingerprints)

@@ -27,6 +27,10 @@ class Resident:
         """Yields what each dispatch reads; `stream.Host` yields the rows themselves."""
         yield from itertools.repeat(self, dispatches)
 
+    def like(self, span: "Span", rows: tuple[int, ...]) -> Self:
+        """Returns what a dispatch will read, as `feed` does, of rows of that shape."""
+        return self
+
     def fits(self, span: "Span", rows: int) -> int | None:
         """Returns how many blocks of so many rows fit in a dispatch; None = any number."""
         return None

@@ -36,7 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ptt_jax import config, data, mesh, problems
+from ptt_jax import config, data, memory, mesh, problems
 from ptt_jax.model import CrossMAE, init
 
 
@@ -92,6 +92,37 @@ def history():
     rng = np.random.default_rng(0)
     x_RT = np.cumsum(rng.normal(size=(5, 48)), axis=1).astype(np.float32)
     return jnp.asarray(x_RT), jnp.asarray(rng.random((5, 48)) > 0.1)
+
+
+@pytest.fixture(scope="session")
+def foretold():
+    """A context that yields a list of what was foreseen and then came as it was foreseen, or 'other NAME': the program
+    had to be traced or compiled again."""
+
+    @contextlib.contextmanager
+    def watch():
+        known, out, work = set(), [], []
+        need = memory.Program.need
+
+        def spy(self, arguments):
+            work.clear()
+            found = need(self, arguments)
+            foreseen = any(isinstance(a, jax.ShapeDtypeStruct) for a in jax.tree.leaves(arguments))
+            if self in known and not foreseen:
+                out.append(f"other {self.what}" if work else self.what)
+            known.update([self] if foreseen else [])
+            return found
+
+        def listen(event, *_, **__):
+            work.extend([event] if event.startswith("/jax/core/compile") else [])
+
+        jax.monitoring.register_event_duration_secs_listener(listen)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(memory.Program, "need", spy)
+            yield out
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+    return watch
 
 
 @pytest.fixture(scope="session")

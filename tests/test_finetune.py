@@ -34,12 +34,13 @@ def make_config(mode, backbone=""):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """A run of each mode, on one random backbone."""
+def runs(tmp_path_factory, foretold):
+    """A run of each mode, on one random backbone, each of programs that were foreseen."""
     folder = tmp_path_factory.mktemp("runs")
-    main.run(make_config("probe"), folder / "probe")
-    for mode in MODES[1:]:
-        main.run(make_config(mode, folder / "probe"), folder / mode)
+    for mode in MODES:
+        with foretold() as known:
+            main.run(make_config(mode, folder / "probe" if mode != "probe" else ""), folder / mode)
+        assert known[-3:] == ["evaluation", "tune", "evaluation"], known
     return folder
 
 

@@ -118,16 +118,20 @@ sys.exit(code)
 
 
 def test_no_program_is_compiled_twice_in_a_run_of_all_stages(files, tmp_path):
-    """A compilation cache that was empty knows a program that comes again. In a process of its own: jax forgets some of
-    what it holds in memory when hundreds of tests have run."""
+    """A compilation cache that was empty knows a program that comes again; what was foreseen is what ran. In a process
+    of its own: jax forgets some of what it holds in memory when hundreds of tests have run."""
     flags = [f"--config.data.path={files / 'three.csv'}", f"--workdir={tmp_path / 'run'}"]
     flags += [f"--config.cache_dir={tmp_path / 'xla'}", f"--profile={tmp_path / 'trace'}", "--config.pretrain.steps=5"]
-    command, env = [sys.executable, "-c", COUNT, *TINY, *flags], {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    env = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_LOG_COMPILES": "1"}
+    command = [sys.executable, "-c", COUNT, *TINY, *flags]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     again, programs = json.loads(done.stdout.splitlines()[-1])
     assert again == 0  # nor for the two lengths of a chunk, 2 and 3 steps
     assert 12 < programs < 120  # of them a dozen of the stages; the others are an operation each
+    times = {name: done.stderr.count(f"Compiling jit({name})") for name in ("losses", "run", "chunk", "sums")}
+    # A look at pre-training; encodings of two splits; a step of two stages; a look at prompts, and the final one.
+    assert times == {"losses": 1, "run": 2, "chunk": 2, "sums": 2}
     # And the trace of warm steps, since a run of its own would be as long.
     for stage, steps in (("pretrain", 3), ("tune", 2)):
         assert f"{stage}: a trace of {steps} steps is in {tmp_path / 'trace'}/{stage}" in done.stdout
@@ -192,10 +196,21 @@ def test_a_run_is_exported(run, tmp_path, capsys):
     assert snapshot(tmp_path) == before
 
 
-def test_a_run_is_repeated_from_its_own_config_json(run, tmp_path):
-    assert main.main([f"--config={run / 'config.json'}", f"--workdir={tmp_path / 'again'}"]) == 0
-    ours, theirs = (pd.read_csv(r / "results.csv") for r in (run, tmp_path / "again"))
-    pd.testing.assert_frame_equal(ours, theirs)
+def test_a_run_is_repeated_from_its_own_config_json_bit_for_bit(run, tmp_path):
+    again = tmp_path / "again"
+    assert main.main([f"--config={run / 'config.json'}", f"--workdir={again}"]) == 0
+    names = ["config", "data", "versions"]
+    files = [*(f"{n}.json" for n in names), *(f"{n}.csv" for n in ("results", "steps", "channels"))]
+    for name in (*files, "samples.npz", "exhibits.npz"):
+        assert (run / name).read_bytes() == (again / name).read_bytes(), name
+    assert {"git", "jax", "numpy", "python", "device"} <= {*seal.read_json(run / "versions.json")}
+    assert {"name", "fingerprint", "splits"} <= {*seal.read_json(run / "data.json")}
+    for name in ("backbone.json", "prompts/three-12-20.json"):  # the weights' content hashes among them
+        ours, theirs = (seal.read_json(r / name) for r in (run, again))
+        own = ("seconds", "run", "backbone_run")  # of this run alone
+        assert {k: v for k, v in ours.items() if k not in own} == {k: v for k, v in theirs.items() if k not in own}
+    ours, theirs = (pd.read_json(r / "metrics.jsonl", lines=True).drop(columns="seconds") for r in (run, again))
+    pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
 
 
 def test_another_config_in_the_same_workdir_is_refused_and_nothing_is_lost(run, files, capsys):

@@ -136,7 +136,7 @@ def test_an_accelerator_says_its_own_memory_and_the_hosts_beside_it(monkeypatch)
     monkeypatch.setattr(memory, "of_host", lambda: Room(100 * MIB, 400 * MIB))
     room = memory.of_device(On)
     assert room == Room(300 * MIB, 1000 * MIB)
-    total = memory.Program(None, On, "tune", "").total(room, 50 * MIB)
+    total = memory.total(On, room, 50 * MIB)
     assert total == "350 MiB of 1000 MiB on each of 2 devices, and 100 MiB of 400 MiB on the host"
 
 

@@ -15,6 +15,7 @@ from ptt_jax import (
     checkpoint,
     config,
     encodings,
+    foresight,
     loop,
     main,
     mesh,
@@ -64,9 +65,10 @@ def stages(run, problem):
     cfg = make_config()
     checkpoint.open_run(run, cfg, {"name": "generated"})
     log = Log(run / "metrics.jsonl")
+    plans = foresight.look(cfg, run, problem, log)
     train.pretrain(cfg, run, problem, log)
-    task = tune.tune(cfg, run, problem, log)
-    score.score(cfg, run, problem, task, log)
+    task = tune.tune(cfg, run, problem, log, ready=plans.prompts)
+    score.score(cfg, run, problem, task, log, plans.scoring)
     return run
 
 
@@ -106,16 +108,26 @@ def threads():
 
 
 @pytest.fixture(scope="module")
-def finished(resident, tmp_path_factory):
-    """A resident run of all stages and a streamed one, and how many more panels were on the device during that."""
+def finished(resident, tmp_path_factory, foretold):
+    """A resident run of all stages and a streamed one, and how many more panels were on the device during that; and
+    what of each came as it was foreseen."""
     folder = tmp_path_factory.mktemp("runs")
-    one, other = stages(folder / "resident", resident), streamed(resident)
+    with foretold() as of_one:
+        one, other = stages(folder / "resident", resident), streamed(resident)
     before, most = panels(), []
     with pytest.MonkeyPatch.context() as patch:
         cut = stream.cut
         patch.setattr(stream, "cut", lambda *args: (most.append(panels()), cut(*args))[1])
-        two = stages(folder / "streamed", other)
-    return one, two, max(most) - before
+        with foretold() as of_two:
+            two = stages(folder / "streamed", other)
+    return one, two, max(most) - before, (of_one, of_two)
+
+
+def test_what_was_foreseen_is_what_ran(finished):
+    """Nothing that later stages run is traced or compiled again when they come."""
+    of_one, of_two = finished[3]
+    assert of_one == ["validation", "encoding", "encoding", "evaluation", "tune", "evaluation"]
+    assert of_two == ["validation", "evaluation", "tune", "evaluation"]
 
 
 def test_a_streamed_run_is_the_resident_run(finished):

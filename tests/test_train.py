@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import types
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from ptt_jax import (
     config,
     encodings,
     evaluate,
+    foresight,
     loop,
     memory,
     preemption,
@@ -293,11 +295,11 @@ def scripted(monkeypatch, name, looks):
     shown, script = [], iter(looks)
 
     def make(*_):
-        def look(params):
+        def look(params, *_):
             shown.append(jax.device_get(params))
             return next(script)
 
-        return look
+        return types.SimpleNamespace(read=lambda *_: look) if name == "Watcher" else look
 
     monkeypatch.setattr(evaluate, name, make)
     return shown
@@ -317,7 +319,7 @@ def test_the_backbone_is_the_best_on_validation_the_first_of_equals(problem, tmp
 
 def test_each_horizon_keeps_its_own_best_tokens(finished, problem, tmp_path, monkeypatch):
     script = [{"12": np.full((1, 1), a), "20": np.full((1, 1), b)} for a, b in ((5, 5), (1, 4), (2, 3), (3, 2))]
-    shown = scripted(monkeypatch, "watcher", script)
+    shown = scripted(monkeypatch, "Watcher", script)
     cfg, run = make_config(), tmp_path / "run"
     cfg.backbone = str(finished)
     open_run(run, cfg)
@@ -419,7 +421,9 @@ def tune_on(backbone, problem, run, seed=0, **knobs):
     cfg.tune.update(knobs)
     open_run(run, cfg)
     checkpoint.refer(run, checkpoint.find_backbone(backbone))
-    tune.tune(cfg, run, problem, Log(run / "metrics.jsonl"))
+    log = Log(run / "metrics.jsonl")
+    ready = foresight.look(cfg, run, problem, log).prompts if cfg.tune.quantiles else ()
+    tune.tune(cfg, run, problem, log, ready=ready)
     store = Store(run / "prompts" / TASK, ("prompt", "state"))
     history = store.meta(store.latest())["history"]
     store.close()
@@ -481,12 +485,12 @@ def test_a_sweep_in_one_run_gives_what_each_member_gives_alone(finished, sweep, 
 
 def test_a_setting_that_diverges_is_never_chosen_and_stops_no_one(finished, problem, tmp_path, monkeypatch):
     looks = [[2.0, 2.0], [1.0, 1.9], [np.nan, 1.5], [np.nan, 1.4]]
-    scripted(monkeypatch, "watcher", [{h: np.array([look]) for h in ("12", "20")} for look in looks])
+    scripted(monkeypatch, "Watcher", [{h: np.array([look]) for h in ("12", "20")} for look in looks])
     history, card = tune_on(finished, problem, tmp_path / "run", learning_rates=(3e-2, 1e-2))
     assert history[-1][1]["20"] == [[None, 1.4]]  # JSON has no nan
     assert (card["setting"]["20"]["index"], card["chosen"]["20"]) == (0, [2])  # it was good while it lasted
     scripted(
-        monkeypatch, "watcher", [{h: np.array([look]) for h in ("12", "20")} for look in looks[:1] + looks[2:] * 2]
+        monkeypatch, "Watcher", [{h: np.array([look]) for h in ("12", "20")} for look in looks[:1] + looks[2:] * 2]
     )
     _, card = tune_on(finished, problem, tmp_path / "other", learning_rates=(3e-2, 1e-2))
     assert (card["setting"]["20"]["index"], card["chosen"]["20"]) == (1, [4])
@@ -499,7 +503,7 @@ def test_seeds_that_diverge_in_different_settings_go_on(finished, problem, tmp_p
         [[np.nan, 0.9], [1.4, np.nan]],
         [[np.nan, 0.8], [1.2, 3]],
     ]
-    scripted(monkeypatch, "watcher", [{h: np.array(look) for h in ("12", "20")} for look in looks])
+    scripted(monkeypatch, "Watcher", [{h: np.array(look) for h in ("12", "20")} for look in looks])
     _, card = tune_on(finished, problem, tmp_path / "run", seeds=2, learning_rates=(3e-2, 1e-2))
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["validation_mse"]["20"] for line in lines] == [2.0, 1.25, 1.15, 1.0]
@@ -532,7 +536,7 @@ def test_a_setting_is_chosen_by_the_mean_over_seeds_of_each_seeds_best_look():
 
 def test_what_is_loaded_is_what_the_chosen_setting_learned(finished, problem, tmp_path, monkeypatch):
     looks = [[[2.0, 2.0]], [[2.5, 1.0]], [[2.5, 0.9]], [[2.5, 1.1]]]
-    shown = scripted(monkeypatch, "watcher", [{h: np.array(look) for h in ("12", "20")} for look in looks])
+    shown = scripted(monkeypatch, "Watcher", [{h: np.array(look) for h in ("12", "20")} for look in looks])
     tune_on(finished, problem, tmp_path / "run", learning_rates=(1e-2, 3e-2))
     (prompt,) = checkpoint.load_prompts(tmp_path / "run", TASK, checkpoint.find_backbone(finished)["content_hash"])[20]
     np.testing.assert_array_equal(prompt["tokens_MD"], shown[2]["prompt"]["tokens_MD"][0, 1])
@@ -559,14 +563,14 @@ def test_a_stage_that_another_version_began_is_refused_in_a_sentence(finished, c
 
 def test_training_and_validation_share_one_budget(finished, problem, tmp_path, monkeypatch):
     budgets = []
-    encode_all = encodings.encode_all
+    call = encodings.Encoder.__call__
 
-    def spy(model, backbone, problem, span, block, budget, dtype):
-        data = encode_all(model, backbone, problem, span, block, budget, dtype)
+    def spy(self, backbone, budget):
+        data = call(self, backbone, budget)
         budgets.append((budget, data.encoded_bytes))
         return data
 
-    monkeypatch.setattr(encodings, "encode_all", spy)
+    monkeypatch.setattr(encodings.Encoder, "__call__", spy)
     tune_on(finished, problem, tmp_path / "run", cache_bytes=900 * EACH)
     (first, used), (second, _) = budgets
     assert first == 900 * EACH
@@ -685,9 +689,13 @@ def test_few_shot_learns_from_its_share_alone(finished, problem, tmp_path):
     assert whole[0]["content_hash"] != whole[1]["content_hash"]
 
 
-def test_quantile_prompts_start_at_the_forecasts_own_which_stay_what_they_are(finished, problem, tmp_path, monkeypatch):
+def test_quantile_prompts_start_at_the_forecasts_own_which_stay_what_they_are(
+    finished, problem, tmp_path, foretold, monkeypatch
+):
     levels, (_, _, _, theirs) = (0.1, 0.5, 0.9), outcome(finished)
-    history, card = tune_on(finished, problem, tmp_path / "run", quantiles=levels, quantile_rate=1e-2)
+    with foretold() as known:
+        history, card = tune_on(finished, problem, tmp_path / "run", quantiles=levels, quantile_rate=1e-2)
+    assert known == ["encoding", "encoding", "evaluation", "tune", "evaluation", "quantiles"]
     point = json.loads((finished / "prompts" / f"{TASK}.json").read_text())
     assert (history, card["content_hash"]) == (theirs, point["content_hash"])
     task = prompts.quantiles(TASK)

@@ -2,7 +2,7 @@
 
 backbone.json  backbone/STEP/{params,meta}       as in a run directory, without what only goes on needs
 prompts/TASK.json  prompts/TASK/STEP/{prompt,meta}
-config.json                                      every knob
+config.json  versions.json  data.json            every knob; of what made it, and on which data, as in a run directory
 forecaster.json  forecaster.npz                  the Forecaster's arguments, the frame's last rows; intervals
 """
 
@@ -31,6 +31,7 @@ from ptt_jax.predict import Predictor
 from ptt_jax.seal import read_json, write_json
 
 FORMAT = 1  # of forecaster.json and forecaster.npz
+PROVENANCE = ("versions.json", "data.json")
 
 
 class Scratch:
@@ -98,6 +99,9 @@ def write(of: Fitted, folder: Path, params: dict[str, Any]) -> None:
         copy(of.folder / "prompts" / of.task, folder / "prompts" / of.task, prompt["step"], "prompt")
         write_json(folder / "prompts" / f"{of.task}.json", {**prompt, "backbone_run": ""})
         write_json(folder / "config.json", of.cfg.to_dict())
+        for name in PROVENANCE:
+            if (of.folder / name).exists():  # an earlier version saved none
+                write_atomic(folder / name, (of.folder / name).read_bytes())
     about = {
         "format": FORMAT, "params": params, "task": of.task, "names": of.names_C, "freq": of.freq, "season": of.season,
         "unit": of.intervals.unit, "tail": None if of.tail is None else to_json(of.tail),

@@ -120,6 +120,9 @@ def test_what_was_saved_forecasts_the_same_to_the_bit_and_knows_its_arguments(fi
     pd.testing.assert_frame_equal(again.predict(), fitted.predict())
     assert again.get_params() == fitted.get_params()
     assert not [p for p in folder.rglob("*") if p.name == "state" or p.suffix == ".pkl"]
+    for name, key in (("versions.json", "git"), ("data.json", "fingerprint"), ("config.json", "seed")):
+        assert (folder / name).read_bytes() == (fitted.fitted.folder / name).read_bytes()
+        assert key in seal.read_json(folder / name)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["kept"]
     assert Forecaster.load(again.save(folder)).get_params() == again.get_params()  # into its own place
 

@@ -2,7 +2,9 @@ import errno
 import json
 import logging
 import os
+import re
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -126,6 +128,25 @@ def test_a_run_directory_is_made_once_and_refuses_strangers(tmp_path):
 def test_a_machine_without_git_is_no_obstacle(monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")
     assert checkpoint.versions()["git"] == "unknown"
+
+
+def test_installed_in_somebody_else_s_repository_it_does_not_take_their_commit_for_its_own(tmp_path):
+    def git(*command):
+        who = ["-c", "user.name=x", "-c", "user.email=x@x"]
+        subprocess.run(["git", *who, *command], cwd=tmp_path, check=True, capture_output=True)
+
+    file = tmp_path / ".venv" / "ptt_jax" / "checkpoint.py"
+    file.parent.mkdir(parents=True)
+    file.write_text("")
+    assert checkpoint.git_state(file) == "unknown"
+    git("init")
+    git("commit", "--allow-empty", "-m", "theirs")
+    assert checkpoint.git_state(file) == "unknown"
+    git("add", "-A")
+    git("commit", "-m", "ours")
+    assert re.fullmatch("[0-9a-f]{7,}", checkpoint.git_state(file))
+    file.write_text("changed")
+    assert checkpoint.git_state(file).endswith("-dirty")
 
 
 def test_a_missing_stage_is_named_by_its_file(tmp_path):

@@ -209,8 +209,7 @@ def of_run(run: Path, horizon: int = 0) -> tuple[Predictor, dict[str, Any]]:
     scaler, which only moves the forecast of a row that hardly moves (layers.SCALE_FLOOR). Raises UserError when the run
     has no prompt, or not for that horizon, or one for each channel.
     """
-    cfg = config.default()  # where a knob stands that an earlier version did not know
-    cfg.update(config.from_json(json.dumps(read_json(run / "config.json"))))
+    cfg = config.restored(json.dumps(read_json(run / "config.json")), run / "config.json")
     tasks = [file for file in sorted((run / "prompts").glob("*.json")) if "levels" not in read_json(file)]
     if cfg.tune.prompts == "channel" or not tasks:
         what = "a prompt for each channel, and a row does not say which it is" if tasks else "no tuned prompt"

@@ -467,3 +467,12 @@ def test_every_file_that_a_report_is_made_from_is_known_by_its_mark(run, tmp_pat
             seal.check_files(copy / "results.json")
         path.write_bytes(whole)
     seal.check_files(copy / "results.json")
+
+
+@pytest.mark.parametrize(("more", "words"), [({"flux": 3}, "flux does not exist"), ({"model": 3}, "model does not")])
+def test_a_run_with_knobs_that_are_not_known_is_not_exported(run, tmp_path, capsys, more, words):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    seal.write_json(copy / "config.json", {**seal.read_json(copy / "config.json"), **more})
+    assert main.main(["export", f"--config.backbone={copy}", f"--config.output={tmp_path / 'm.stablehlo'}"]) == 2
+    assert f"{copy}/config.json: config key {words}" in capsys.readouterr().err

@@ -166,6 +166,17 @@ def infer_freq(stamps_T: pd.DatetimeIndex, step: pd.Timedelta | None = None) -> 
     return pd.tseries.frequencies.to_offset(step).freqstr
 
 
+def dates_between(first: pd.Timestamp, last: pd.Timestamp, offset: pd.offsets.BaseOffset) -> pd.DatetimeIndex:
+    """Every stamp of a step from `first` to `last`. UserError for steps of so many years that the next stamp is none."""
+    try:
+        return pd.date_range(first, last, freq=offset).as_unit("ns")
+    except pd.errors.OutOfBoundsDatetime:
+        raise UserError(
+            f"freq = {offset.freqstr!r}: a step from {first} leads out of the years that pandas can say, 1678 to 2261; "
+            f"accepted: a shorter step"
+        ) from None
+
+
 def to_grid(
     stamps_T: pd.DatetimeIndex, values_TC: np.ndarray, freq: str, rows_T: pd.Index, path: Path
 ) -> tuple[pd.DatetimeIndex, np.ndarray, str, list[str]]:
@@ -193,15 +204,14 @@ def to_grid(
         raise UserError(f"{path} has {counted(len(stamps_T), 'stamp')}; it needs 3 or more, to see the step")
     advice = "bring the rows to one step first, or " + ("leave data.freq empty" if freq else "give it with data.freq")
     freq = freq or infer_freq(stamps_T)
-    read_freq(freq, "config.data.freq")
-    step = step_seconds(freq)
+    offset, step = read_freq(freq, "config.data.freq"), step_seconds(freq)
     span = f"from {stamps_T[0]} to {stamps_T[-1]}"
     length = (stamps_T[-1] - stamps_T[0]).total_seconds() / step
     if not 0 < length < SPARSE * len(stamps_T):
         raise UserError(
             f"{path}: {span} a step of {freq!r} makes {length:.0f} rows where the file has {len(stamps_T)}; {advice}"
         )
-    grid_T = pd.date_range(stamps_T[0], stamps_T[-1], freq=freq).as_unit("ns")
+    grid_T = dates_between(stamps_T[0], stamps_T[-1], offset)
     place_T = grid_T.get_indexer(stamps_T)
     off = np.flatnonzero(place_T < 0)
     if len(off):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ptt_jax.clock import SPARSE, counted, infer_freq, read_freq
+from ptt_jax.clock import SPARSE, counted, dates_between, infer_freq, read_freq
 from ptt_jax.errors import UserError
 
 DAY = 86_400_000_000_000  # nanoseconds
@@ -105,9 +105,11 @@ def find_steps(stamps_N: pd.Index, follows_N: np.ndarray, freq: str) -> Steps:
         return Steps(freq, offset.n * DAY, stamps_N.dtype, wall=True)
     if isinstance(offset, pd.offsets.Tick):
         return Steps(freq, offset.nanos, stamps_N.dtype)
-    dates = pd.date_range(clock_N.min().normalize(), clock_N.max().normalize(), freq=offset.base).as_unit("ns")
-    if (dates != dates.normalize()).any():
+    first, last = clock_N.min().normalize(), clock_N.max().normalize()
+    few = dates_between(first, min(last, first + pd.Timedelta(days=31)), offset.base)  # of hours, two centuries take long
+    if (few != few.normalize()).any():
         raise UserError(f"freq = {freq!r} counts hours of some days only; accepted: even steps like 'h', or dates")
+    dates = dates_between(first, last, offset.base)
     return Steps(freq, offset.n * DAY, stamps_N.dtype, wall=True, dates=dates)
 
 

@@ -261,6 +261,7 @@ CASES = {
     "a step of nothing": typed([*OWN, "--config.data.freq=0h"], "config.data.freq = '0h'"),
     "a step back": typed([*OWN, "--config.data.freq=-1h"], "config.data.freq"),
     "a step too fine": typed([*OWN, "--config.data.freq=ns"], "step of 'ns'"),
+    "a step out of time": typed([*OWN, "--config.data.freq=1000YS"], "leads out of the years that pandas can say"),
     "a step too coarse": typed([*OWN, "--config.data.freq=YS"], "grid of step 'YS'"),
     "an empty split": typed([*OWN, "--config.data.split=1.0,0.0,0.0"], "config.data.split", "three fractions above 0"),
     "a split of nothing": typed([*OWN, "--config.data.split=0.998,0.001,0.001"], "data.split", "empty"),

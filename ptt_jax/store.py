@@ -201,8 +201,8 @@ def alone() -> Any:
 
 def hush() -> None:
     """Drops what tensorstore's threads say after a failed read, 'Event loop is closed', hundreds of lines of it, what
-    asyncio says of tasks of orbax that failed beside the one whose error is raised, and orbax's warnings that what is
-    opened to be read is opened to be read."""
+    asyncio and orbax's threads say of tasks that failed, whose error is raised or beside one that is, and orbax's
+    warnings that what is opened to be read is opened to be read."""
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(is_news)  # once: the same function is not added again
     former = sys.unraisablehook
@@ -221,4 +221,5 @@ def is_news(record: logging.LogRecord) -> bool:
     text = record.getMessage()
     if "never retrieved" in text and "orbax" in text:  # of a full disk, one for each array
         return False
-    return not any(words in text for words in ("read_only=True", "directory is read only"))
+    dropped = ("read_only=True", "directory is read only", "_SignalingThread.run() raised")  # which its caller raises
+    return not any(words in text for words in dropped)

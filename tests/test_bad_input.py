@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ptt_jax import checkpoint, config, fitting, flags, frames, main, stages, train
+from ptt_jax import checkpoint, config, fitting, flags, foresight, frames, main, stages, train
 from ptt_jax.bank import Bank
 from ptt_jax.errors import UserError
 from ptt_jax.forecaster import Forecaster
@@ -76,6 +76,7 @@ def desk(tmp_path, monkeypatch):
         raise Reached
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(foresight, "look", reached)
     monkeypatch.setattr(train, "pretrain", reached)
     monkeypatch.setattr(main, "set_up", lambda cfg: None)
     for name in ("PTT_DATA_DIR", "PTT_CACHE_DIR"):

@@ -384,6 +384,7 @@ def test_each_of_several_processes_has_a_folder_of_its_own_for_its_trace(count, 
 
 
 def test_a_streamed_series_is_told_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(main.foresight, "look", lambda *_: main.foresight.Plans())
     for module, stage in ((main.train, "pretrain"), (main.tune, "tune"), (main.score, "score")):
         monkeypatch.setattr(module, stage, lambda *_: None)
     for room in (main.report, main.page):

@@ -1,6 +1,6 @@
 """Own data with untouched defaults: `Forecaster` against seasonal naive and the linear map, on series of many shapes.
 
-    python experiments/own.py [--data=vic_elec,NN5_daily] [--knob=KEY=VALUE ...]
+    python experiments/own.py [--data=vic_elec,NN5_daily] [--knob=KEY=VALUE ...] [--quantiles=0.1,0.9]
 
 A Forecaster learns from all rows but the last tenth (at least two horizons), and forecasts windows that lie evenly over
 the rest, at most 200. Errors are of the mean absolute kind, in units of each series' spread in the rows before, so that
@@ -42,13 +42,13 @@ HELD_OUT = 0.1
 COLUMNS = ("last season", "linear", "prompts", "of linear", "coverage 80", "coverage 95", "seconds")
 
 
-def measure(name: str, knobs: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns one row of the table."""
+def measure(name: str, knobs: Mapping[str, Any], quantiles: tuple[float, ...] = ()) -> dict[str, Any]:
+    """Returns one row of the table; quantiles: of prompts that intervals are made from."""
     file, horizon = SETS[name]
     frame = pd.read_csv(Path(os.environ.get("PTT_DATA_DIR", ".")) / file)
     held = max(int(HELD_OUT * len(frame)), 2 * horizon)
     begun = time.perf_counter()
-    model = Forecaster(horizon, knobs=knobs, verbose=True).fit(frame.iloc[:-held])
+    model = Forecaster(horizon, quantiles=quantiles, knobs=knobs, verbose=True).fit(frame.iloc[:-held])
     seconds = time.perf_counter() - begun
     of, table = model.fitted, frames.read(frame)
     step = max((held - horizon) // (WINDOWS - 1), 1)
@@ -89,7 +89,7 @@ def measure(name: str, knobs: Mapping[str, Any]) -> dict[str, Any]:
         f"coverage {level}": intervals.coverage(truth, pick(f"-lo-{level}"), pick(f"-hi-{level}")) for level in (80, 95)
     }
     return {
-        "data": name, "knobs": said(knobs), "rows": len(frame) - held,
+        "data": name, "knobs": said(knobs, quantiles), "rows": len(frame) - held,
         "series": len(labels), "horizon": horizon, "season": of.season, "patch": of.cfg.model.patch,
         "lookback": of.cfg.lookback, "windows": count, **mae, "of linear": mae["prompts"] / mae["linear"], **cover,
         "pinball 10": intervals.pinball(truth, pick("-lo-80"), 0.1),
@@ -99,9 +99,10 @@ def measure(name: str, knobs: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def said(knobs: Mapping[str, Any]) -> str:
-    """Returns the knobs as the csv has them."""
-    return " ".join(f"{k}={v}" for k, v in knobs.items()) or "untouched"
+def said(knobs: Mapping[str, Any], quantiles: tuple[float, ...] = ()) -> str:
+    """Returns the knobs as the csv has them, quantiles among them."""
+    words = [f"quantiles={','.join(map(str, quantiles))}"] * bool(quantiles)
+    return " ".join([*words, *(f"{k}={v}" for k, v in knobs.items())]) or "untouched"
 
 
 def last_observed(x_RT: np.ndarray, seen_RT: np.ndarray) -> np.ndarray:
@@ -132,15 +133,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=",".join(SETS), help="which sets, comma-separated")
     parser.add_argument("--knob", action="append", default=[], help="KEY=VALUE in the recipe's stead; its own rows")
+    parser.add_argument("--quantiles", default="", help="like 0.1,0.9: intervals from quantile prompts; their own rows")
     args = parser.parse_args()
     try:
+        quantiles = tuple(float(q) for q in args.quantiles.split(",") if q)
         knobs = {k: parse_value(v) for k, _, v in (text.partition("=") for text in args.knob)}
         ledger = Ledger(HERE / "results" / "own.csv", ("data", "knobs"), ("recipe",))
         for name in args.data.split(","):
             if name not in SETS:
                 raise UserError(f"--data={name} is not there; accepted: {', '.join(SETS)}")
-            if not ledger.has(data=name, knobs=said(knobs), recipe=recipe_hash()):
-                row = measure(name, knobs)
+            if not ledger.has(data=name, knobs=said(knobs, quantiles), recipe=recipe_hash()):
+                row = measure(name, knobs, quantiles)
                 ledger.add(pd.DataFrame([row]))
                 print(table(pd.DataFrame([row])), flush=True)
         show("own", table(ledger.rows[ledger.rows["knobs"] == said({})]))

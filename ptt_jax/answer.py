@@ -27,9 +27,16 @@ def columns(
 ) -> dict[str, np.ndarray]:
     """Returns {name: y_WHC} and the bounds of each level, `name-lo-80` and `name-hi-80`; unit_WC: of the intervals, in
     the units of each window's series."""
+    each = [[known.bounds(y_HC, unit_C, z) for z in levels] for y_HC, unit_C in zip(y_WHC, unit_WC, strict=True)]
+    return named(name, y_WHC, levels, each)
+
+
+def named(
+    name: str, y_WHC: np.ndarray, levels: Sequence[float], each: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]]
+) -> dict[str, np.ndarray]:
+    """Returns what `columns` does of the bounds of each window and level."""
     out = {name: y_WHC}
-    for level in levels:
-        both = [known.bounds(y_HC, unit_C, level) for y_HC, unit_C in zip(y_WHC, unit_WC, strict=True)]
+    for level, *both in zip(levels, *each, strict=True):
         low_WHC, high_WHC = (np.stack(side) for side in zip(*both, strict=True))
         out |= {f"{name}-lo-{level:g}": low_WHC, f"{name}-hi-{level:g}": high_WHC}
     return out

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from ptt_jax import answer, checkpoint, fitted, frames, intervals, parcel, predict, stacks, train
+from ptt_jax import answer, checkpoint, fitted, fitting, frames, intervals, parcel, predict, stacks, train
 from ptt_jax.errors import UserError
 from ptt_jax.files import sync, to_path
 from ptt_jax.forecaster import Forecaster, plain
@@ -111,8 +111,10 @@ class Bank:
     def add(self, name: str, forecaster: Forecaster, replace: bool = False) -> None:
         """Adds what a Forecaster learned on this backbone as one file.
 
-        Raises UserError for another backbone, a name that makes no file's, or one that is there, unless `replace`.
+        Raises UserError for another backbone, for quantile prompts, a name that makes no file's, or one that is there,
+        unless `replace`.
         """
+        refuse_quantiles(name, forecaster.fitted.predictor.levels)
         self.put(Parcel.of(name, forecaster.fitted, plain(forecaster.get_params())), replace)
 
     def put(self, task: Parcel, replace: bool = False) -> None:
@@ -137,7 +139,9 @@ class Bank:
         params: the other arguments of a Forecaster. Raises UserError as `add` and `Forecaster.tune` do.
         """
         self._free(name, replace)
-        forecaster = Forecaster(horizon, **params).tune(df, backbone=self.folder)
+        forecaster = Forecaster(horizon, **params)
+        refuse_quantiles(name, fitting.as_quantiles(forecaster.quantiles))
+        forecaster.tune(df, backbone=self.folder)
         self.add(name, forecaster, replace)
         return forecaster
 
@@ -239,6 +243,15 @@ class Bank:
             columns = answer.columns(of.params["name"], y_WHC, unit_C[None], known, asked)
             out[name] = answer.write(table, columns, of.cfg.lookback, name, stacklevel=3)
         return out
+
+
+def refuse_quantiles(name: str, levels: Sequence[float]) -> None:
+    """Raises UserError where a task has quantile prompts."""
+    if levels:
+        raise UserError(
+            f"task {name!r} has quantile prompts, and a bank keeps one prompt for each task; accepted: a Forecaster "
+            f"with quantiles=None"
+        )
 
 
 def read(of: Parcel, df: pd.DataFrame) -> frames.Table:

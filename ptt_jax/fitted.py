@@ -1,7 +1,7 @@
 """What a Forecaster knows after it has learned, and the folder that it is saved in.
 
 backbone.json  backbone/STEP/{params,meta}       as in a run directory, without what only goes on needs
-prompts/TASK.json  prompts/TASK/STEP/{prompt,meta}
+prompts/TASK.json  prompts/TASK/STEP/{prompt,meta}   and TASK-quantiles, where there are quantile prompts
 config.json  versions.json  data.json            every knob; of what made it, and on which data, as in a run directory
 forecaster.json  forecaster.npz                  the Forecaster's arguments, the frame's last rows; intervals
 """
@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
-from ptt_jax import checkpoint, config, train
+from ptt_jax import checkpoint, config, prompts, train
 from ptt_jax import store as stores
 from ptt_jax.errors import UserError
 from ptt_jax.files import write_atomic
@@ -68,12 +68,22 @@ class Fitted:
         return int(self.cfg.horizons[-1])
 
     @functools.cached_property
+    def hashes(self) -> dict[str, str]:
+        """{task: of its prompt's file as it was when this was made}; of the quantile prompts, too."""
+        files = {task: self.folder / "prompts" / f"{task}.json" for task in tasks(self.task, self.cfg)}
+        return {task: str(read_json(file)["content_hash"]) for task, file in files.items()}
+
+    @property
     def prompt_hash(self) -> str:
-        """Of the prompt's file as it was when this was made."""
-        return str(read_json(self.folder / "prompts" / f"{self.task}.json")["content_hash"])
+        return self.hashes[self.task]
 
     def __post_init__(self) -> None:
-        _ = self.prompt_hash
+        _ = self.hashes
+
+
+def tasks(task: str, cfg: ConfigDict) -> tuple[str, ...]:
+    """Returns the names of all that was tuned for a task: its prompt, and quantile prompts if there are any."""
+    return (task, prompts.quantiles(task)) if cfg.tune.quantiles else (task,)
 
 
 def predictor(folder: Path, task: str, cfg: ConfigDict) -> Predictor:
@@ -81,23 +91,30 @@ def predictor(folder: Path, task: str, cfg: ConfigDict) -> Predictor:
     card = checkpoint.find_backbone(folder)
     model = train.build(card["architecture"], cfg.compute_dtype, views=cfg.views)
     backbone = checkpoint.load_backbone(card, train.shapes(model))
-    prompt = checkpoint.load_prompts(folder, task, card["content_hash"])[cfg.horizons[-1]][0]
-    return Predictor(model, jax.device_put(backbone), jax.device_put(prompt), cfg.lookback, cfg.horizons[-1])
+    horizon = cfg.horizons[-1]
+    each = [
+        checkpoint.load_prompts(folder, of, card["content_hash"])[horizon][0] for of in tasks(task, cfg)
+    ]  # of the first seed
+    prompt, quantiles = jax.device_put((*each, None)[:2])
+    levels = tuple(cfg.tune.quantiles)
+    return Predictor(model, jax.device_put(backbone), prompt, cfg.lookback, horizon, quantiles, levels)
 
 
 def write(of: Fitted, folder: Path, params: dict[str, Any]) -> None:
     """Writes all that `read` needs into a new folder, or what it lacks into the one that was fitted in; params: the
     Forecaster's arguments. Raises UserError when the files are not those of what was fitted any more."""
     card = checkpoint.find_backbone(of.folder)
-    prompt = checkpoint.read_card(of.folder / "prompts" / f"{of.task}.json")
-    if stores.content_hash(of.predictor.backbone) != card["content_hash"] or prompt["content_hash"] != of.prompt_hash:
+    cards = {task: checkpoint.read_card(of.folder / "prompts" / f"{task}.json") for task in of.hashes}
+    now = {task: prompt["content_hash"] for task, prompt in cards.items()}
+    if stores.content_hash(of.predictor.backbone) != card["content_hash"] or now != of.hashes:
         raise UserError(f"{of.folder} holds another backbone or prompt than was fitted; accepted: a new fit, or load")
     if folder != of.folder or card["run"] != str(of.folder):
         copy(Path(card["run"]) / "backbone", folder / "backbone", card["step"], "params")
         write_json(folder / "backbone.json", {**card, "run": ""})
     if folder != of.folder:
-        copy(of.folder / "prompts" / of.task, folder / "prompts" / of.task, prompt["step"], "prompt")
-        write_json(folder / "prompts" / f"{of.task}.json", {**prompt, "backbone_run": ""})
+        for task, prompt in cards.items():
+            copy(of.folder / "prompts" / task, folder / "prompts" / task, prompt["step"], "prompt")
+            write_json(folder / "prompts" / f"{task}.json", {**prompt, "backbone_run": ""})
         write_json(folder / "config.json", of.cfg.to_dict())
         for name in PROVENANCE:
             if (of.folder / name).exists():  # an earlier version saved none

@@ -25,6 +25,7 @@ from ptt_jax import (
     frames,
     lock,
     problems,
+    quantiles,
     recipe,
     seasons,
     train,
@@ -46,7 +47,7 @@ TYPICAL = 0.25  # quantile of the series' lengths that the rules go by
 # Knobs that are arguments of a Forecaster, or nothing to it.
 TAKEN = (
     "seed", "lookback", "horizons", "backbone", "output", "levels", "model.patch", "pretrain.also", "tune.mode",
-    "tune.quantiles", "tune.quantile_rate",
+    "tune.quantiles",
 )  # fmt: skip
 
 
@@ -57,6 +58,7 @@ class Wish(NamedTuple):
     season: int
     lookback: int
     patch: int
+    quantiles: tuple[float, ...]
     seed: int
     knobs: Mapping[str, Any]
     workdir: str
@@ -87,10 +89,23 @@ class Wish(NamedTuple):
                 raise UserError(f"knobs: config key {key} does not exist; {config.nearest(str(key), list(known))}")
             if key in TAKEN or key.startswith(("data.", "evaluate.", "impute.")):
                 raise UserError(
-                    f"knobs[{key!r}] is no knob of a Forecaster; accepted: its arguments ({', '.join(numbers)}), "
-                    f"and knobs of model, pretrain, tune and detect"
+                    f"knobs[{key!r}] is no knob of a Forecaster; accepted: its arguments ({', '.join(numbers)}, "
+                    f"quantiles), and knobs of model, pretrain, tune and detect"
                 )
-        return cls(**numbers, knobs=knobs, workdir=params["workdir"], verbose=params["verbose"])
+        levels = as_quantiles(params["quantiles"])
+        return cls(**numbers, quantiles=levels, knobs=knobs, workdir=params["workdir"], verbose=params["verbose"])
+
+
+def as_quantiles(asked: Any) -> tuple[float, ...]:
+    """Returns the levels that prompts are tuned for; None is none. Raises UserError for what is no such thing."""
+    rule = next(rule for key, _, rule, _ in KNOBS if key == "tune.quantiles")
+    try:
+        found = tuple(map(float, () if asked is None else asked))
+    except (TypeError, ValueError):
+        found = (float("nan"),)
+    if not rule.holds(found):
+        raise UserError(f"Forecaster(quantiles={asked!r}): accepted: {rule.words}; or None")
+    return found
 
 
 def typical_rows(table: Table, horizon: int) -> int:
@@ -122,7 +137,7 @@ def settle(table: Table, wish: Wish, card: dict[str, Any]) -> tuple[ConfigDict, 
             "knobs['tune.prompts'] = 'channel' has a prompt for each series that was there, and a Forecaster forecasts "
             "others, too; accepted: position, shared or layer"
         )
-    cfg.seed, cfg.data.name = wish.seed, "csv"
+    cfg.seed, cfg.data.name, cfg.tune.quantiles = wish.seed, "csv", wish.quantiles
     if card:
         idle = ["patch"] * (wish.patch not in (0, patch))
         if idle := idle + [f"knobs[{key!r}]" for key in unlearned(wish.knobs, card)]:
@@ -186,7 +201,8 @@ def learn(table: Table, wish: Wish, card: dict[str, Any], alive: tuple[Scratch, 
         task = tune.tune(cfg, folder, problem, log, ready=plans.prompts)
     predictor = fitted.predictor(folder, task, cfg)
     log.progress("intervals: back-testing")
-    known = calibrate.fit(predictor, table, kept, Unit.of(season, wish.horizon, cfg.lookback))
+    how = quantiles if predictor.levels else calibrate
+    known = how.fit(predictor, table, kept, Unit.of(season, wish.horizon, cfg.lookback))
     log.progress("")
     tail = frames.write(table, {name: table.values_TC[-cfg.lookback :]}, after=-min(cfg.lookback, len(table.values_TC)))
     return Fitted(folder, task, cfg, predictor, known, table.names_C, step, season, tail, (*own, *alive))

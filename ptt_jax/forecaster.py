@@ -36,6 +36,7 @@ from ptt_jax import (
     intervals,
     lock,
     predict,
+    quantiles,
 )
 from ptt_jax import mesh as meshes
 from ptt_jax.errors import UserError
@@ -52,6 +53,8 @@ class Forecaster:
       horizon: steps to forecast; a prompt for it also serves every shorter one.
       freq: pandas offset alias of the step, or a whole number; '' = the commonest difference of the frame's stamps.
       season, lookback, patch: in steps; 0 = by rule, from the frame (`seasons.estimate`, `recipe.recipe`).
+      quantiles: like (.1, .9): a prompt for each is tuned besides, by pinball loss, and intervals are made from these,
+        whatever levels are asked for; None = none.
       seed: root of every random number.
       knobs: {'model.width': 128, ...}, any knob of knobs.py in the place of what the rules say.
       id_column, time_column, target_column: of a long frame.
@@ -68,6 +71,7 @@ class Forecaster:
         season: int = 0,
         lookback: int = 0,
         patch: int = 0,
+        quantiles: Sequence[float] | None = None,
         seed: int = 0,
         knobs: Mapping[str, Any] | None = None,
         id_column: str = "unique_id",
@@ -78,6 +82,7 @@ class Forecaster:
         verbose: bool = False,
     ) -> None:
         self.horizon, self.freq, self.season, self.lookback, self.patch = horizon, freq, season, lookback, patch
+        self.quantiles = quantiles
         self.seed, self.knobs, self.workdir, self.verbose, self.name = seed, knobs, workdir, verbose, name
         self.id_column, self.time_column, self.target_column = id_column, time_column, target_column
 
@@ -195,9 +200,16 @@ class Forecaster:
     ) -> dict[str, np.ndarray]:
         """Returns {column: y_WHC} of windows whose history ends `after` steps from the table's end."""
         of = self.fitted
-        y_WHC, unit_WC = predict.foretell(of.predictor, table.values_TC, after, horizon, of.intervals.unit)
-        unit_WC = unit_WC * of.intervals.ratios(of.names_C, table.names_C)
-        return answer.columns(self.name, y_WHC, unit_WC, of.intervals, levels)
+        asked = of.predictor, table.values_TC, after, horizon, of.intervals.unit
+        ratio_C = of.intervals.ratios(of.names_C, table.names_C)
+        if not of.predictor.levels:
+            y_WHC, unit_WC = predict.foretell(*asked)
+            return answer.columns(self.name, y_WHC, unit_WC * ratio_C, of.intervals, levels)
+        y_WHC, unit_WC, away_LWHC = predict.foretell_levels(*asked)
+        rungs = quantiles.with_median(of.predictor.levels)
+        windows = zip(y_WHC, away_LWHC.swapaxes(0, 1), unit_WC * ratio_C, strict=True)
+        each = [quantiles.bounds(of.intervals, rungs, *window, levels) for window in windows]
+        return answer.named(self.name, y_WHC, levels, each)
 
     def cross_validation(
         self, df: pd.DataFrame, n_windows: int = 1, step_size: int | None = None,
@@ -301,9 +313,14 @@ class Forecaster:
         """Writes the forecast as one program that jax runs without ptt_jax, NAME.stablehlo, and NAME.json, which says
         how to call it and how to make the intervals (`export.py`); returns the program's path.
 
-        Raises UserError when the path is no .stablehlo file in a folder that is there, a platform has no such name, or
-        flatbuffers is not installed.
+        Raises UserError when the path is no .stablehlo file in a folder that is there, a platform has no such name,
+        flatbuffers is not installed, or there are quantile prompts.
         """
+        if self.fitted.predictor.levels:
+            raise UserError(
+                f"export({str(path)!r}): there are quantile prompts, and the program makes one forecast for each row; "
+                f"accepted: a Forecaster with quantiles=None"
+            )
         return export.write(path, self.fitted.predictor, export.of_fitted(self.fitted), platforms)
 
     @classmethod

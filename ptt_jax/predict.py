@@ -24,13 +24,16 @@ ROWS = 1024  # most rows of a dispatch; fewer are padded to a power of two, so t
 
 
 class Predictor(NamedTuple):
-    """A frozen backbone, and the prompt that asks it; None is the mask token alone."""
+    """A frozen backbone, and the prompt that asks it; None is the mask token alone. quantiles: prompts of `levels`, an
+    axis in front of the prompt's own."""
 
     model: CrossMAE
     backbone: Any
     prompt: Prompt | None
     lookback: int
     horizon: int
+    quantiles: Prompt | None = None
+    levels: tuple[float, ...] = ()
 
     def __call__(self, history_RT: np.ndarray, horizon: int) -> np.ndarray:
         """Returns y_RH float64 from the last `lookback` steps of each row, NaN where missing; shorter ones are padded.
@@ -38,10 +41,25 @@ class Predictor(NamedTuple):
         A row without any value is NaN. All that the prompt was tuned for is asked and cut: one program for every
         horizon, and the same first steps where queries see each other.
         """
+        if self.levels:
+            return self.told(history_RT, horizon)[0]
         x_RT, seen_RT, scaler = ready(history_RT, self.lookback)
         ask = functools.partial(run, self.model, self.horizon, self.backbone, self.prompt)
         parts = [np.asarray(ask(*rows))[:count] for rows, count in blocks(x_RT, seen_RT)]
         return restore(np.concatenate([np.zeros((0, self.horizon)), *parts])[:, :horizon], x_RT, seen_RT, scaler)
+
+    def told(self, history_RT: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns y_RH as `__call__` does and, where there are quantile prompts, away_LRH float64: how far from it the
+        quantiles of `levels` lie, ascending; its own 0 is among them unless a prompt is of the median."""
+        x_RT, seen_RT, scaler = ready(history_RT, self.lookback)
+        ask = functools.partial(run_levels, self.model, self.horizon, self.backbone, self.prompt, self.quantiles)
+        parts = [np.asarray(ask(*rows))[:, :count] for rows, count in blocks(x_RT, seen_RT)]
+        y_QRH = np.concatenate([np.zeros((1 + len(self.levels), 0, self.horizon)), *parts], 1)[..., :horizon]
+        told_LRH = y_QRH[1:] if 0.5 in self.levels else y_QRH  # the forecast is the median where no prompt is
+        moves_R1 = (x_RT != 0).any(1)[:, None]
+        away_LRH = (told_LRH - y_QRH[0]) * (moves_R1 * scaler.scale_C[:, None])
+        away_LRH[:, ~seen_RT.any(1)] = np.nan
+        return restore(y_QRH[0], x_RT, seen_RT, scaler), np.sort(away_LRH, axis=0)
 
     def embed(self, history_RT: np.ndarray) -> np.ndarray:
         """Returns e_RD float32: what the frozen encoder says of each history, mean over the patches that hold anything.
@@ -139,22 +157,55 @@ def run(
     return tasks.forecasts(model, backbone, cast(Any, encoded), asked, channel_R)[0]
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def run_levels(
+    model: CrossMAE, horizon: int, backbone: Any, prompt: Prompt | None, quantiles: Prompt, x_RT: Array,
+    observed_RT: Array,
+) -> Array:  # fmt: skip
+    """Returns y_QRH of standardised rows: what the prompt says, and what that of each level says after it."""
+    encoded = model.apply({"params": backbone}, x_RT, observed_RT, method=model.observe)
+    each = [jax.tree.map(lambda tokens, q=q: tokens[q], quantiles) for q in range(len(jax.tree.leaves(quantiles)[0]))]
+    asked = [(one, horizon) for one in (prompt, *each)]
+    return jnp.stack(tasks.forecasts(model, backbone, cast(Any, encoded), asked, jnp.zeros(len(x_RT), jnp.int32)))
+
+
 def foretell(
     predictor: Predictor, values_TC: np.ndarray, after: Sequence[int], horizon: int, unit: Unit
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns y_WHC of windows whose history ends `after` steps from the end, and unit_WC of each history; both NaN
     where a history has no value."""
-    length, channels = predictor.lookback, values_TC.shape[1]
-    padded_TC = np.pad(values_TC, ((length, 0), (0, 0)), constant_values=np.nan)
+    channels = values_TC.shape[1]
     y_WHC, unit_WC = np.empty((len(after), horizon, channels)), np.empty((len(after), channels))
-    step = max(ROWS // channels, 1)  # windows at a time: a year of them would fill the memory
-    for first in range(0, len(after), step):
-        part = slice(first, min(first + step, len(after)))
-        ends = [max(len(padded_TC) + a, length) for a in after[part]]
-        history_RT = np.stack([padded_TC[end - length : end].T for end in ends]).reshape(-1, length)
+    for part, history_RT in histories(values_TC, after, predictor.lookback):
         y_WHC[part] = predictor(history_RT, horizon).reshape(-1, channels, horizon).swapaxes(1, 2)
         unit_WC[part] = size(history_RT, unit).reshape(-1, channels)
     return y_WHC, unit_WC
+
+
+def foretell_levels(
+    predictor: Predictor, values_TC: np.ndarray, after: Sequence[int], horizon: int, unit: Unit
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns what `foretell` does and, of a predictor with quantile prompts, away_LWHC float32 (`Predictor.told`)."""
+    channels, rungs = values_TC.shape[1], len({*predictor.levels, 0.5})
+    y_WHC, unit_WC = np.empty((len(after), horizon, channels)), np.empty((len(after), channels))
+    away_LWHC = np.empty((rungs, *y_WHC.shape), np.float32)
+    for part, history_RT in histories(values_TC, after, predictor.lookback):
+        y_RH, away_LRH = predictor.told(history_RT, horizon)
+        y_WHC[part] = y_RH.reshape(-1, channels, horizon).swapaxes(1, 2)
+        unit_WC[part] = size(history_RT, unit).reshape(-1, channels)
+        away_LWHC[:, part] = away_LRH.reshape(rungs, -1, channels, horizon).swapaxes(2, 3)
+    return y_WHC, unit_WC, away_LWHC
+
+
+def histories(values_TC: np.ndarray, after: Sequence[int], length: int) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yields windows whose history ends `after` steps from the end, some at a time: a year of them would fill the
+    memory; and history_RT of their series, NaN where missing."""
+    padded_TC = np.pad(values_TC, ((length, 0), (0, 0)), constant_values=np.nan)
+    step = max(ROWS // values_TC.shape[1], 1)
+    for first in range(0, len(after), step):
+        part = slice(first, min(first + step, len(after)))
+        ends = [max(len(padded_TC) + a, length) for a in after[part]]
+        yield part, np.stack([padded_TC[end - length : end].T for end in ends]).reshape(-1, length)
 
 
 def size(history_RT: np.ndarray, unit: Unit) -> np.ndarray:

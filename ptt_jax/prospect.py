@@ -36,7 +36,7 @@ def page(title: str, past: Table, found: pd.DataFrame, name: str, levels: tuple[
     items = [(swatch("truth"), "history"), (swatch("m3 tuned"), "forecast")]
     items += [(swatch(f"level{z:g}"), f"{z:g} % interval") for z in levels]
     more = f"The first {SHOWN} of {len(past.names_C)} series. " if len(past.names_C) > SHOWN else ""
-    more += "Intervals are split-conformal: quantiles of residuals of the last rows, which chose and taught nothing."
+    more += "Intervals are conformal: made from how forecasts erred over the whole history where it is long enough."
     head = ["series", "last value", "next step", "last step", *(f"{z:g} % there" for z in levels)]
     known = [
         ("Series", f"{len(past.names_C):,}"),

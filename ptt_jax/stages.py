@@ -30,7 +30,7 @@ from ptt_jax.forecaster import Forecaster
 from ptt_jax.frame import check_numbers, find_time_column, is_filler, nearest, parse, read_bytes, to_numbers
 
 # What the file or the Forecaster's own arguments say; every other knob that is set goes to the recipe.
-OWN = ("seed", "lookback", "horizons", "backbone", "output", "levels", "model.patch")
+OWN = ("seed", "lookback", "horizons", "backbone", "output", "levels", "model.patch", "tune.quantiles")
 # Nothing is learned for these; a forecast has two more.
 ASKED = ("backbone", "output", "data.path", "data.columns", "data.time_column")
 FORECAST = ("horizons", "levels")
@@ -202,6 +202,7 @@ def learn(cfg: ConfigDict, said: set[str], workdir: str, file: File, horizon: in
     model = Forecaster(
         horizon, freq=cfg.data.freq, time_column=file.time_column, seed=cfg.seed, workdir=workdir, verbose=True,
         lookback=cfg.lookback if "lookback" in said else 0, patch=cfg.model.patch if "model.patch" in said else 0,
+        quantiles=cfg.tune.quantiles or None,
         knobs={key: value for key, value in knobs.items() if not key.startswith(("data.", "evaluate."))},
     )  # fmt: skip
     series(file, cfg.data.freq)

@@ -17,7 +17,7 @@ RANKS = (
     ("tasks", "impute"),
     ("predict",),
     ("step", "baselines", "calibrate"),
-    ("evaluate", "store", "log", "detect"),
+    ("evaluate", "store", "log", "detect", "quantiles"),
     ("checkpoint",),
     ("loop",),
     ("train", "history"),

@@ -176,5 +176,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    preemption.nowhere_else()
     with processes.company((0, 2, preemption.CODE)):
-        sys.exit(preemption.final(main()))
+        sys.exit(main())

@@ -19,6 +19,9 @@ CODE = 75  # of the exit: EX_TEMPFAIL, try again later. 143 would not tell it fr
 class Preempted(BaseException):
     """Ends the program as Ctrl-C does, past whatever catches an Exception."""
 
+    def __init__(self) -> None:
+        Wish.ending = True
+
 
 class Wish:
     """Whether this process was told to end, how many of its callers will look at that by themselves, and whether it is
@@ -31,7 +34,6 @@ def notice(*_: Any) -> None:
     """What SIGTERM does; a second one disturbs nothing that is put in order because of the first."""
     Wish.told = True
     if not (Wish.waiting or Wish.ending):
-        Wish.ending = True
         raise Preempted
 
 
@@ -41,12 +43,13 @@ def heeded() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    Wish.told = Wish.ending = False
     former = signal.signal(signal.SIGTERM, notice)
     try:
         yield
     finally:
-        Wish.told = Wish.ending = False
         signal.signal(signal.SIGTERM, former)
+        Wish.told = Wish.ending = False
 
 
 @contextlib.contextmanager
@@ -70,8 +73,7 @@ def check() -> None:
         raise Preempted
 
 
-def final(code: int) -> int:
-    """Returns the code that the program ends with: CODE also when it is told again while the interpreter ends."""
-    if code == CODE:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    return code
+def nowhere_else() -> None:
+    """Makes SIGTERM nothing before and after `heeded`: a process that has its exit code keeps it, however long its
+    interpreter takes to end."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -106,7 +106,9 @@ def find_steps(stamps_N: pd.Index, follows_N: np.ndarray, freq: str) -> Steps:
     if isinstance(offset, pd.offsets.Tick):
         return Steps(freq, offset.nanos, stamps_N.dtype)
     first, last = clock_N.min().normalize(), clock_N.max().normalize()
-    few = dates_between(first, min(last, first + pd.Timedelta(days=31)), offset.base)  # of hours, two centuries take long
+    few = dates_between(
+        first, min(last, first + pd.Timedelta(days=31)), offset.base
+    )  # of hours, two centuries take long
     if (few != few.normalize()).any():
         raise UserError(f"freq = {freq!r} counts hours of some days only; accepted: even steps like 'h', or dates")
     dates = dates_between(first, last, offset.base)

@@ -222,7 +222,9 @@ def test_what_orbax_leaves_behind_is_no_news_and_what_others_do_is():
 
     left = "Task exception was never retrieved\nfuture: <Task finished coro=<%s() defined at x/%s/y.py:1>>"
     assert not stores.is_news(record(left % ("Handler.read", "orbax")))
-    thread = "[process=0][thread=write_metadata_after_commits] _SignalingThread.run() raised an exception: [Errno 28] No"
+    thread = (
+        "[process=0][thread=write_metadata_after_commits] _SignalingThread.run() raised an exception: [Errno 28] No"
+    )
     assert not stores.is_news(record(thread))
     assert stores.is_news(record(left % ("fetch", "own")))
     assert stores.is_news(record("orbax has something to say"))

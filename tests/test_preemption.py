@@ -1,5 +1,6 @@
 """SIGTERM: at once while nothing is learned, at the next look at it otherwise, and once."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -31,14 +32,17 @@ def test_what_looks_by_itself_is_told_and_goes_on():
             preemption.check()
 
 
-def test_a_second_one_disturbs_nothing_that_the_first_has_ended():
+@pytest.mark.parametrize("waiting", [False, True])
+def test_a_second_one_disturbs_nothing_that_the_first_has_ended(waiting):
     """A scheduler may say it twice: folders that are left and locks that are given back while the first one ends the
     program would stay."""
     cleaned = []
 
     def work():
         try:
-            press()
+            with preemption.deferred() if waiting else contextlib.nullcontext():
+                press()
+            preemption.check()
         finally:
             press()
             cleaned.append(1)
@@ -69,12 +73,13 @@ def test_the_program_ends_with_a_code_of_its_own_and_a_sentence(monkeypatch, cap
     assert "without --workdir nothing is kept" in capsys.readouterr().err
 
 
-def test_a_process_that_has_its_code_keeps_it_when_it_is_told_again(monkeypatch):
+def test_a_process_that_has_its_code_keeps_it_when_it_is_told_again():
     former = signal.getsignal(signal.SIGTERM)
     try:
-        assert preemption.final(0) == 0
-        assert signal.getsignal(signal.SIGTERM) is former
-        assert preemption.final(preemption.CODE) == preemption.CODE
+        preemption.nowhere_else()
+        press()
+        with pytest.raises(Preempted), preemption.heeded():
+            press()
         press()
     finally:
         signal.signal(signal.SIGTERM, former)

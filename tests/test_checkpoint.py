@@ -149,6 +149,22 @@ def test_installed_in_somebody_else_s_repository_it_does_not_take_their_commit_f
     assert checkpoint.git_state(file).endswith("-dirty")
 
 
+@pytest.mark.parametrize(
+    ("knob", "value", "same"),
+    [
+        ("seed", 1, False), ("tune.batch", 7, False), ("lookback", 12, False), ("compute_dtype", "bfloat16", False),
+        ("pretrain.batch", 7, True), ("cache_dir", "", True), ("evaluate.batch", 7, True),
+    ],
+)  # fmt: skip
+def test_steps_belong_to_the_knobs_that_decide_them_and_to_what_they_are_of(knob, value, same):
+    cfg = config.default()
+    whose = checkpoint.identity(cfg, ("tune.",), "task", "backbone", "data")
+    assert checkpoint.identity(cfg, ("tune.",), "task", "backbone", "other data") != whose
+    assert checkpoint.identity(cfg, ("tune.",), "task", "other backbone", "data") != whose
+    cfg.update_from_flattened_dict({knob: value})
+    assert (checkpoint.identity(cfg, ("tune.",), "task", "backbone", "data") == whose) == same
+
+
 def test_a_missing_stage_is_named_by_its_file(tmp_path):
     with pytest.raises(UserError, match=r"backbone.json does not exist; accepted: the directory of a run"):
         checkpoint.find_backbone(tmp_path)

@@ -167,7 +167,7 @@ def infer_freq(stamps_T: pd.DatetimeIndex, step: pd.Timedelta | None = None) -> 
 
 
 def dates_between(first: pd.Timestamp, last: pd.Timestamp, offset: pd.offsets.BaseOffset) -> pd.DatetimeIndex:
-    """Every stamp of a step from `first` to `last`. UserError for steps of so many years that the next stamp is none."""
+    """Every stamp of a step from `first` to `last`. UserError for steps of so many years that the next one is none."""
     try:
         return pd.date_range(first, last, freq=offset).as_unit("ns")
     except pd.errors.OutOfBoundsDatetime:

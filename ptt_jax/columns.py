@@ -4,6 +4,7 @@ Rows in errors are counted from 0, as `df.iloc` counts them.
 """
 
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -106,6 +107,11 @@ def is_number(cells: pd.Series) -> bool:
     return bool(to_numbers(cells)[1].sum() * 2 <= cells.notna().sum())
 
 
+def is_plain(kind: Any) -> bool:
+    """Returns whether a dtype is numpy's, of numbers."""
+    return isinstance(kind, np.dtype) and kind.kind in "iuf"
+
+
 def read_ids(cells: pd.Series) -> tuple[np.ndarray, pd.Index]:
     """Returns the number of each row's id, and the ids in order of appearance, in their dtype. Raises UserError for
     an empty cell, or two ids that look the same.
@@ -121,6 +127,15 @@ def read_ids(cells: pd.Series) -> tuple[np.ndarray, pd.Index]:
             f"the frame, column {cells.name!r}: two ids are written {str(ids_S[same.argmax()])!r}; rename one"
         )
     return code_N, pd.Index(ids_S)
+
+
+def read_plain(frame: pd.DataFrame) -> np.ndarray | None:
+    """Returns values_NK float64 where all columns are plain numbers that float32 holds, or NaN: what `read_cells` says
+    of each, at once. None where one needs a look."""
+    if not all(map(is_plain, frame.dtypes)):
+        return None
+    values_NK = frame.to_numpy("float64")
+    return None if (np.abs(values_NK) > np.finfo(np.float32).max).any() else values_NK
 
 
 def read_cells(cells: pd.Series, stamps_N: pd.Index, group_N: np.ndarray, names_S: Sequence[str]) -> np.ndarray:

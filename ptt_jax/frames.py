@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ptt_jax.clock import counted
-from ptt_jax.columns import find_time, flat, is_number, is_wide, read_cells, read_ids, read_time
+from ptt_jax.columns import find_time, flat, is_number, is_plain, is_wide, read_cells, read_ids, read_plain, read_time
 from ptt_jax.errors import UserError
 from ptt_jax.frame import shorten, to_numbers
 from ptt_jax.steps import Grid, lay_out
@@ -69,7 +69,8 @@ def read(
     stamps_N, notes = read_time(frame[time], "the frame")
     has_ids = not wide and id_column in frame.columns
     others = [name for name in frame.columns if name != time and not (has_ids and name == id_column)]
-    labels = [n for n in others if is_number(frame[n])] if wide else [target_column]
+    plain = {n for n, kind in zip(frame, frame.dtypes, strict=True) if is_plain(kind)}  # thousands, say
+    labels = [n for n in others if n in plain or is_number(frame[n])] if wide else [target_column]
     if not labels:
         raise UserError(f"the frame has no column of numbers besides {time!r}; there are: {shorten(list(frame))}")
     left_out = [name for name in others if name not in labels]
@@ -86,9 +87,11 @@ def read(
     called_S = called_C if has_ids or len(labels) == 1 else ["the frame"]
     grid = lay_out(stamps_N, group_N, called_S, str(freq))
     values_TSK = np.full((grid.length_S.max(), len(grid.length_S), len(labels)), np.nan)
-    for k, label in enumerate(labels):
-        y_N = read_cells(frame[label], stamps_N, group_N, called_C if has_ids else called_C[k:])
-        values_TSK[grid.row_N[grid.kept_N], group_N[grid.kept_N], k] = y_N[grid.kept_N]
+    y_NK = read_plain(frame[labels])
+    if y_NK is None:
+        cells = (read_cells(frame[n], stamps_N, group_N, called_C[0 if has_ids else k :]) for k, n in enumerate(labels))
+        y_NK = np.stack([*cells], 1)
+    values_TSK[grid.row_N[grid.kept_N], group_N[grid.kept_N]] = y_NK[grid.kept_N]
     layout = Layout(wide, id_column if has_ids else None, time, tuple(labels), ids_S, index, grid, group_N)
     steps, each = grid.steps, len(labels)
     ends_C = tuple(steps.stamps(grid.count_S).repeat(each).astype(object))
@@ -200,21 +203,28 @@ def lay(table: Table, columns: dict[str, np.ndarray], after: Sequence[int], cuto
     known_SWH = (step_WH > -length_S11) & ((after_W1 > -length_S11) | (not cutoff))
     count_SWH = count_S11 + step_WH * grid.steps.size
     cutoff_SWH = np.broadcast_to(count_S11 + after_W1 * grid.steps.size, count_SWH.shape)
-    parts: list[tuple[Hashable, Any]] = []
+    leading: dict[Hashable, Any] = {}
     if layout.ids_S is not None:
-        parts.append((layout.id_column, layout.ids_S.take(np.nonzero(known_SWH)[0])))
-    parts.append((layout.time_column, grid.steps.stamps(count_SWH[known_SWH])))
+        leading[layout.id_column] = layout.ids_S.take(np.nonzero(known_SWH)[0])
+    leading[layout.time_column] = grid.steps.stamps(count_SWH[known_SWH])
+    names: list[Hashable] = [*leading]
     if cutoff:
-        parts.append(("cutoff", grid.steps.stamps(cutoff_SWH[known_SWH])))
+        leading["cutoff"] = grid.steps.stamps(cutoff_SWH[known_SWH])
+        names.append("cutoff")
     first = next(iter(columns))
-    for k, label in enumerate(layout.labels_K):
-        for name, y_WHC in columns.items():
-            y_SWH = np.moveaxis(np.asarray(y_WHC)[:, :, k : k + 1] if layout.wide else np.asarray(y_WHC), 2, 0)
-            rest = name.removeprefix(first) if name.startswith(first + "-") else f"-{name}"
-            own = label if name == first else f"{label}{rest}"
-            parts.append((own if layout.wide else name, y_SWH[known_SWH]))
-    apart([name for name, _ in parts])
-    out = pd.DataFrame(dict(parts))
+    if layout.wide:
+        adds = [n.removeprefix(first) if n == first or n.startswith(first + "-") else f"-{n}" for n in columns]
+        names += [f"{label}{add}" if add else label for label in layout.labels_K for add in adds]
+        y_NCM = np.stack([np.asarray(y_WHC, float)[known_SWH[0]] for y_WHC in columns.values()], 2)
+        y_NM = y_NCM.reshape(len(y_NCM), -1)
+    else:
+        names += columns
+        y_NM = np.stack([np.moveaxis(np.asarray(y_WHC, float), 2, 0)[known_SWH] for y_WHC in columns.values()], 1)
+    apart(names)
+    out = pd.DataFrame(y_NM)  # one block: of hundreds of series, hundreds of columns one by one take longest
+    for at, stamps in enumerate(leading.values()):
+        out.insert(at, f"leading {at}", stamps)
+    out.columns = pd.Index(names)
     return out.set_index(list(layout.index)).rename_axis(list(layout.index.values())) if layout.index else out
 
 

@@ -20,7 +20,7 @@ from ptt_jax.model import CrossMAE
 from ptt_jax.prompts import Prompt
 
 FILL, REACH = "season", 0.5  # of `impute.Way`: what the encoder reads at gaps, and the pull of neighbours in patches
-ROWS = 1024  # most rows of a dispatch; fewer are padded to a power of two, so that few programs are ever compiled
+ROWS, FEW = 1024, 64  # most rows of a dispatch, and those that cost little more than one
 
 
 class Predictor(NamedTuple):
@@ -107,10 +107,12 @@ class Predictor(NamedTuple):
 
 
 def blocks(x_RT: np.ndarray, seen_RT: np.ndarray) -> Iterator[tuple[tuple[np.ndarray, np.ndarray], int]]:
-    """Yields rows of a dispatch, padded with rows without a value, and how many are real."""
+    """Yields rows of a dispatch, padded with rows without a value, and how many are real: to a power of two, and above
+    FEW to one of four sizes in each doubling, so that few programs are compiled and few rows asked in vain."""
     for first in range(0, len(x_RT), ROWS):
         count = min(ROWS, len(x_RT) - first)
-        padding = (0, 2 ** (count - 1).bit_length() - count), (0, 0)
+        size = 2 ** (count - 1).bit_length()
+        padding = (0, -count % (size // 8 if count > FEW else size)), (0, 0)
         rows = slice(first, first + count)
         yield (np.pad(x_RT[rows], padding), np.pad(seen_RT[rows], padding)), count
 

@@ -104,11 +104,14 @@ def find_steps(stamps_N: pd.Index, follows_N: np.ndarray, freq: str) -> Steps:
     if isinstance(offset, pd.offsets.Day):
         return Steps(freq, offset.n * DAY, stamps_N.dtype, wall=True)
     if isinstance(offset, pd.offsets.Tick):
+        if offset.nanos % pd.Timedelta(1, unit=stamps_N.unit).value:
+            raise UserError(
+                f"freq = {freq!r} is no whole number of {stamps_N.unit}, in which the frame's stamps are; accepted: "
+                f"longer steps, or a time column of finer ones, like astype('datetime64[ns]')"
+            )
         return Steps(freq, offset.nanos, stamps_N.dtype)
     first, last = clock_N.min().normalize(), clock_N.max().normalize()
-    few = dates_between(
-        first, min(last, first + pd.Timedelta(days=31)), offset.base
-    )  # of hours, two centuries take long
+    few = dates_between(first, min(last, first + pd.Timedelta(days=31)), offset.base)  # hours of centuries take long
     if (few != few.normalize()).any():
         raise UserError(f"freq = {freq!r} counts hours of some days only; accepted: even steps like 'h', or dates")
     dates = dates_between(first, last, offset.base)

@@ -625,6 +625,9 @@ CALLS = {
     "a horizon of text": (lambda f, b: Forecaster("12").fit(frame()), "Forecaster(horizon='12'): accepted"),
     "a seed below 0": (lambda f, b: Forecaster(12, seed=-1).fit(frame()), "Forecaster(seed=-1): accepted"),
     "a seed too large": (lambda f, b: Forecaster(12, seed=2**40).fit(frame()), "config.seed"),
+    "a step finer than the stamps": (
+        lambda f, b: Forecaster(12, freq="500ms").fit(frame(ds=pd.DatetimeIndex(STAMPS).as_unit("s"))),
+        "freq = '500ms' is no whole number of s"),
     "a step of another kind": (lambda f, b: Forecaster(12, freq=[1]).fit(frame()), "freq"),
     "knobs that are none": (lambda f, b: Forecaster(12, knobs=5).fit(frame()), "knobs"),
     "a knob by number": (lambda f, b: Forecaster(12, knobs={5: 1}).fit(frame()), "knobs"),

@@ -180,3 +180,19 @@ def test_a_bank_and_an_export_refuse_quantile_prompts(fitted, tmp_path):
 def test_the_knob_is_an_argument():
     with pytest.raises(UserError, match=r"knobs\['tune.quantiles'\] is no knob of a Forecaster; .*quantiles\)"):
         Forecaster(HORIZON, knobs={"tune.quantiles": QUANTILES}).fit(make())
+
+
+@pytest.mark.parametrize("said", [(), ("--config.tune.quantiles=0.1,0.9", "--config.tune.quantile_rate=0.01")])
+def test_the_command_line_has_them_as_a_knob(monkeypatch, tmp_path, said):
+    seen = []
+
+    def learn(self, *rest):
+        seen.append(self.get_params())
+        raise UserError("that is enough")
+
+    monkeypatch.setattr(Forecaster, "_learn", learn)
+    make().to_csv(tmp_path / "mine.csv", index=False)
+    files = [f"--config.data.path={tmp_path / 'mine.csv'}", f"--config.output={tmp_path / 'out.csv'}"]
+    assert main.main(["forecast", *files, "--config.horizons=30,", *said]) == 2
+    assert seen[0]["quantiles"] == (QUANTILES if said else None)
+    assert seen[0]["knobs"] == ({"tune.quantile_rate": 0.01} if said else {})

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ptt_jax import tasks
-from ptt_jax.layers import attend
+from ptt_jax.layers import attend, instance_stats
 from ptt_jax.model import CrossMAE, group, init
 
 
@@ -25,6 +25,19 @@ def test_zero_prompts_give_the_zero_shot_forecast_to_the_bit(model, params, hist
     zero = forecast(model, params, *history, jnp.zeros((2, 16)))
     np.testing.assert_array_equal(zero, forecast(model, params, *history))
     assert np.abs(zero - forecast(model, params, *history, prompt(2))).max() > 1e-3
+
+
+def test_a_forecast_is_the_reconstruction_of_a_hidden_end(model, params, history):
+    """What pre-training taught of the positions after the history is what is asked for."""
+    x_RT, observed_RT = history
+    ahead = (0, 0), (0, 24)
+    window = jnp.pad(x_RT, ahead), jnp.pad(observed_RT, ahead)
+    at = (jnp.tile(of, (len(x_RT), 1)) for of in (jnp.arange(4), jnp.arange(4, 6)))
+    read = jax.jit(functools.partial(model.apply, norm="visible", method=model.reconstruct))
+    y_RMP = read({"params": params}, *window, *at)[0]
+    mean_R1, scale_R1 = instance_stats(x_RT, observed_RT.astype(jnp.float32))
+    y_RH = forecast(model, params, x_RT, observed_RT)
+    np.testing.assert_allclose(y_RH, y_RMP.reshape(len(x_RT), 24) * scale_R1 + mean_R1, rtol=1e-5, atol=1e-5)
 
 
 def test_prompts_of_a_short_horizon_are_a_prefix_of_those_of_a_long_one(model, params, history):

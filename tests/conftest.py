@@ -117,10 +117,12 @@ def foretold():
             work.extend([event] if event.startswith("/jax/core/compile") else [])
 
         jax.monitoring.register_event_duration_secs_listener(listen)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(memory.Program, "need", spy)
-            yield out
-        jax.monitoring.unregister_event_duration_listener(listen)
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(memory.Program, "need", spy)
+                yield out
+        finally:
+            jax.monitoring.unregister_event_duration_listener(listen)
 
     return watch
 

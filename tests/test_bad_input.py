@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ptt_jax import checkpoint, config, fitting, flags, foresight, frames, main, stages, train
+from ptt_jax import cache, checkpoint, config, fitting, flags, foresight, frames, main, parcel, stages, train
 from ptt_jax.bank import Bank
 from ptt_jax.errors import UserError
 from ptt_jax.forecaster import Forecaster
@@ -380,7 +380,8 @@ CASES = {
         "one of the two", kept=whole),
     "a backbone of another patch": typed([*OWN, "--config.backbone=kept", "--config.lookback=50"],
         "config.lookback = 50 is no multiple of the patch length 12", kept=whole),
-    "a backbone without weights": typed([*FORECAST], "accepted", kept=without("backbone")),
+    "a backbone without weights": typed(FORECAST, "backbone does not exist; accepted",
+        kept=without("backbone")),
     "a backbone of other weights": typed(FORECAST, "content hash differs", kept=edit("backbone.json",
         content_hash="0" * 64)),
     "a backbone of another architecture": typed(FORECAST, "does not fit", kept=edit("backbone.json",
@@ -391,7 +392,7 @@ CASES = {
         architecture={"patch": "x"})),
     "a backbone of an architecture of later knobs": typed(FORECAST, "backbone.json", kept=edit("backbone.json",
         architecture={"rank": 3})),
-    "a backbone that refers to itself": typed(FORECAST, "backbone.json", kept=lambda f: edit("backbone.json",
+    "a backbone that refers to itself": typed(FORECAST, "leads back to itself", kept=lambda f: edit("backbone.json",
         run=str(f))(f)),
     "backbone.json of a list": typed(FORECAST, "backbone.json cannot be read as JSON",
         kept=lambda f: (f / "backbone.json").write_text("[]")),
@@ -447,6 +448,10 @@ CASES = {
         "mine.csv, rows counted from 0: the frame, column 'unique_id', row 100: the id is missing", argv=LEARN),
     "forecast of two steps": mine(long(("a",)) + "".join(f"b,2024-{m:02d}-01,{m}\n" for m in range(1, 13)),
         "mine.csv, rows counted from 0: series 'a' has the step 'h' and series 'b' another", argv=LEARN),
+    "forecast of a coarse series beside a crooked one": mine(
+        "unique_id,ds,y\n" + "".join(f"b,{s},1\n" for s in STAMPS[:80:2])
+        + long(("a",)).replace(STAMPS[9], "2024-01-01 09:10").split("\n", 1)[1],
+        "no two stamps of series 'b' are one step of 'h' apart", argv=LEARN),
     "forecast of an empty end": Case(FORECAST, ("without a value in the last",), {"kept": whole,
         "mine.csv": csv(values=VALUES[:200] + [""] * 100)}),
     "forecast of another step": Case(FORECAST, ("mine.csv", "rows are 24 steps of 'h' apart, which kept learned"),
@@ -604,6 +609,8 @@ CALLS = {
     "a bank that is nowhere": (lambda f, b: Bank.open("none"), "none is no bank; accepted: a folder that Bank.create"),
     "a bank that is a file": (lambda f, b: Bank.open("mine.csv"), "mine.csv is no bank"),
     "a bank that is a run": (lambda f, b: Bank.open(f.fitted.folder), "is no bank; accepted"),
+    "a task that is no file of a bank": (lambda f, b: parcel.read(Path("mine.csv"), ""), "is no task of a bank ("),
+    "compiled programs under a file": (lambda f, b: cache.use("mine.csv/x"), "config.cache_dir = 'mine.csv/x': "),
     "a bank over something": (lambda f, b: Bank.create("mine.csv", f), "something is there; accepted: a new folder"),
     "a bank under a file": (lambda f, b: Bank.create("mine.csv/bank", f), "Bank.create('mine.csv/bank')"),
     "an infinite history": (lambda f, b: b.forecast(["a"], np.full((1, 48), -np.inf)), "of row 0, task 'a', is"),

@@ -142,16 +142,23 @@ def read_freq(freq: str, knob: str) -> pd.offsets.BaseOffset:
     return offset
 
 
+def seconds(first: pd.Timestamp, last: pd.Timestamp) -> float:
+    """The time between, which in nanoseconds could be too long."""
+    return (last.as_unit("us") - first.as_unit("us")).total_seconds()
+
+
 def infer_freq(stamps_T: pd.DatetimeIndex, step: pd.Timedelta | None = None) -> str:
     """The step as an offset alias; from a day upwards, the calendar step that fits all of the sorted stamps.
 
     `step` None is the commonest difference of the stamps.
     """
-    step = pd.Series(stamps_T[1:] - stamps_T[:-1]).mode()[0] if step is None else step
+    # Of two stamps more than 292 years apart, int64 does not hold the difference, and uint64 does.
+    gap_M = np.diff(stamps_T.as_unit("ns").asi8).view(np.uint64)
+    step = pd.Timedelta(int(pd.Series(gap_M).mode()[0]), unit="ns") if step is None else step
     days, first = step / pd.Timedelta(days=1), stamps_T[0]
     month = first.month_name()[:3].upper()
     calendar = (
-        (1, 1, ("B",) if stamps_T[-1] - first > pd.Timedelta(days=7) else ()),  # a few weekdays show no free weekend
+        (1, 1, ("B",) if seconds(first, stamps_T[-1]) > 7 * 86400 else ()),  # a few weekdays show no free weekend
         (7, 7, (f"W-{first.day_name()[:3].upper()}",)),
         (28, 31, ("MS", "ME", "BMS", "BME")),
         (90, 92, (f"QS-{month}", f"QE-{month}")),
@@ -206,7 +213,7 @@ def to_grid(
     freq = freq or infer_freq(stamps_T)
     offset, step = read_freq(freq, "config.data.freq"), step_seconds(freq)
     span = f"from {stamps_T[0]} to {stamps_T[-1]}"
-    length = (stamps_T[-1] - stamps_T[0]).total_seconds() / step
+    length = seconds(stamps_T[0], stamps_T[-1]) / step
     if not 0 < length < SPARSE * len(stamps_T):
         raise UserError(
             f"{path}: {span} a step of {freq!r} makes {length:.0f} rows where the file has {len(stamps_T)}; {advice}"

@@ -90,13 +90,13 @@ def find_steps(stamps_N: pd.Index, follows_N: np.ndarray, freq: str) -> Steps:
         )
     if not freq and not follows_N.any():
         raise UserError("no series has 3 stamps, which it takes to see the step; give it with freq, like 'h' or 'D'")
-    gap_M = np.diff(raw(stamps_N), prepend=0)[follows_N]
+    gap_M = apart(raw(stamps_N))[follows_N]
     if number:
         return Steps("", int(freq) if freq else commonest(gap_M), stamps_N.dtype)
     clock_N = local(stamps_N)
     if not freq:
         # a day on which clocks change is a day, though not of 24 hours
-        gap_M = np.where(gap_M > DAY // 2, np.diff(clock_N.asi8, prepend=0)[follows_N], gap_M)
+        gap_M = np.where(gap_M > DAY // 2, apart(clock_N.asi8)[follows_N], gap_M)
         step = commonest(gap_M)
         different = pd.DatetimeIndex(np.unique(clock_N.normalize() if step >= DAY else clock_N[:1]))
         freq = infer_freq(different, pd.Timedelta(step, unit="ns"))
@@ -116,6 +116,12 @@ def find_steps(stamps_N: pd.Index, follows_N: np.ndarray, freq: str) -> Steps:
         raise UserError(f"freq = {freq!r} counts hours of some days only; accepted: even steps like 'h', or dates")
     dates = dates_between(first, last, offset.base)
     return Steps(freq, offset.n * DAY, stamps_N.dtype, wall=True, dates=dates)
+
+
+def apart(count_N: np.ndarray) -> np.ndarray:
+    """Returns by how much a count is larger than the one before it, uint64: of two that are more than 292 years apart,
+    int64 does not hold the difference."""
+    return np.diff(count_N, prepend=0).view(np.uint64)
 
 
 def commonest(gap_M: np.ndarray) -> int:
@@ -170,7 +176,8 @@ def lay_out(stamps_N: pd.Index, series_N: np.ndarray, names_S: Sequence[str], fr
     steps = find_steps(stamps_K, follows_K & (rows_S >= 3)[series_K], freq)
     count_K, off_K = steps.count(stamps_K)
     start_K = count_K[begin_S][series_K]
-    place_K, rest_K = np.divmod(count_K - start_K, steps.size)
+    since_K = (count_K - start_K).view(np.uint64)  # as in `apart`
+    place_K, rest_K = (a.astype(np.int64) for a in np.divmod(since_K, np.uint64(steps.size)))
     late = np.flatnonzero((rest_K != 0) & ~off_K)
     if len(late) and steps.wall:  # not where the clock skipped the hour of the stamp
         meant = steps.stamps(start_K[late] + place_K[late] * steps.size)

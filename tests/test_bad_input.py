@@ -200,6 +200,7 @@ CASES = {
     "hexadecimal": mine(csv(values=at(9, "0x1F")), "row 9: '0x1F' is not a number"),
     "thousands with commas": mine(csv(values=at(9, '"1,234.5"')), "row 9: '1,234.5' is not a number"),
     "half of the stamps twice": mine(csv([*STAMPS[:150], *STAMPS[:150]]), "rows have the stamp of a later row"),
+    "half a millennium": mine(csv(["1700-01-01", *STAMPS[1:-1], "2199-12-31"]), "of 'h' makes 4382880 rows"),
     "one stamp for all": mine(csv([STAMPS[0]] * ROWS), "299 of 300 rows have the stamp of a later row"),
     "zones in some rows": mine(csv(at(9, f"{STAMPS[7]}+01:00", STAMPS)),
         "row 2 has no time zone and row 9 has '+01:00'"),

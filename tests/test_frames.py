@@ -475,3 +475,13 @@ def test_another_frame_than_the_one_that_was_read_is_refused():
         frames.fill(table, long().iloc[1:], table.values_TC)
     with pytest.raises(ValueError, match="1 windows of 3 series"):
         frames.write(table, {"p": np.zeros((4, 2))})
+
+
+def test_stamps_of_half_a_millennium_are_read_or_refused_in_one_sentence():
+    """int64 holds no more than 292 years of nanoseconds."""
+    years = pd.date_range("1700-01-01", "2199-01-01", freq="YS", unit="s")
+    table = frames.read(pd.DataFrame({"ds": years, "y": np.arange(500.0)}))
+    assert table.freq == "YS-JAN"
+    assert list(table.values_TC[:, 0]) == list(range(500))
+    with pytest.raises(UserError, match=r"a step of 'MS' makes 5989 rows where the frame has 4"):
+        frames.read(pd.DataFrame({"ds": [*pd.date_range("1700-01-01", periods=3, freq="MS"), years[-1]], "y": 1.0}))

@@ -120,7 +120,8 @@ def attempt(case: Case, folder: Path, kill: Kill | None = None) -> tuple[dict[st
     seen: set[str] = set()
     with out.open("ab") as log:
         argv = [sys.executable, "-m", "ptt_jax.main", *case.argv]
-        process = subprocess.Popen(argv, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+        env = {**os.environ, "GIT_DIR": os.devnull}  # which a run notes, and results/crash.csv would change meanwhile
+        process = subprocess.Popen(argv, cwd=folder, stdout=log, stderr=subprocess.STDOUT, env=env)
     try:
         while process.poll() is None:
             now, stage = time.monotonic(), stage_of(case, folder)

@@ -68,7 +68,7 @@ def recipe(rows: int, channels: int, season: int, horizon: int, patch: int = 0, 
     cfg.pretrain.choose = "forecast"  # what it is for; a better reconstruction may be a worse forecast
     cfg.tune.update(loss="mae", steps=300, batch=224, validation_rows=LOOKED_AT)
     if rows * channels < SMALL:
-        cfg.model.update(width=32, mlp=64, encoder_layers=2)
+        cfg.model.encoder_layers = 2  # of the usual width: a narrower model was no better
     windows = max(rows - lookback - horizon, 1) * channels
     most_steps = min(MOST_STEPS, MOST_PATCHED // (lookback // patch + -(-horizon // patch)))
     cfg.pretrain.steps = int(min(max(6 * windows / cfg.pretrain.batch, LEAST_STEPS), most_steps))

@@ -4,13 +4,14 @@ import importlib.util
 import json
 import math
 import sys
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
-from ptt_jax import config, train
+from ptt_jax import Forecaster, config, train
 
 ROOT = Path(__file__).parent.parent / "experiments"
 
@@ -285,3 +286,23 @@ def test_convergence_without_a_backbone_is_one_sentence(tmp_path, monkeypatch, c
     err = capsys.readouterr().err
     assert err.startswith("convergence: ")
     assert err.count("\n") == 1
+
+
+def test_a_forecaster_is_timed_on_frames_of_each_kind(tmp_path, monkeypatch):
+    latency = script("latency")
+    asked, predict = [], Forecaster.predict
+
+    def heard(model, frame=None):
+        asked.append(frame)
+        return predict(model, frame)
+
+    monkeypatch.setattr(latency, "TIMES", 2)
+    monkeypatch.setattr(Forecaster, "predict", heard)
+    with zipfile.ZipFile(Path(__file__).parent / "fixtures/format3.zip") as file:
+        file.extractall(tmp_path)
+    took = latency.ask(str(tmp_path / "forecaster"), 3)
+    assert [None if frame is None else frame.shape for frame in asked] == [
+        *[(latency.RECENT, 4)] * 3, *[(3 * latency.RECENT, 3)] * 2, None, None,
+    ]  # fmt: skip
+    row = {"series": 3, "horizon": 48, **dict.fromkeys(took, 0.0304)}
+    assert latency.table(pd.DataFrame([row])).splitlines()[-1] == "| 3 x 48 | 0.0 s | 30 ms | 30 ms | 30 ms |"

@@ -20,7 +20,7 @@ import own
 import pandas as pd
 from ledger import Ledger, show
 
-from ptt_jax import calibrate, data, fitting, frames, intervals, recipe, seasons
+from ptt_jax import calibrate, fitting, frames, intervals, recipe, scaling, seasons
 from ptt_jax.errors import UserError
 from ptt_jax.intervals import Unit
 
@@ -45,7 +45,7 @@ class Ridge:
         """Learns from the first `rows` rows; the ridge is the best of `calibrate.RIDGES` on their last fifth."""
         self.lookback, self.horizon = lookback, horizon
         seen_TC = ~np.isnan(table.values_TC[:rows])
-        z_TC = data.exact(table.values_TC[:rows], seen_TC).transform(table.values_TC[:rows], seen_TC)
+        z_TC = scaling.exact(table.values_TC[:rows], seen_TC).transform(table.values_TC[:rows], seen_TC)
         windows = np.lib.stride_tricks.sliding_window_view(z_TC, lookback + horizon, axis=0)
         known = np.lib.stride_tricks.sliding_window_view(seen_TC, lookback + horizon, axis=0)
         s_R, c_R = np.nonzero(known[..., lookback:].all(-1))

@@ -33,7 +33,7 @@ import numpy as np
 import pandas as pd
 from ledger import Ledger, fingerprint, set_table
 
-from ptt_jax import checkpoint, config, data, detect, lessons, mesh, ranking, train
+from ptt_jax import checkpoint, config, detect, lessons, mesh, ranking, scaling, train
 from ptt_jax import main as program
 from ptt_jax.errors import UserError
 from ptt_jax.seal import read_json
@@ -100,7 +100,7 @@ def read(name: str) -> Iterator[Case]:
             learn_T = (rows["split"] == "train").to_numpy() if apart else rows["train"].to_numpy(bool)
         whole_T, begin = ~learn_T if apart else np.ones_like(learn_T), 0 if apart else int(learn_T.sum())
         observed_TC = ~np.isnan(values_TC)
-        scaler = data.standardise(values_TC[learn_T], observed_TC[learn_T])
+        scaler = scaling.standardise(values_TC[learn_T], observed_TC[learn_T])
         x_TC = scaler.transform(values_TC)
         learn, whole = ((x_TC[of_T], observed_TC[of_T]) for of_T in (learn_T, whole_T))
         yield Case(str(series), learn, whole, begin, label_T[whole_T][begin:])

@@ -35,7 +35,7 @@ import numpy as np
 import pandas as pd
 from ledger import command
 
-from ptt_jax import Bank, Forecaster, checkpoint, config, data, fitted, loop, main, mesh, prompts, train, tune
+from ptt_jax import Bank, Forecaster, checkpoint, config, data, fitted, loop, main, mesh, prompts, rundir, train, tune
 from ptt_jax import store as stores
 from ptt_jax.errors import UserError
 from ptt_jax.files import write_atomic
@@ -110,7 +110,7 @@ def begin(run: Path) -> tuple[Any, Any]:
     cfg = recipe()
     series = data.load(cfg.data)
     about = {"name": series.name, "fingerprint": series.fingerprint, "freq": series.freq, "splits": series.splits}
-    checkpoint.open_run(run, cfg, about)
+    rundir.open_run(run, cfg, about)
     return cfg, series
 
 

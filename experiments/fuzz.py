@@ -27,7 +27,7 @@ import pandas as pd
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from hypothesis import strategies as st
 
-from ptt_jax import config, data, flags, frames, stages, windows
+from ptt_jax import config, data, flags, frames, scaling, userfile, windows
 from ptt_jax.errors import UserError
 from ptt_jax.knobs import KNOBS
 
@@ -142,13 +142,13 @@ def read_csv(folder: Path, file: tuple[str, bytes], freq: str, columns: str) -> 
         borders = [b for split in series.splits.values() for b in split]
         well_formed(borders == sorted(borders) and borders[0] == 0 and borders[-1] == rows, "borders")
         well_formed(all("\n" not in note for note in series.notes), "notes")
-        scaled = data.fit_scaler(series).transform(series.values_TC)
+        scaled = scaling.fit_scaler(series).transform(series.values_TC)
         well_formed(bool(np.isfinite(scaled).all()), "scaled values")
 
     def stage() -> None:
-        file = stages.read(cfg)
-        check_table(stages.series(file, freq), 5)
-        stages.as_written(file.frame, file)
+        file = userfile.read(cfg)
+        check_table(userfile.series(file, freq), 5)
+        userfile.as_written(file.frame, file)
 
     return f"{outcome(run)} by a run, {outcome(stage)} by a stage"
 

@@ -42,6 +42,7 @@ from ptt_jax import (
     mesh,
     optim,
     problems,
+    rundir,
     step,
     tasks,
 )
@@ -131,7 +132,7 @@ def backbone(cfg: ConfigDict, folder: Path, problem: Problem) -> dict[str, Any]:
     kind = "random" if not (cfg.pretrain.epochs or cfg.pretrain.steps) else "backbone"
     run = folder / f"{cfg.data.name}-s{cfg.seed}-w{cfg.model.width}-{kind}-{fingerprint(cfg)}"
     series = problem.series
-    checkpoint.open_run(run, cfg, {"name": series.name, "fingerprint": series.fingerprint, "splits": series.splits})
+    rundir.open_run(run, cfg, {"name": series.name, "fingerprint": series.fingerprint, "splits": series.splits})
     training.pretrain(cfg, run, problem, Log(run / "metrics.jsonl"))
     return checkpoint.find_backbone(run)
 

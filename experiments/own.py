@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from ledger import Ledger, command, show
 
-from ptt_jax import Forecaster, baselines, data, fitting, frames, intervals, mesh, predict, problems, recipe
+from ptt_jax import Forecaster, baselines, fitting, frames, intervals, mesh, predict, problems, recipe, scaling
 from ptt_jax.errors import UserError
 
 HERE = Path(__file__).parent
@@ -57,7 +57,7 @@ def measure(name: str, knobs: Mapping[str, Any], quantiles: tuple[float, ...] = 
     after = [-(horizon + i * step) for i in reversed(range(count))]
 
     before_TC = table.values_TC[:-held]
-    spread_C = data.exact(before_TC, ~np.isnan(before_TC)).scale_C
+    spread_C = scaling.exact(before_TC, ~np.isnan(before_TC)).scale_C
     labels = table.layout.labels_K
 
     def pick(rest: str) -> np.ndarray:

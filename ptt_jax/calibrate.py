@@ -9,7 +9,7 @@ series. `experiments/coverage.py` measures what each of that brings. numpy, but 
 
 import numpy as np
 
-from ptt_jax import data, frames, intervals, predict
+from ptt_jax import frames, intervals, predict, scaling
 from ptt_jax.frames import Table
 from ptt_jax.intervals import Intervals, Unit
 from ptt_jax.predict import Predictor
@@ -75,7 +75,7 @@ def crossed(table: Table, after: list[int], lookback: int, horizon: int) -> np.n
     which shares a target with it, unless the history is too short for that. The ridge is the best of all of RIDGES.
     """
     seen_TC = ~np.isnan(table.values_TC)
-    scaler = data.exact(table.values_TC, seen_TC)
+    scaler = scaling.exact(table.values_TC, seen_TC)
     z_TC = ((table.values_TC - scaler.mean_C) / scaler.scale_C).astype(np.float32)
     start_W, rng = np.array(after) + len(z_TC) - lookback, np.random.default_rng(0)
     target_TC, at_T = z_TC.copy(), np.arange(len(z_TC))

@@ -30,7 +30,7 @@ import numpy as np
 from jax import Array
 from jax import export as jax_export
 
-from ptt_jax import checkpoint, config, fitted, predict
+from ptt_jax import config, fitted, predict, provenance
 from ptt_jax import store as stores
 from ptt_jax.errors import UserError
 from ptt_jax.files import to_path, write_atomic
@@ -63,7 +63,7 @@ def program(predictor: Predictor, history_RT: Array) -> Array:
     A row without any value is NaN; one that stands still goes on so, to the last digit.
     """
     seen_RT = jnp.isfinite(history_RT)
-    # As `data.exact`: around a value of the row, in units of how far it goes, so that float32 keeps what moves.
+    # As `scaling.exact`: around a value of the row, in units of how far it goes, so that float32 keeps what moves.
     first_R1 = jnp.argmax(seen_RT, axis=1, keepdims=True)
     centre_R1 = jnp.take_along_axis(jnp.where(seen_RT, history_RT, 0), first_R1, axis=1)
     away_RT = jnp.where(seen_RT, history_RT - centre_R1, 0)
@@ -118,7 +118,7 @@ def write(path: str | Path, predictor: Predictor, about: dict[str, Any], platfor
     page = target.with_suffix(".json")
     made = exported(predictor, platforms)
     content = bytes(made.serialize())
-    versions = checkpoint.versions()
+    versions = provenance.versions()
     said = {
         "format": FORMAT,
         "program": {

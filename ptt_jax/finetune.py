@@ -18,7 +18,20 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from ptt_jax import baselines, checkpoint, encodings, evaluate, memory, optim, problems, processes, prompts, step, tasks
+from ptt_jax import (
+    baselines,
+    checkpoint,
+    encodings,
+    evaluate,
+    memory,
+    optim,
+    problems,
+    processes,
+    prompts,
+    rundir,
+    step,
+    tasks,
+)
 from ptt_jax import mesh as meshes
 from ptt_jax import store as stores
 from ptt_jax.encodings import Cached
@@ -155,7 +168,7 @@ class Plan:
         return loop.foresee(state)
 
 
-@checkpoint.or_nothing
+@rundir.or_nothing
 def finetune(
     cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = "", plan: Plan | None = None
 ) -> str:

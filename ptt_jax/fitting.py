@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
-from ptt_jax import (
+from ptt_jax import (  # fmt: skip
     cache,
     calibrate,
     checkpoint,
@@ -27,10 +27,12 @@ from ptt_jax import (
     problems,
     quantiles,
     recipe,
+    rundir,
+    scaling,
     seasons,
     train,
     tune,
-)  # fmt: skip
+)
 from ptt_jax import mesh as meshes
 from ptt_jax.data import Series
 from ptt_jax.errors import UserError
@@ -180,9 +182,9 @@ def learn(table: Table, wish: Wish, card: dict[str, Any], alive: tuple[Scratch, 
     train.check(cfg, problem)
     about = {"name": series.name, "fingerprint": series.fingerprint, "freq": step, "splits": series.splits}
     log = Log(folder / "metrics.jsonl", silent=not wish.verbose)
-    checkpoint.check_run(folder, cfg, about)
+    rundir.check_run(folder, cfg, about)
     with contextlib.nullcontext() if own else lock.hold(folder, log.say):
-        checkpoint.open_run(folder, cfg, about)
+        rundir.open_run(folder, cfg, about)
         left_out = len(table.names_C) - len(series.names_C)
         few = [
             f"{left_out} of {len(table.names_C)} series have no value before the last {kept} rows, and teach nothing"
@@ -219,7 +221,7 @@ def as_series(table: Table, kept: int) -> Series:
     values_TC = table.values_TC[:, learned_C]
     if (np.nanmax(values_TC, 0) == np.nanmin(values_TC, 0)).all():
         raise UserError("no series moves, each has one value throughout; accepted: at least one that does")
-    scaler = data.exact(values_TC[:begin], ~np.isnan(values_TC[:begin]))
+    scaler = scaling.exact(values_TC[:begin], ~np.isnan(values_TC[:begin]))
     names = [name for name, learned in zip(table.names_C, learned_C, strict=True) if learned]
     stamps_T = pd.date_range("2000-01-01", periods=rows, freq="s").as_unit("ns")  # series end at stamps of their own
     splits = {"train": (0, begin), "validation": (begin, rows), "test": (begin, rows)}

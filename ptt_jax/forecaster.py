@@ -26,7 +26,6 @@ from ptt_jax import (
     cache,
     checkpoint,
     config,
-    data,
     detect,
     export,
     fitted,
@@ -37,6 +36,7 @@ from ptt_jax import (
     lock,
     predict,
     quantiles,
+    scaling,
 )
 from ptt_jax import mesh as meshes
 from ptt_jax.errors import UserError
@@ -264,7 +264,7 @@ class Forecaster:
         asked = detect.question(of.cfg.detect, of.predictor.model.patch, of.cfg.lookback)
         here = detect.Detector(of.predictor.model, of.predictor.backbone, asked, of.cfg.detect.units, meshes.make(1))
         observed_TC = ~np.isnan(table.values_TC)
-        scaler = data.exact(table.values_TC, observed_TC)
+        scaler = scaling.exact(table.values_TC, observed_TC)
         scaled_TC = scaler.transform(table.values_TC, observed_TC)
         return frames.attach(table, df, {"score": here.errors(scaled_TC, observed_TC, (None,))[0]})
 

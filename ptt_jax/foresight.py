@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from ptt_jax import checkpoint, finetune, memory, processes, prompts, score, train, tune
+from ptt_jax import checkpoint, finetune, memory, processes, prompts, rundir, score, train, tune
 from ptt_jax.log import Log
 from ptt_jax.plan import Plan
 from ptt_jax.problems import Problem
@@ -25,7 +25,7 @@ class Plans(NamedTuple):
     scoring: score.Plan | None = None
 
 
-@checkpoint.or_nothing
+@rundir.or_nothing
 def look(cfg: ConfigDict, run: Path, problem: Problem, log: Log, scored: bool = True) -> Plans:
     """Returns what tuning and scoring will run, and says what memory they will take; nothing where tuning is done.
 

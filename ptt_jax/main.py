@@ -42,6 +42,7 @@ from ptt_jax import (
     problems,
     processes,
     report,
+    rundir,
     score,
     stages,
     train,
@@ -87,10 +88,10 @@ def run(cfg: ConfigDict, workdir: Path, command: str = "", profile: str = "") ->
                 f"the end of the train split at {series.splits['train'][1]}; accepted: a data.split with as large a "
                 f"train share"
             )
-    processes.once(lambda: checkpoint.check_run(workdir, cfg, about))
+    processes.once(lambda: rundir.check_run(workdir, cfg, about))
     with contextlib.ExitStack() as held:  # by process 0 for all
         processes.once(lambda: held.enter_context(lock.hold(workdir)))
-        processes.once(lambda: str(checkpoint.open_run(workdir, cfg, about)))
+        processes.once(lambda: str(rundir.open_run(workdir, cfg, about)))
         with processes.together():
             read_json(workdir / "config.json")  # on a file system that all processes share
         log = Log(workdir / "metrics.jsonl", quiet=not processes.is_first())

@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from ptt_jax import encodings, evaluate, memory, optim, problems, prompts, step, tasks
+from ptt_jax import encodings, memory, optim, problems, prompts, step, tasks, watch
 from ptt_jax import mesh as meshes
 from ptt_jax.encodings import Cached
 from ptt_jax.log import Log
@@ -96,8 +96,8 @@ class Encodings:
         self.train, validation = problem.learning(cfg), problem.span("validation", cfg.lookback, cfg.horizons)
         self.few, some = t.validation_rows if t.validation_rows < validation.rows else 0, t.watch_train
         self.encoder = encodings.Encoder(model, problem, self.train, batch, dtype)
-        self.watcher = evaluate.Watcher(model, problem, validation, batch, dtype, self.few)
-        self.watched = evaluate.Watcher(model, problem, self.train, batch, dtype, some) if some else None
+        self.watcher = watch.Watcher(model, problem, validation, batch, dtype, self.few)
+        self.watched = watch.Watcher(model, problem, self.train, batch, dtype, some) if some else None
 
     def spare(self, budget: int, data: Cached) -> int:
         """Returns the bytes for encodings of validation: a cache is of a span's first rows, not of drawn ones."""

@@ -14,10 +14,10 @@ import numpy as np
 from jax import Array
 
 from ptt_jax import impute, tasks
-from ptt_jax.data import Scaler, exact
 from ptt_jax.intervals import Unit
 from ptt_jax.model import CrossMAE
 from ptt_jax.prompts import Prompt
+from ptt_jax.scaling import Scaler, exact
 
 FILL, REACH = "season", 0.5  # of `impute.Way`: what the encoder reads at gaps, and the pull of neighbours in patches
 ROWS, FEW = 1024, 64  # most rows of a dispatch, and those that cost little more than one

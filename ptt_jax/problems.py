@@ -11,9 +11,10 @@ from ml_collections import ConfigDict
 
 from ptt_jax import memory
 from ptt_jax import mesh as meshes
-from ptt_jax.data import Scaler, Series, fit_scaler
+from ptt_jax.data import Series
 from ptt_jax.errors import UserError
 from ptt_jax.frame import shorten
+from ptt_jax.scaling import Scaler, fit_scaler
 from ptt_jax.stream import Host
 from ptt_jax.windows import Mix, Panel, Span, few, span
 

@@ -10,7 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ptt_jax import checkpoint, config, evaluate, knobs, memory, optim, problems, processes, prompts, step, tasks
+from ptt_jax import (
+    checkpoint,
+    config,
+    evaluate,
+    knobs,
+    memory,
+    optim,
+    problems,
+    processes,
+    prompts,
+    rundir,
+    step,
+    tasks,
+)
 from ptt_jax import mesh as meshes
 from ptt_jax import store as stores
 from ptt_jax.encodings import Cached
@@ -133,7 +146,7 @@ def augmentation(section: ConfigDict) -> dict[str, Any]:
     return {"flip": section.flip, "blend": section.blend}
 
 
-@checkpoint.or_nothing
+@rundir.or_nothing
 def pretrain(
     cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = "", also: Sequence[Problem] = ()
 ) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from ptt_jax import checkpoint, optim, processes, prompts, step, tasks
+from ptt_jax import checkpoint, optim, processes, prompts, rundir, step, tasks
 from ptt_jax import mesh as meshes
 from ptt_jax import store as stores
 from ptt_jax.history import History, finite, logged
@@ -64,7 +64,7 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = 
     return task
 
 
-@checkpoint.or_nothing
+@rundir.or_nothing
 def learn(
     cfg: ConfigDict,
     run: Path,

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ptt_jax import cache, checkpoint, config, fitting, flags, foresight, frames, main, parcel, stages, train
+from ptt_jax import cache, checkpoint, config, fitting, flags, foresight, frames, main, parcel, train, userfile
 from ptt_jax.bank import Bank
 from ptt_jax.errors import UserError
 from ptt_jax.forecaster import Forecaster
@@ -696,6 +696,6 @@ def test_what_a_backbone_has_learned_otherwise_is_said(desk, kept):
 def test_ids_called_na_are_ids(desk):
     (desk / "mine.csv").write_text(long(("NA", "007", "null")))
     cfg = flags.parse_stage([*ASK])[0]
-    file = stages.read(cfg)
+    file = userfile.read(cfg)
     assert [*file.frame["unique_id"].unique()] == ["NA", "007", "null"]
     assert [*file.cells["unique_id"].unique()] == ["NA", "007", "null"]

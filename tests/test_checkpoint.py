@@ -9,7 +9,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from ptt_jax import checkpoint, config
+from ptt_jax import checkpoint, config, provenance, rundir
 from ptt_jax import store as stores
 from ptt_jax.errors import UserError
 from ptt_jax.files import write_atomic
@@ -108,26 +108,26 @@ def test_a_file_is_whole_or_absent(tmp_path, monkeypatch):
 
 def test_a_run_directory_is_made_once_and_refuses_strangers(tmp_path):
     cfg = config.default()
-    run = checkpoint.open_run(tmp_path / "a" / "run", cfg, DATA)
+    run = rundir.open_run(tmp_path / "a" / "run", cfg, DATA)
     assert config.from_json((run / "config.json").read_text()) == cfg
     assert {"jax", "flax", "python", "device", "git"} <= set(json.loads((run / "versions.json").read_text()))
     (run / "versions.json").write_text("{}")
-    checkpoint.open_run(run, cfg, DATA)
+    rundir.open_run(run, cfg, DATA)
     assert (run / "versions.json").read_text() == "{}"  # they say what made the run, not who looked at it last
     with pytest.raises(UserError, match="holds a run on other data"):
-        checkpoint.open_run(run, cfg, {**DATA, "fingerprint": "1"})
+        rundir.open_run(run, cfg, {**DATA, "fingerprint": "1"})
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("dear")
     with pytest.raises(UserError, match=r"is not empty and holds no config.json"):
-        checkpoint.open_run(tmp_path / "other", cfg, DATA)
+        rundir.open_run(tmp_path / "other", cfg, DATA)
     (run / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config.json cannot be read as JSON"):
-        checkpoint.open_run(run, cfg, DATA)
+        rundir.open_run(run, cfg, DATA)
 
 
 def test_a_machine_without_git_is_no_obstacle(monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")
-    assert checkpoint.versions()["git"] == "unknown"
+    assert provenance.versions()["git"] == "unknown"
 
 
 def test_installed_in_somebody_else_s_repository_it_does_not_take_their_commit_for_its_own(tmp_path):
@@ -138,15 +138,15 @@ def test_installed_in_somebody_else_s_repository_it_does_not_take_their_commit_f
     file = tmp_path / ".venv" / "ptt_jax" / "checkpoint.py"
     file.parent.mkdir(parents=True)
     file.write_text("")
-    assert checkpoint.git_state(file) == "unknown"
+    assert provenance.git_state(file) == "unknown"
     git("init")
     git("commit", "--allow-empty", "-m", "theirs")
-    assert checkpoint.git_state(file) == "unknown"
+    assert provenance.git_state(file) == "unknown"
     git("add", "-A")
     git("commit", "-m", "ours")
-    assert re.fullmatch("[0-9a-f]{7,}", checkpoint.git_state(file))
+    assert re.fullmatch("[0-9a-f]{7,}", provenance.git_state(file))
     file.write_text("changed")
-    assert checkpoint.git_state(file).endswith("-dirty")
+    assert provenance.git_state(file).endswith("-dirty")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ptt_jax import benchmarks, clock, config, data
+from ptt_jax import benchmarks, clock, config, data, scaling
 from ptt_jax.errors import UserError
 
 HOURS = "date,load\n" + "".join(f"2024-01-{1 + h // 24:02d} {h % 24:02d}:00:00,{h}\n" for h in range(240))
@@ -113,7 +113,7 @@ def changed(series, values_TC=None, observed_TC=None):
 def test_the_scaler_sees_observed_train_rows_only():
     series = load(name="generated")
     end = series.splits["train"][1]
-    scaler = data.fit_scaler(series)
+    scaler = scaling.fit_scaler(series)
     train = np.where(series.observed_TC, series.values_TC.astype(np.float64), np.nan)[:end]
     np.testing.assert_allclose(scaler.mean_C, np.nanmean(train, 0), rtol=1e-12)
     np.testing.assert_allclose(scaler.scale_C, np.nanstd(train, 0), rtol=1e-12)
@@ -121,14 +121,14 @@ def test_the_scaler_sees_observed_train_rows_only():
     later[end:] += 1000
     unseen[~series.observed_TC] += 1000
     for values_TC in (later, unseen):
-        other = data.fit_scaler(changed(series, values_TC))
+        other = scaling.fit_scaler(changed(series, values_TC))
         np.testing.assert_array_equal(other.mean_C, scaler.mean_C)
         np.testing.assert_array_equal(other.scale_C, scaler.scale_C)
 
 
 def test_scaling_goes_there_and_back_on_any_axis():
     series = load(name="generated", channels=3)
-    scaler = data.fit_scaler(series)
+    scaler = scaling.fit_scaler(series)
     scaled_TC = scaler.transform(series.values_TC)
     assert scaled_TC.dtype == np.float32
     np.testing.assert_allclose(scaler.inverse(scaled_TC), series.values_TC, rtol=1e-5)
@@ -144,7 +144,7 @@ def test_scaling_goes_there_and_back_on_any_axis():
 def test_a_constant_channel_has_scale_one_whatever_its_level(tmp_path):
     for level in ("0", "0.1", "-1e9"):
         series = load_text(tmp_path, csv_of(pd.date_range("2024", periods=100, freq="h"), [level] * 100))
-        scaler = data.fit_scaler(series)
+        scaler = scaling.fit_scaler(series)
         assert scaler.scale_C[0] == 1
         assert abs(scaler.transform(series.values_TC)).max() < 1e-6
         assert any("constant" in note and "'load'" in note for note in series.notes)
@@ -153,7 +153,7 @@ def test_a_constant_channel_has_scale_one_whatever_its_level(tmp_path):
 def test_a_large_offset_does_not_drown_a_small_spread(tmp_path):
     values = [100000 + h % 2 for h in range(240)]
     series = load_text(tmp_path, csv_of(pd.date_range("2024", periods=240, freq="h"), values))
-    np.testing.assert_allclose(data.fit_scaler(series).scale_C, 0.5, rtol=1e-9)
+    np.testing.assert_allclose(scaling.fit_scaler(series).scale_C, 0.5, rtol=1e-9)
 
 
 # ---- missing values ----
@@ -620,7 +620,7 @@ def test_the_generated_series_can_be_forecast_but_not_perfectly():
     errors = []
     for seed in range(3):
         series = load(name="generated", seed=seed)
-        scaled_TC = data.fit_scaler(series).transform(series.values_TC)
+        scaled_TC = scaling.fit_scaler(series).transform(series.values_TC)
         for begin in range(series.splits["test"][0], len(scaled_TC) - 24, 24):
             future, day, week = (
                 scaled_TC[begin : begin + 24],

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from test_experiments import script
 
-from ptt_jax import config, data, mesh, problems, train
+from ptt_jax import config, data, mesh, problems, scaling, train
 from ptt_jax.log import Log
 
 
@@ -124,7 +124,7 @@ def test_scalers_see_training_parts_alone(experiment, collections):
     (msl,) = experiment.read("MSL")
     assert msl.learn[0][:, 0].std() == pytest.approx(1, abs=1e-5)
     assert msl.whole[0][:, 1].tolist() == [0.0] * 151 + [1.0] * 49  # still in training: not scaled
-    assert data.standardise(np.full((999, 1), 0.999), np.ones((999, 1), bool)).scale_C == 1  # no rounding's spread
+    assert scaling.standardise(np.full((999, 1), 0.999), np.ones((999, 1), bool)).scale_C == 1  # no rounding's spread
     nab = next(experiment.read("NAB"))
     assert len(nab.learn[0]) == nab.begin == 60
     assert nab.learn[0].mean() == pytest.approx(0, abs=1e-5)

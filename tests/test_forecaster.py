@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ptt_jax import calibrate, checkpoint, config, evaluate, fitting, frames, intervals, lock, predict, seal
+from ptt_jax import calibrate, checkpoint, config, fitting, frames, intervals, lock, predict, seal, watch
 from ptt_jax.errors import UserError
 from ptt_jax.fitting import Wish
 from ptt_jax.forecaster import Forecaster
@@ -140,7 +140,7 @@ def test_of_many_validation_windows_some_choose_the_prompt(fitted, monkeypatch):
     def stop(*args):
         raise StopIteration(args[-1])
 
-    monkeypatch.setattr(evaluate, "Watcher", stop)
+    monkeypatch.setattr(watch, "Watcher", stop)
     for most, few in ((7, "7"), (10**6, "0")):
         with pytest.raises(StopIteration, match=f"^{few}$"):
             Forecaster(HORIZON, knobs={**TINY, "tune.validation_rows": most}).tune(make(), fitted)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ptt_jax import checkpoint, evaluate, foresight, main, memory, train
+from ptt_jax import foresight, main, memory, rundir, train, watch
 from ptt_jax.errors import UserError
 from ptt_jax.forecaster import Forecaster
 from ptt_jax.log import Log
@@ -28,7 +28,7 @@ def needs(monkeypatch):
 
 
 def begin(cfg, tmp_path):
-    run = checkpoint.open_run(tmp_path / "run", cfg, {"name": "generated"})
+    run = rundir.open_run(tmp_path / "run", cfg, {"name": "generated"})
     return run, Log(run / "metrics.jsonl")
 
 
@@ -54,7 +54,7 @@ def test_what_will_not_fit_is_refused_and_leaves_nothing(tiny, problem, tmp_path
 
 
 def test_scoring_is_foreseen_by_itself(tiny, problem, tmp_path, needs, monkeypatch):
-    monkeypatch.setattr(evaluate.Watcher, "foresee", lambda *_, **__: None)  # what validation takes while prompts learn
+    monkeypatch.setattr(watch.Watcher, "foresee", lambda *_, **__: None)  # what validation takes while prompts learn
     run, log = begin(tiny, tmp_path)
     needs({"evaluation": 4 * MIB}, 2 * MIB)
     assert foresight.look(tiny, run, problem, log, scored=False).scoring is None

@@ -6,19 +6,20 @@ from pathlib import Path
 import pytest
 
 RANKS = (
-    ("errors", "knobs", "bits", "ranking", "tally", "scales"),
+    ("errors", "knobs", "bits", "ranking", "tally", "scales", "provenance"),
     ("files",),
     ("config", "seal", "results"),
     ("gaps", "layers", "windows", "mesh", "clock", "generated", "processes", "cache", "intervals", "recipe", "parquet"),
     ("frame", "stream", "benchmarks", "steps", "seasons", "flags", "charts", "memory", "preemption", "lock"),
     ("data", "columns", "model", "prompts", "sheet"),
+    ("scaling",),
     ("frames", "optim", "problems"),
     ("encodings", "answer", "attention"),
     ("tasks", "impute"),
     ("predict",),
     ("step", "baselines", "calibrate"),
     ("evaluate", "store", "log", "detect", "quantiles"),
-    ("checkpoint",),
+    ("checkpoint", "rundir", "watch", "userfile"),
     ("loop",),
     ("train", "history"),
     ("plan", "lessons", "exhibits"),
@@ -58,6 +59,8 @@ def test_imports_point_to_lower_ranks(path, syntax):
 def test_data_rooms_know_no_jax(syntax):
     for name in (
         "data",
+        "scaling",
+        "userfile",
         "benchmarks",
         "frame",
         "frames",

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ptt_jax import checkpoint, config, data, loop, memory, mesh, problems, step
+from ptt_jax import config, data, loop, memory, mesh, problems, rundir, step
 from ptt_jax.encodings import Cached
 from ptt_jax.errors import UserError
 from ptt_jax.log import Log
@@ -176,12 +176,12 @@ def test_a_series_that_no_device_holds_is_refused_with_the_knob(monkeypatch):
 
 
 def test_what_is_refused_before_its_first_step_leaves_no_directory_behind(tmp_path):
-    @checkpoint.or_nothing
+    @rundir.or_nothing
     def stage(cfg, run):
         raise memory.TooLarge("too large", 1)
 
     def begin(run):
-        checkpoint.open_run(run, config.default(), {"name": "generated"})
+        rundir.open_run(run, config.default(), {"name": "generated"})
         (run / "metrics.jsonl").write_text("")
         (run / "prompts" / "task" / "0").mkdir(parents=True)  # the look before the first step
         return run

@@ -8,7 +8,6 @@ import pytest
 from ptt_jax import (
     baselines,
     config,
-    data,
     detect,
     evaluate,
     export,
@@ -18,6 +17,7 @@ from ptt_jax import (
     mesh,
     predict,
     prompts,
+    scaling,
     tally,
     tasks,
 )
@@ -175,7 +175,7 @@ def test_what_stands_still_is_imputed_where_it_stands_and_has_finite_scores(mode
     is_near(closed_TC.T, still)
     section = config.default().detect
     section.window = 48
-    scaler = data.exact(x_TC, np.ones(x_TC.shape, bool))
+    scaler = scaling.exact(x_TC, np.ones(x_TC.shape, bool))
     for units in ("window", "scaled"):
         detector = detect.Detector(model, params, detect.question(section, 12, 48), units, mesh.make(1))
         assert np.isfinite(detector.errors(scaler.transform(x_TC), np.ones(x_TC.shape, bool))).all()

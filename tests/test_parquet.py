@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ptt_jax import config, data, frame, parquet, stages
+from ptt_jax import config, data, frame, parquet, userfile
 from ptt_jax.errors import UserError
 
 STAMPS = pd.date_range("2024-03-01", periods=240, freq="h")
@@ -58,13 +58,13 @@ def test_what_a_stage_reads_and_writes_is_the_frame_itself(arrow, tmp_path, kind
     before, cfg = KINDS[kind](), config.default()
     before.to_parquet(tmp_path / "mine.parquet")
     cfg.data.path, cfg.output = str(tmp_path / "mine.parquet"), str(tmp_path / "out.parquet")
-    file = stages.read(cfg)
-    stages.write(stages.as_written(file.frame, file), file)
+    file = userfile.read(cfg)
+    userfile.write(userfile.as_written(file.frame, file), file)
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "out.parquet"), before, check_freq=False)
     assert file.time_column == "ds"
     cfg.output = str(tmp_path / "out.csv")
-    file = stages.read(cfg)
-    stages.write(stages.as_written(file.frame, file), file)
+    file = userfile.read(cfg)
+    userfile.write(userfile.as_written(file.frame, file), file)
     assert len(pd.read_csv(tmp_path / "out.csv").columns) == 3
 
 
@@ -79,7 +79,7 @@ def test_columns_can_be_chosen_beside_a_time_of_any_name(arrow, tmp_path):
     for name, before in (("day", table().rename(columns={"ds": "day"})), ("ds", table().set_index("ds"))):
         before.to_parquet(tmp_path / "mine.parquet")
         cfg.data.path = str(tmp_path / "mine.parquet")
-        file = stages.read(cfg)
+        file = userfile.read(cfg)
         assert file.time_column == name
         assert list(file.frame) == (["day", "heat"] if name == "day" else ["heat"])
 
@@ -112,9 +112,9 @@ def test_rows_in_errors_are_counted_from_one(arrow, tmp_path):
 
 def test_row_numbers_of_an_index_are_no_column_of_a_csv(tmp_path):
     frame_ = pd.DataFrame({"y": [1.0, 2.0]}, index=[3, 7])
-    file = stages.File(tmp_path / "in.csv", frame_, None, "y", [], tmp_path / "out.csv")
-    assert stages.write(frame_, file).read_text() == "y\n1.0\n2.0\n"
-    assert stages.write(frame_.rename_axis("ds"), file).read_text() == "ds,y\n3,1.0\n7,2.0\n"
+    file = userfile.File(tmp_path / "in.csv", frame_, None, "y", [], tmp_path / "out.csv")
+    assert userfile.write(frame_, file).read_text() == "y\n1.0\n2.0\n"
+    assert userfile.write(frame_.rename_axis("ds"), file).read_text() == "ds,y\n3,1.0\n7,2.0\n"
 
 
 def test_what_cannot_be_written_leaves_nothing(arrow, tmp_path):
@@ -129,4 +129,4 @@ def test_without_pyarrow_the_extra_is_named_before_anything_is_learned(tmp_path,
     with pytest.raises(UserError, match=r"accepted: pip install 'ptt_jax\[parquet\]', or a .csv file"):
         frame.read_table(tmp_path / "mine.parquet", "")
     with pytest.raises(UserError, match=r"pip install 'ptt_jax\[parquet\]'"):
-        stages.place(str(tmp_path / "out.parquet"), (".csv", ".parquet"))
+        userfile.place(str(tmp_path / "out.parquet"), (".csv", ".parquet"))

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ptt_jax import config, main, recipe, stages
+from ptt_jax import config, main, recipe, userfile
 from ptt_jax.forecaster import Forecaster
 from ptt_jax.scales import number
 
@@ -203,7 +203,7 @@ def test_ids_of_a_file_keep_their_zeros(tmp_path):
     cfg = config.default()
     cfg.data.path = str(tmp_path / "long.csv")
     cfg.output = str(tmp_path / "out.csv")
-    assert set(stages.read(cfg).frame["unique_id"]) == {"007"}
+    assert set(userfile.read(cfg).frame["unique_id"]) == {"007"}
 
 
 def test_a_stage_that_is_misspelt_is_named(capsys):

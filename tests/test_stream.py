@@ -20,6 +20,7 @@ from ptt_jax import (
     main,
     mesh,
     problems,
+    rundir,
     score,
     stream,
     train,
@@ -63,7 +64,7 @@ def make_config():
 
 def stages(run, problem):
     cfg = make_config()
-    checkpoint.open_run(run, cfg, {"name": "generated"})
+    rundir.open_run(run, cfg, {"name": "generated"})
     log = Log(run / "metrics.jsonl")
     plans = foresight.look(cfg, run, problem, log)
     train.pretrain(cfg, run, problem, log)
@@ -185,7 +186,7 @@ def test_the_host_cuts_what_the_device_would_in_the_same_order(resident, tmp_pat
 
 def test_four_devices_give_the_weights_of_one(finished, resident, tmp_path):
     cfg, run = make_config(), tmp_path / "run"
-    checkpoint.open_run(run, cfg, {"name": "generated"})
+    rundir.open_run(run, cfg, {"name": "generated"})
     train.pretrain(cfg, run, streamed(resident, mesh.make(4)), Log(run / "metrics.jsonl"))
     card = checkpoint.find_backbone(run)
     shapes = train.shapes(train.build(card["architecture"], "float32"))

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from test_experiments import script, without_matplotlib
 
-from ptt_jax import checkpoint, config, train, tune
+from ptt_jax import config, rundir, train, tune
 from ptt_jax.log import Log
 from ptt_jax.windows import future
 
@@ -55,7 +55,7 @@ def test_a_run_is_looked_at_once_and_its_table_stands_in_the_readme(
     tokens, tiny, problem, tmp_path, monkeypatch, capsys
 ):
     pytest.importorskip("matplotlib")
-    run = checkpoint.open_run(tmp_path / "main" / "ETTh1-s0", tiny, {"name": "generated"})
+    run = rundir.open_run(tmp_path / "main" / "ETTh1-s0", tiny, {"name": "generated"})
     tiny.tune.learning_rate = 3e-2
     log = Log(run / "metrics.jsonl")
     train.pretrain(tiny, run, problem, log)
@@ -92,7 +92,7 @@ def tuned(tiny, problem, tmp_path):
     def make(name, **knobs):
         tiny.tune.learning_rate = 3e-2
         tiny.update(knobs)
-        run = checkpoint.open_run(tmp_path / name, tiny, {"name": "generated"})
+        run = rundir.open_run(tmp_path / name, tiny, {"name": "generated"})
         log = Log(run / "metrics.jsonl")
         train.pretrain(tiny, run, problem, log)
         tune.tune(tiny, run, problem, log)

@@ -27,6 +27,7 @@ from ptt_jax import (
     preemption,
     processes,
     prompts,
+    rundir,
     score,
     seal,
     step,
@@ -34,6 +35,7 @@ from ptt_jax import (
     tasks,
     train,
     tune,
+    watch,
     windows,
 )
 from ptt_jax import store as stores
@@ -69,7 +71,7 @@ def make_config():
 
 
 def open_run(path, cfg):
-    return checkpoint.open_run(path, cfg, {"name": "generated"})
+    return rundir.open_run(path, cfg, {"name": "generated"})
 
 
 def both(cfg, run, problem):
@@ -290,7 +292,7 @@ def test_pretraining_learns_and_its_validation_masks_are_fixed(problem, tmp_path
     assert chosen["validation_loss"] == min(line["validation_loss"] for line in lines)
 
 
-def scripted(monkeypatch, name, looks):
+def scripted(monkeypatch, room, name, looks):
     """Validation says what the script says, and notes the parameters that it was shown."""
     shown, script = [], iter(looks)
 
@@ -299,15 +301,15 @@ def scripted(monkeypatch, name, looks):
             shown.append(jax.device_get(params))
             return next(script)
 
-        return types.SimpleNamespace(read=lambda *_: look) if name == "Watcher" else look
+        return types.SimpleNamespace(read=lambda *_: look) if room is watch else look
 
-    monkeypatch.setattr(evaluate, name, make)
+    monkeypatch.setattr(room, name, make)
     return shown
 
 
 @pytest.mark.parametrize(("losses", "best"), [((3.0, 1.0, 2.0), 1), ((1.0, 1.0, 1.0), 0), ((3.0, 2.0, 1.0), 2)])
 def test_the_backbone_is_the_best_on_validation_the_first_of_equals(problem, tmp_path, monkeypatch, losses, best):
-    shown = scripted(monkeypatch, "sampler", [{"reconstruction": v, "forecast": 9.0} for v in losses])
+    shown = scripted(monkeypatch, evaluate, "sampler", [{"reconstruction": v, "forecast": 9.0} for v in losses])
     run = open_run(tmp_path / "run", cfg := make_config())
     train.pretrain(cfg, run, problem, Log(run / "metrics.jsonl"))
     card = checkpoint.find_backbone(run)
@@ -319,7 +321,7 @@ def test_the_backbone_is_the_best_on_validation_the_first_of_equals(problem, tmp
 
 def test_each_horizon_keeps_its_own_best_tokens(finished, problem, tmp_path, monkeypatch):
     script = [{"12": np.full((1, 1), a), "20": np.full((1, 1), b)} for a, b in ((5, 5), (1, 4), (2, 3), (3, 2))]
-    shown = scripted(monkeypatch, "Watcher", script)
+    shown = scripted(monkeypatch, watch, "Watcher", script)
     cfg, run = make_config(), tmp_path / "run"
     cfg.backbone = str(finished)
     open_run(run, cfg)
@@ -333,7 +335,10 @@ def test_each_horizon_keeps_its_own_best_tokens(finished, problem, tmp_path, mon
 
 def test_a_validation_that_is_not_finite_is_never_saved(problem, tmp_path, monkeypatch):
     scripted(
-        monkeypatch, "sampler", [{"reconstruction": 1.0, "forecast": 1.0}, {"reconstruction": np.nan, "forecast": 1.0}]
+        monkeypatch,
+        evaluate,
+        "sampler",
+        [{"reconstruction": 1.0, "forecast": 1.0}, {"reconstruction": np.nan, "forecast": 1.0}],
     )
     run = open_run(tmp_path / "run", cfg := make_config())
     with pytest.raises(UserError, match="validation after step 4 is not finite"):
@@ -485,12 +490,15 @@ def test_a_sweep_in_one_run_gives_what_each_member_gives_alone(finished, sweep, 
 
 def test_a_setting_that_diverges_is_never_chosen_and_stops_no_one(finished, problem, tmp_path, monkeypatch):
     looks = [[2.0, 2.0], [1.0, 1.9], [np.nan, 1.5], [np.nan, 1.4]]
-    scripted(monkeypatch, "Watcher", [{h: np.array([look]) for h in ("12", "20")} for look in looks])
+    scripted(monkeypatch, watch, "Watcher", [{h: np.array([look]) for h in ("12", "20")} for look in looks])
     history, card = tune_on(finished, problem, tmp_path / "run", learning_rates=(3e-2, 1e-2))
     assert history[-1][1]["20"] == [[None, 1.4]]  # JSON has no nan
     assert (card["setting"]["20"]["index"], card["chosen"]["20"]) == (0, [2])  # it was good while it lasted
     scripted(
-        monkeypatch, "Watcher", [{h: np.array([look]) for h in ("12", "20")} for look in looks[:1] + looks[2:] * 2]
+        monkeypatch,
+        watch,
+        "Watcher",
+        [{h: np.array([look]) for h in ("12", "20")} for look in looks[:1] + looks[2:] * 2],
     )
     _, card = tune_on(finished, problem, tmp_path / "other", learning_rates=(3e-2, 1e-2))
     assert (card["setting"]["20"]["index"], card["chosen"]["20"]) == (1, [4])
@@ -503,7 +511,7 @@ def test_seeds_that_diverge_in_different_settings_go_on(finished, problem, tmp_p
         [[np.nan, 0.9], [1.4, np.nan]],
         [[np.nan, 0.8], [1.2, 3]],
     ]
-    scripted(monkeypatch, "Watcher", [{h: np.array(look) for h in ("12", "20")} for look in looks])
+    scripted(monkeypatch, watch, "Watcher", [{h: np.array(look) for h in ("12", "20")} for look in looks])
     _, card = tune_on(finished, problem, tmp_path / "run", seeds=2, learning_rates=(3e-2, 1e-2))
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["validation_mse"]["20"] for line in lines] == [2.0, 1.25, 1.15, 1.0]
@@ -536,7 +544,7 @@ def test_a_setting_is_chosen_by_the_mean_over_seeds_of_each_seeds_best_look():
 
 def test_what_is_loaded_is_what_the_chosen_setting_learned(finished, problem, tmp_path, monkeypatch):
     looks = [[[2.0, 2.0]], [[2.5, 1.0]], [[2.5, 0.9]], [[2.5, 1.1]]]
-    shown = scripted(monkeypatch, "Watcher", [{h: np.array(look) for h in ("12", "20")} for look in looks])
+    shown = scripted(monkeypatch, watch, "Watcher", [{h: np.array(look) for h in ("12", "20")} for look in looks])
     tune_on(finished, problem, tmp_path / "run", learning_rates=(1e-2, 3e-2))
     (prompt,) = checkpoint.load_prompts(tmp_path / "run", TASK, checkpoint.find_backbone(finished)["content_hash"])[20]
     np.testing.assert_array_equal(prompt["tokens_MD"], shown[2]["prompt"]["tokens_MD"][0, 1])

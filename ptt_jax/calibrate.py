@@ -27,19 +27,26 @@ def fit(predictor: Predictor, table: Table, kept: int, unit: Unit) -> Intervals:
 
     Raises UserError where no residual is known, of those rows or of the whole history.
     """
+    residual_WHC, unit_WC, apart, _ = residuals(predictor, table, kept, unit)
+    return intervals.fit(residual_WHC, unit_WC, apart, unit)
+
+
+def residuals(
+    predictor: Predictor, table: Table, kept: int, unit: Unit
+) -> tuple[np.ndarray, np.ndarray, int, list[int]]:
+    """Returns residual_WHC in original units, unit_WC of their histories, how many windows do not overlap, and how many
+    steps from the table's end each window's history ends; of a model that the last `kept` rows taught nothing."""
     horizon = predictor.horizon
     count = min(CUTOFFS, max(LEAST, ROWS // len(table.names_C)))
     recent = cutoffs(-kept, -horizon, count)
     own_WHC, unit_WC = back_test(predictor, table, recent, unit)
     first = predictor.lookback - len(table.values_TC)
     if first > -horizon - FOLDS:  # a history that a backbone of others was tuned on
-        return intervals.fit(own_WHC, unit_WC, kept // horizon, unit)
+        return own_WHC, unit_WC, kept // horizon, recent
     whole = cutoffs(first, -horizon, count)
     map_WHC = crossed(table, [*whole, *recent], predictor.lookback, horizon)
     size_HC = ratio(own_WHC, map_WHC[len(whole) :], unit_WC)
-    return intervals.fit(
-        map_WHC[: len(whole)] * size_HC, sizes(table, whole, predictor.lookback, unit), -first // horizon, unit
-    )
+    return map_WHC[: len(whole)] * size_HC, sizes(table, whole, predictor.lookback, unit), -first // horizon, whole
 
 
 def cutoffs(first: int, last: int, most: int) -> list[int]:

@@ -130,10 +130,8 @@ def read_ids(cells: pd.Series) -> tuple[np.ndarray, pd.Index]:
 
 
 def read_plain(frame: pd.DataFrame) -> np.ndarray | None:
-    """Returns values_NK float64 where all columns are plain numbers that float32 holds, or NaN: what `read_cells` says
-    of each, at once. None where one needs a look."""
-    if not all(map(is_plain, frame.dtypes)):
-        return None
+    """Returns values_NK float64 of plain columns (`is_plain`) where float32 holds every number, or NaN: what
+    `read_cells` says of each, at once. None where one needs a look."""
     values_NK = frame.to_numpy("float64")
     return None if (np.abs(values_NK) > np.finfo(np.float32).max).any() else values_NK
 

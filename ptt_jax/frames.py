@@ -87,7 +87,7 @@ def read(
     called_S = called_C if has_ids or len(labels) == 1 else ["the frame"]
     grid = lay_out(stamps_N, group_N, called_S, str(freq))
     values_TSK = np.full((grid.length_S.max(), len(grid.length_S), len(labels)), np.nan)
-    y_NK = read_plain(frame[labels])
+    y_NK = read_plain(frame[labels]) if plain.issuperset(labels) else None
     if y_NK is None:
         cells = (read_cells(frame[n], stamps_N, group_N, called_C[0 if has_ids else k :]) for k, n in enumerate(labels))
         y_NK = np.stack([*cells], 1)

@@ -132,13 +132,13 @@ def lent(horizon: int) -> int:
 
 
 def knots(horizon: int) -> np.ndarray:
-    """Returns at_K, the steps from which `between` makes the others' quantiles: two that follow each other share three
-    quarters of the residuals that they are of."""
+    """Returns at_K, the steps from which `all_steps` makes the others' quantiles: two that follow each other share
+    three quarters of the residuals that they are of."""
     apart = max(lent(horizon) // 2, 1)
     return np.unique([*range(0, horizon, apart), horizon - 1])
 
 
-def between(quantile_QK: np.ndarray, at_K: np.ndarray) -> np.ndarray:
+def all_steps(quantile_QK: np.ndarray, at_K: np.ndarray) -> np.ndarray:
     """Returns quantile_QH float64 of all steps up to the last one of at_K."""
     place_H = np.interp(np.arange(at_K[-1] + 1), at_K, np.arange(len(at_K)))
     below_H = np.minimum(place_H.astype(int), max(len(at_K) - 2, 0))

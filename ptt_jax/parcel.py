@@ -69,7 +69,7 @@ class Parcel(NamedTuple):
 
     def intervals(self) -> Intervals:
         """Returns the whole table again."""
-        return Intervals(intervals.between(self.quantile_QK, self.at_K), self.ratio_C, self.relative, self.unit)
+        return Intervals(intervals.all_steps(self.quantile_QK, self.at_K), self.ratio_C, self.relative, self.unit)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Returns what the file holds."""

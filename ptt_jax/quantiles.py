@@ -13,7 +13,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from ptt_jax import calibrate, frames, intervals, predict, tally
+from ptt_jax import calibrate, intervals, predict, tally
 from ptt_jax.frames import Table
 from ptt_jax.intervals import LEVELS, Intervals, Unit
 from ptt_jax.predict import Predictor
@@ -25,19 +25,9 @@ def fit(predictor: Predictor, table: Table, kept: int, unit: Unit) -> Intervals:
 
     Raises UserError where no residual is known, of those rows or of the whole history.
     """
-    horizon, length, rungs = predictor.horizon, predictor.lookback, with_median(predictor.levels)
-    count = min(calibrate.CUTOFFS, max(calibrate.LEAST, calibrate.ROWS // len(table.names_C)))
-    recent = calibrate.cutoffs(-kept, -horizon, count)
-    y_WHC, unit_WC, away_LWHC = predict.foretell_levels(predictor, table.values_TC, recent, horizon, unit)
-    own_WHC = calibrate.usual(table, frames.truth(table, horizon, recent) - y_WHC, recent, length)
-    first = length - len(table.values_TC)
-    if first > -horizon - calibrate.FOLDS:  # as in calibrate.fit
-        return conform(own_WHC, unit_WC, away_LWHC, rungs, kept // horizon, unit)
-    whole = calibrate.cutoffs(first, -horizon, count)
-    map_WHC = calibrate.crossed(table, [*whole, *recent], length, horizon)
-    size_HC = calibrate.ratio(own_WHC, map_WHC[len(whole) :], unit_WC)
-    _, unit_WC, away_LWHC = predict.foretell_levels(predictor, table.values_TC, whole, horizon, unit)
-    return conform(map_WHC[: len(whole)] * size_HC, unit_WC, away_LWHC, rungs, -first // horizon, unit)
+    residual_WHC, _, apart, after = calibrate.residuals(predictor, table, kept, unit)
+    _, unit_WC, away_LWHC = predict.foretell_levels(predictor, table.values_TC, after, predictor.horizon, unit)
+    return conform(residual_WHC, unit_WC, away_LWHC, with_median(predictor.levels), apart, unit)
 
 
 def conform(
@@ -62,7 +52,7 @@ def conform(
             near = beyond_WHC[:, max(h - reach, 0) : h + reach + 1]
             if (seen := near[~np.isnan(near)]).size:
                 row_K[k] = np.quantile(seen, tally.outward(q, independent))
-    return known._replace(quantile_QH=intervals.between(quantile_QK, at_K))
+    return known._replace(quantile_QH=intervals.all_steps(quantile_QK, at_K))
 
 
 def bounds(
@@ -74,16 +64,17 @@ def bounds(
     told_QHC = np.stack([said(away_LHC, rungs, q) for q in LEVELS])
     moved_QHC = np.sort(told_QHC + known.quantile_QH[:, : len(y_HC), None] * unit_C, axis=0)
     tails = [(1 - level / 100) / 2 for level in levels]
-    return [(y_HC + between(moved_QHC, LEVELS, tail), y_HC + between(moved_QHC, LEVELS, 1 - tail)) for tail in tails]
+    sides = [[interpolate(moved_QHC, LEVELS, q) for q in (tail, 1 - tail)] for tail in tails]
+    return [(y_HC + low_HC, y_HC + high_HC) for low_HC, high_HC in sides]
 
 
 def said(away_L: np.ndarray, rungs: Sequence[float], q: float) -> np.ndarray:
     """Returns what quantile forecasts of some levels say of the level q."""
     normal = NormalDist()
-    return between(away_L, [normal.inv_cdf(rung) for rung in rungs], normal.inv_cdf(q))
+    return interpolate(away_L, [normal.inv_cdf(rung) for rung in rungs], normal.inv_cdf(q))
 
 
-def between(table_Q: np.ndarray, place_Q: Sequence[float] | np.ndarray, place: float) -> np.ndarray:
+def interpolate(table_Q: np.ndarray, place_Q: Sequence[float] | np.ndarray, place: float) -> np.ndarray:
     """Returns what a table with a row for each of at least two places says of another: on straight lines, of which the
     outermost go on."""
     below = int(np.clip(np.searchsorted(place_Q, place, "right") - 1, 0, len(place_Q) - 2))

@@ -254,11 +254,11 @@ def test_a_long_table_of_quantiles_is_thinned_and_a_short_one_is_not():
     at_K = intervals.knots(720)
     assert len(at_K) == 41
     line_QH = np.outer(np.arange(3.0), np.arange(720.0)) + 1
-    np.testing.assert_allclose(intervals.between(line_QH[:, at_K], at_K), line_QH, rtol=1e-12)
+    np.testing.assert_allclose(intervals.all_steps(line_QH[:, at_K], at_K), line_QH, rtol=1e-12)
     walk_WHC = np.random.default_rng(0).normal(size=(60, 100, 2)).cumsum(1)
     known = intervals.fit(walk_WHC, np.ones((60, 2)))
     at_K = intervals.knots(100)
-    thinned = known._replace(quantile_QH=intervals.between(known.quantile_QH[:, at_K].astype(np.float32), at_K))
+    thinned = known._replace(quantile_QH=intervals.all_steps(known.quantile_QH[:, at_K].astype(np.float32), at_K))
     moved_H = np.abs(thinned.at(0.9) - known.at(0.9)) / (known.at(0.9) - known.at(0.1))
     assert 0 < moved_H.mean() < 0.004
     assert moved_H.max() < 0.03

@@ -138,6 +138,9 @@ class Fan:
 
     lookback, horizon, levels = 24, 6, QUANTILES
 
+    def __call__(self, history_RT: np.ndarray, horizon: int) -> np.ndarray:
+        return self.told(history_RT, horizon)[0]
+
     def told(self, history_RT: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
         y_RH = np.zeros((len(history_RT), horizon))
         return y_RH, np.stack([y_RH - 1, y_RH, y_RH + 1])

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from ptt_jax import answer, checkpoint, fitted, fitting, frames, intervals, parcel, predict, stacks, train
+from ptt_jax import checkpoint, fitted, intervals, parcel, predict, request, stacks, train
 from ptt_jax.errors import UserError
 from ptt_jax.files import sync, to_path
 from ptt_jax.forecaster import Forecaster, plain
@@ -111,10 +111,8 @@ class Bank:
     def add(self, name: str, forecaster: Forecaster, replace: bool = False) -> None:
         """Adds what a Forecaster learned on this backbone as one file.
 
-        Raises UserError for another backbone, for quantile prompts, a name that makes no file's, or one that is there,
-        unless `replace`.
+        Raises UserError for another backbone, a name that makes no file's, or one that is there, unless `replace`.
         """
-        refuse_quantiles(name, forecaster.fitted.predictor.levels)
         self.put(Parcel.of(name, forecaster.fitted, plain(forecaster.get_params())), replace)
 
     def put(self, task: Parcel, replace: bool = False) -> None:
@@ -139,9 +137,7 @@ class Bank:
         params: the other arguments of a Forecaster. Raises UserError as `add` and `Forecaster.tune` do.
         """
         self._free(name, replace)
-        forecaster = Forecaster(horizon, **params)
-        refuse_quantiles(name, fitting.as_quantiles(forecaster.quantiles))
-        forecaster.tune(df, backbone=self.folder)
+        forecaster = Forecaster(horizon, **params).tune(df, backbone=self.folder)
         self.add(name, forecaster, replace)
         return forecaster
 
@@ -195,12 +191,18 @@ class Bank:
         there; what is longer than a task's lookback is not read. horizon: steps of each, None = each task's own, and
         NaN after it. Raises UserError for a task that is not there, or was tuned for less.
         """
+        return self._forecast(names, history_RT, horizon)[0]
+
+    def _forecast(
+        self, names: Sequence[str], history_RT: np.ndarray, horizon: int | None, told: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns what `forecast` does and, if asked for, what quantile prompts say of each row (`Stacks.told`)."""
         if np.ndim(history_RT) != 2 or len(names) != len(history_RT):
             raise UserError(
                 f"{len(names)} names for histories of shape {np.shape(history_RT)}; accepted: a name for each row"
             )
         tasks = {name: self._task(name) for name in dict.fromkeys(names)}
-        steps = {name: check_horizon(of, horizon) for name, of in tasks.items()}
+        steps = {name: request.check_horizon(of, horizon) for name, of in tasks.items()}
         try:
             history_RT = np.asarray(history_RT, float)
         except (ValueError, TypeError) as e:
@@ -211,7 +213,8 @@ class Bank:
                 f"the history of row {r}, task {names[r]!r}, is infinite at step {t}; accepted: numbers, NaN where "
                 "missing"
             )
-        return self._stacks.forecast([tasks[n] for n in names], [steps[n] for n in names], history_RT)
+        asked = [tasks[n] for n in names], [steps[n] for n in names], history_RT
+        return self._stacks.told(*asked) if told else (self._stacks.forecast(*asked), np.zeros((0, 0, 0)))
 
     def predict(
         self, requests: Mapping[str, pd.DataFrame], horizon: int | None = None, levels: Sequence[float] = (80, 95)
@@ -219,63 +222,26 @@ class Bank:
         """Returns {task: the steps that follow its frame}, each as `Forecaster.predict` of that task would have it.
 
         requests: {task: a frame as the task learned from, series that were not there, too}. horizon: steps of each, or
-        None: each task's own. All rows are forecast in one compiled call (`forecast` says when in several). Raises
-        UserError, which names the task, as `Forecaster.predict` does.
+        None: each task's own. All rows are forecast in one compiled call (`forecast` says when in several); those of
+        tasks with quantile prompts, whose bounds are made from what these say, in one for all of the same quantiles.
+        Raises UserError, which names the task, as `Forecaster.predict` does.
         """
-        asked, tables = intervals.check_levels(levels), {}
+        asked = intervals.check_levels(levels)
         tasks = {name: self._task(name) for name in requests}
-        for name, df in requests.items():
-            tables[name] = read(tasks[name], df)
-        steps = {name: check_horizon(of, horizon) for name, of in tasks.items()}
+        tables = {name: request.read(tasks[name], df) for name, df in requests.items()}
+        steps = {name: request.check_horizon(of, horizon) for name, of in tasks.items()}
         longest = max((of.cfg.lookback for of in tasks.values()), default=0)
-        history_RT = np.concatenate([np.zeros((0, longest)), *(ends(t.values_TC, longest) for t in tables.values())])
+        ends = [request.ends(table.values_TC, longest) for table in tables.values()]
+        history_RT = np.concatenate([np.zeros((0, longest)), *ends])
         names = [name for name, table in tables.items() for _ in table.names_C]
-        y_RH, unit_R = self.forecast(names, history_RT, horizon), np.zeros(len(names))
+        y_RH, away_LRH = self._forecast(names, history_RT, horizon, told=bool(asked))
+        unit_R = np.zeros(len(names))
         for lookback, unit in {(of.cfg.lookback, of.unit) for of in tasks.values()}:
             at = [r for r, n in enumerate(names) if (tasks[n].cfg.lookback, tasks[n].unit) == (lookback, unit)]
             unit_R[at] = predict.size(history_RT[at, -lookback:], unit)
         out, first = {}, 0
         for name, table in tables.items():
-            of, known = tasks[name], tasks[name].intervals()
-            rows = slice(first, first := first + len(table.names_C))
-            unit_C = unit_R[rows] * known.ratios(of.names_C, table.names_C)
-            y_WHC = y_RH[rows, : steps[name]].T[None]
-            columns = answer.columns(of.params["name"], y_WHC, unit_C[None], known, asked)
-            out[name] = answer.write(table, columns, of.cfg.lookback, name, stacklevel=3)
+            rows, steps_H = slice(first, first := first + len(table.names_C)), slice(steps[name])
+            heard = y_RH[rows, steps_H], away_LRH[:, rows, steps_H], unit_R[rows]
+            out[name] = request.written(tasks[name], table, *heard, asked)
         return out
-
-
-def refuse_quantiles(name: str, levels: Sequence[float]) -> None:
-    """Raises UserError where a task has quantile prompts."""
-    if levels:
-        raise UserError(
-            f"task {name!r} has quantile prompts, and a bank keeps one prompt for each task; accepted: a Forecaster "
-            f"with quantiles=None"
-        )
-
-
-def read(of: Parcel, df: pd.DataFrame) -> frames.Table:
-    """Returns a request's series. Raises UserError, which names the task."""
-    columns = {key: of.params[key] for key in ("id_column", "time_column", "target_column")}
-    try:
-        table = frames.read(df, **columns, freq=of.freq)
-        answer.check_step(table, of.freq, "it")
-    except UserError as e:
-        raise UserError(f"task {of.name!r}: {e}") from None
-    return table
-
-
-def check_horizon(of: Parcel, horizon: int | None) -> int:
-    """Returns how many steps a task is asked for. Raises UserError when it was tuned for less."""
-    if horizon is not None and not (isinstance(horizon, int | np.integer) and 1 <= horizon <= of.horizon):
-        raise UserError(
-            f"horizon={horizon!r}: the prompt of task {of.name!r} was tuned for {of.horizon} steps; accepted: 1 to "
-            f"{of.horizon}, or None, each task's own"
-        )
-    return of.horizon if horizon is None else int(horizon)
-
-
-def ends(values_TC: np.ndarray, length: int) -> np.ndarray:
-    """Returns history_RT, the last `length` steps of each series, NaN before the first."""
-    end_TC = values_TC[-length:]
-    return np.pad(end_TC, ((length - len(end_TC), 0), (0, 0)), constant_values=np.nan).T

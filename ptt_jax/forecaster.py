@@ -201,15 +201,11 @@ class Forecaster:
         """Returns {column: y_WHC} of windows whose history ends `after` steps from the table's end."""
         of = self.fitted
         asked = of.predictor, table.values_TC, after, horizon, of.intervals.unit
-        ratio_C = of.intervals.ratios(of.names_C, table.names_C)
-        if not of.predictor.levels:
-            y_WHC, unit_WC = predict.foretell(*asked)
-            return answer.columns(self.name, y_WHC, unit_WC * ratio_C, of.intervals, levels)
-        y_WHC, unit_WC, away_LWHC = predict.foretell_levels(*asked)
-        rungs = quantiles.with_median(of.predictor.levels)
-        windows = zip(y_WHC, away_LWHC.swapaxes(0, 1), unit_WC * ratio_C, strict=True)
-        each = [quantiles.bounds(of.intervals, rungs, *window, levels) for window in windows]
-        return answer.named(self.name, y_WHC, levels, each)
+        ratio_C, tuned = of.intervals.ratios(of.names_C, table.names_C), of.predictor.levels
+        how = predict.foretell_levels if tuned else predict.foretell
+        y_WHC, unit_WC, *away = how(*asked)
+        away_LWHC = away[0] if away else np.zeros((0, *y_WHC.shape))
+        return quantiles.columns(self.name, y_WHC, unit_WC * ratio_C, of.intervals, levels, away_LWHC, tuned)
 
     def cross_validation(
         self, df: pd.DataFrame, n_windows: int = 1, step_size: int | None = None,

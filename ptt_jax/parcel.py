@@ -1,7 +1,8 @@
 """A task as one small file of a bank: its prompt, its intervals, and what a request is read by.
 
 A .npz without pickles: `about` (JSON: name, backbone's hash, knobs, the Forecaster's arguments, series, step, season),
-the prompt under its leaf's name, `quantile_QK` and `ratio_C` of its intervals, and `hash` over all that. Nothing of the
+the prompt under its leaf's name, quantile prompts under the same with a Q in front of its axes (`tokens_MD`,
+`tokens_QMD`; format 1 had none), `quantile_QK` and `ratio_C` of its intervals, and `hash` over all that. Nothing of the
 frame that was learned from is in it. Of the table of quantiles a column is kept every so many steps, `at_K`, half as
 many as lend each other residuals; between them lies a straight line. Below a horizon of 70 that is every step, and a
 table of 720 steps becomes one of 41 that is hardly larger than the prompt.
@@ -17,7 +18,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ptt_jax import checkpoint, config, intervals
+from ptt_jax import checkpoint, config, intervals, prompts
 from ptt_jax import store as stores
 from ptt_jax.errors import UserError
 from ptt_jax.files import write_atomic
@@ -29,7 +30,8 @@ from ptt_jax.prompts import Prompt
 from ptt_jax.seal import write_json
 from ptt_jax.store import Store
 
-FORMAT = 1
+FORMAT = 2
+READ = (1, 2)  # formats that are read
 LONGEST = 200  # bytes of a name as a file has it: 255 is what most file systems take, with room for an ending
 END = ".npz"
 
@@ -50,6 +52,7 @@ class Parcel(NamedTuple):
     ratio_C: np.ndarray
     relative: float
     unit: intervals.Unit
+    quantiles: Prompt | None = None  # prompts of `levels`, an axis in front of the prompt's own
 
     @classmethod
     def of(cls, name: str, fitted: Fitted, params: dict[str, Any]) -> "Parcel":
@@ -61,11 +64,17 @@ class Parcel(NamedTuple):
             name, stores.content_hash(fitted.predictor.backbone), jax.device_get(fitted.predictor.prompt), cfg,
             {**params, "workdir": ""}, fitted.names_C, fitted.freq, fitted.season,
             at_K, known.quantile_QH[:, at_K].astype(np.float32), known.ratio_C, known.relative, known.unit,
+            jax.device_get(fitted.predictor.quantiles),
         )  # fmt: skip
 
     @property
     def horizon(self) -> int:
         return int(self.cfg.horizons[-1])
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The levels that quantile prompts are of; none where there are none."""
+        return tuple(self.cfg.tune.quantiles)
 
     def intervals(self) -> Intervals:
         """Returns the whole table again."""
@@ -81,6 +90,7 @@ class Parcel(NamedTuple):
         of = {
             "about": np.frombuffer(json.dumps(about).encode(), np.uint8), "at_K": self.at_K,
             "quantile_QK": self.quantile_QK, "ratio_C": self.ratio_C, **self.prompt,
+            **{leaf.replace("_", "_Q", 1): tokens for leaf, tokens in (self.quantiles or {}).items()},
         }  # fmt: skip
         return of | {"hash": np.frombuffer(bytes.fromhex(stores.content_hash(of)), np.uint8)}
 
@@ -92,22 +102,31 @@ class Parcel(NamedTuple):
 
 
 def unpack(of: Parcel, model: CrossMAE, backbone: Any, card: dict[str, Any]) -> Fitted:
-    """Returns what was fitted, without the frame, on a bank's backbone; its prompt lies in a folder of its own."""
-    scratch, (leaf, h) = Scratch(), (next(iter(of.prompt)), str(of.horizon))
-    best = {h: {leaf: of.prompt[leaf][None, None]}}  # one seed, one setting
-    store = Store(scratch.folder / "prompts" / "task", ("prompt",))
-    store.save(0, {"prompt": best}, {})
-    store.close()
-    about = {
-        "format": stores.FORMAT, "task": "task", "step": 0, "seeds": [of.cfg.seed], "leaf": leaf,
-        "setting": {h: {"index": 0}}, "shapes": {h: list(best[h][leaf].shape)},
-        "content_hash": stores.content_hash(best), "backbone": of.backbone, "backbone_run": card["run"],
-    }  # fmt: skip
-    write_json(scratch.folder / "prompts" / "task.json", about)
+    """Returns what was fitted, without the frame, on a bank's backbone; its prompts lie in a folder of their own."""
+    scratch, h = Scratch(), str(of.horizon)
+
+    def keep(task: str, leaf: str, tokens_SGMD: np.ndarray, more: dict[str, Any]) -> None:
+        """Writes a prompt as tuning does; G: its settings, or levels."""
+        best = {h: {leaf: tokens_SGMD}}
+        store = Store(scratch.folder / "prompts" / task, ("prompt",))
+        store.save(0, {"prompt": best}, {})
+        store.close()
+        about = {
+            "format": stores.FORMAT, "task": task, "step": 0, "seeds": [of.cfg.seed], "leaf": leaf,
+            "shapes": {h: list(tokens_SGMD.shape)}, "content_hash": stores.content_hash(best), "backbone": of.backbone,
+            "backbone_run": card["run"], **more,
+        }  # fmt: skip
+        write_json(scratch.folder / "prompts" / f"{task}.json", about)
+
+    for leaf, tokens in of.prompt.items():
+        keep("task", leaf, tokens[None, None], {"setting": {h: {"index": 0}}})  # one seed, one setting
+    for leaf, tokens in (of.quantiles or {}).items():
+        keep(prompts.quantiles("task"), leaf, tokens[None], {"levels": of.levels})
     checkpoint.refer(scratch.folder, card)
     cfg = config.from_json(config.to_json(of.cfg))
     cfg.backbone = card["run"]
-    asked = Predictor(model, backbone, jax.device_put(of.prompt), cfg.lookback, of.horizon)
+    prompt, told = jax.device_put((of.prompt, of.quantiles))
+    asked = Predictor(model, backbone, prompt, cfg.lookback, of.horizon, told, of.levels)
     return Fitted(
         scratch.folder, "task", cfg, asked, of.intervals(), of.names_C, of.freq, of.season, None, (scratch,)
     )  # fmt: skip
@@ -145,13 +164,20 @@ def read(path: Path, backbone: str) -> Parcel:
         said = held.pop("hash").tobytes().hex()
         whole = stores.content_hash(held) == said
         about = json.loads(held.pop("about").tobytes())
-        if about["format"] != FORMAT:
-            raise UserError(f"{path} has format {about['format']!r}; accepted: {FORMAT}, that of this version")
+        if about["format"] not in READ:
+            known = " or ".join(map(str, READ))
+            raise UserError(f"{path} has format {about['format']!r}; accepted: {known}, those that this version reads")
         rest = {key: held.pop(key) for key in ("at_K", "quantile_QK", "ratio_C")}
+        told = {leaf.replace("_Q", "_", 1): held.pop(leaf) for leaf in [*held] if "_Q" in leaf}
         cfg = config.restored(json.dumps(about["config"]), "config")
+        count = len(cfg.tune.quantiles)
+        expected = {leaf: (count, *tokens.shape) for leaf, tokens in held.items()} if count else {}
+        if {leaf: tokens.shape for leaf, tokens in told.items()} != expected:
+            raise ValueError(f"its quantile prompts are not {count} of the prompt's shape")
         of = Parcel(
             about["name"], about["backbone"], held, cfg, about["params"], tuple(about["names"]), about["freq"],
             about["season"], **rest, relative=about["relative"], unit=intervals.Unit(*about.get("unit", ())),
+            quantiles=told or None,
         )  # fmt: skip
     except Exception as e:  # whatever a damaged file makes zip and numpy say
         raise UserError(f"{path} is no task of a bank ({type(e).__name__}: {e}); {accepted}") from None

@@ -55,11 +55,7 @@ class Predictor(NamedTuple):
         ask = functools.partial(run_levels, self.model, self.horizon, self.backbone, self.prompt, self.quantiles)
         parts = [np.asarray(ask(*rows))[:, :count] for rows, count in blocks(x_RT, seen_RT)]
         y_QRH = np.concatenate([np.zeros((1 + len(self.levels), 0, self.horizon)), *parts], 1)[..., :horizon]
-        told_LRH = y_QRH[1:] if 0.5 in self.levels else y_QRH  # the forecast is the median where no prompt is
-        moves_R1 = (x_RT != 0).any(1)[:, None]
-        away_LRH = (told_LRH - y_QRH[0]) * (moves_R1 * scaler.scale_C[:, None])
-        away_LRH[:, ~seen_RT.any(1)] = np.nan
-        return restore(y_QRH[0], x_RT, seen_RT, scaler), np.sort(away_LRH, axis=0)
+        return restore_levels(y_QRH, self.levels, x_RT, seen_RT, scaler)
 
     def embed(self, history_RT: np.ndarray) -> np.ndarray:
         """Returns e_RD float32: what the frozen encoder says of each history, mean over the patches that hold anything.
@@ -134,6 +130,17 @@ def restore(y_RH: np.ndarray, x_RT: np.ndarray, seen_RT: np.ndarray, scaler: Sca
     return y_RH
 
 
+def restore_levels(
+    y_QRH: np.ndarray, levels: Sequence[float], x_RT: np.ndarray, seen_RT: np.ndarray, scaler: Scaler
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns y_RH and away_LRH (`Predictor.told`) of what `run_levels` said."""
+    told_LRH = y_QRH[1:] if 0.5 in levels else y_QRH  # the forecast is the median where no prompt is
+    moves_R1 = (x_RT != 0).any(1)[:, None]
+    away_LRH = (told_LRH - y_QRH[0]) * (moves_R1 * scaler.scale_C[:, None])
+    away_LRH[:, ~seen_RT.any(1)] = np.nan
+    return restore(y_QRH[0], x_RT, seen_RT, scaler), np.sort(away_LRH, axis=0)
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def read(model: CrossMAE, backbone: Any, x_RT: Array, observed_RT: Array) -> Array:
     outputs = model.apply({"params": backbone}, x_RT, observed_RT, method=model.read)
@@ -162,13 +169,15 @@ def run(
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def run_levels(
     model: CrossMAE, horizon: int, backbone: Any, prompt: Prompt | None, quantiles: Prompt, x_RT: Array,
-    observed_RT: Array,
+    observed_RT: Array, channel_R: Array | None = None,
 ) -> Array:  # fmt: skip
-    """Returns y_QRH of standardised rows: what the prompt says, and what that of each level says after it."""
+    """Returns y_QRH of standardised rows: what the prompt says, and what that of each level says after it; channel_R:
+    which of a stack's prompts each is asked with."""
     encoded = model.apply({"params": backbone}, x_RT, observed_RT, method=model.observe)
     each = [jax.tree.map(lambda tokens, q=q: tokens[q], quantiles) for q in range(len(jax.tree.leaves(quantiles)[0]))]
     asked = [(one, horizon) for one in (prompt, *each)]
-    return jnp.stack(tasks.forecasts(model, backbone, cast(Any, encoded), asked, jnp.zeros(len(x_RT), jnp.int32)))
+    channel_R = jnp.zeros(x_RT.shape[:1], jnp.int32) if channel_R is None else channel_R
+    return jnp.stack(tasks.forecasts(model, backbone, cast(Any, encoded), asked, channel_R))
 
 
 def foretell(

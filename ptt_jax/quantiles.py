@@ -13,7 +13,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from ptt_jax import calibrate, intervals, predict, tally
+from ptt_jax import answer, calibrate, intervals, predict, tally
 from ptt_jax.frames import Table
 from ptt_jax.intervals import LEVELS, Intervals, Unit
 from ptt_jax.predict import Predictor
@@ -66,6 +66,18 @@ def bounds(
     tails = [(1 - level / 100) / 2 for level in levels]
     sides = [[interpolate(moved_QHC, LEVELS, q) for q in (tail, 1 - tail)] for tail in tails]
     return [(y_HC + low_HC, y_HC + high_HC) for low_HC, high_HC in sides]
+
+
+def columns(
+    name: str, y_WHC: np.ndarray, unit_WC: np.ndarray, known: Intervals, levels: Sequence[float],
+    away_LWHC: np.ndarray, tuned: Sequence[float],
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Returns what `answer.columns` does; away_LWHC: what the quantile prompts of the levels `tuned` say
+    (`predict.Predictor.told`), where there are any."""
+    if not tuned:
+        return answer.columns(name, y_WHC, unit_WC, known, levels)
+    windows = zip(y_WHC, away_LWHC.swapaxes(0, 1), unit_WC, strict=True)
+    return answer.named(name, y_WHC, levels, [bounds(known, with_median(tuned), *of, levels) for of in windows])
 
 
 def said(away_L: np.ndarray, rungs: Sequence[float], q: float) -> np.ndarray:

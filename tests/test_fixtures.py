@@ -12,21 +12,21 @@ from ptt_jax import Bank, Forecaster, checkpoint, config, prompts, train
 from ptt_jax import store as stores
 
 FOLDER = Path(__file__).parent / "fixtures"
-FORMATS = (2, 3)
+NAMES = ("format2", "format3", "format3-quantiles")
 
 
-@pytest.fixture(scope="module", params=FORMATS, ids=lambda n: f"format{n}")
+@pytest.fixture(scope="module", params=NAMES)
 def kept(request, tmp_path_factory):
-    """A folder with what a version wrote, and its number."""
+    """A folder with what a version wrote."""
     folder = tmp_path_factory.mktemp("kept")
-    with zipfile.ZipFile(FOLDER / f"format{request.param}.zip") as file:
+    with zipfile.ZipFile(FOLDER / f"{request.param}.zip") as file:
         file.extractall(folder)
     return folder
 
 
 def test_the_format_of_today_has_a_fixture():
-    assert FORMATS[-1] == stores.FORMAT
-    assert {f"format{n}.zip" for n in FORMATS} <= {path.name for path in FOLDER.iterdir()}
+    assert NAMES[-1] == f"format{stores.FORMAT}-quantiles"
+    assert {f"{name}.zip" for name in NAMES} <= {path.name for path in FOLDER.iterdir()}
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 200_000
 
 

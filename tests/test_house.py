@@ -28,7 +28,7 @@ RANKS = (
     ("score", "pictures", "fitted"),
     ("report", "foresight"),
     ("fitting", "parcel", "export", "found"),
-    ("forecaster", "stacks", "outlook", "panels"),
+    ("forecaster", "stacks", "outlook", "panels", "request"),
     ("prospect",),
     ("stages", "bank", "page"),
     ("main",),

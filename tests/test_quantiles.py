@@ -1,13 +1,16 @@
 """Quantile prompts in the product: their intervals are in order, hold, and leave everything else as it was."""
 
+import dataclasses
 import itertools
+import shutil
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
 from test_forecaster import HORIZON, TINY, long, make
 
-from ptt_jax import Bank, fitting, frames, intervals, main, predict, quantiles, seal
+from ptt_jax import Bank, fitting, frames, intervals, main, parcel, predict, quantiles, seal
 from ptt_jax.errors import UserError
 from ptt_jax.forecaster import Forecaster
 from ptt_jax.intervals import LEVELS, Unit
@@ -169,12 +172,88 @@ def test_quantiles_that_are_none_are_refused(levels):
     assert fitting.as_quantiles(None) == fitting.as_quantiles([]) == ()
 
 
-def test_a_bank_and_an_export_refuse_quantile_prompts(fitted, tmp_path):
-    bank = Bank.create(tmp_path / "bank", fitted)
-    for call in (lambda: bank.add("shop", fitted), lambda: bank.tune("shop", make(), HORIZON, quantiles=[0.2, 0.8])):
-        with pytest.raises(UserError, match=r"task 'shop' has quantile prompts, .* accepted: .*quantiles=None"):
-            call()
-    assert not len(bank)
+def moved(of: Forecaster, seed: int) -> Forecaster:
+    """The Forecaster with other prompts, whose files are still the former's."""
+    rng, predictor = np.random.default_rng(seed), of.fitted.predictor
+    drawn = {
+        word: jax.tree.map(lambda a: a + rng.normal(size=a.shape).astype(np.float32), getattr(predictor, word))
+        for word in ("prompt", "quantiles")
+    }
+    return Forecaster.of(dataclasses.replace(of.fitted, predictor=predictor._replace(**drawn)), of.get_params())
+
+
+@pytest.fixture(scope="module")
+def bank(fitted, tmp_path_factory) -> Bank:
+    bank = Bank.create(tmp_path_factory.mktemp("bank") / "bank", fitted)
+    for name, of in (("shop", fitted), ("moved", moved(fitted, 1))):
+        bank.add(name, of)
+    quick = {key: value for key, value in TINY.items() if key.startswith(("tune", "cache"))}
+    bank.tune("plain", make(seed=2), HORIZON, knobs=quick)
+    bank.tune("median", make(seed=3), 13, quantiles=[0.2, 0.5, 0.8, 0.95], knobs=quick)
+    return bank
+
+
+def test_a_bank_has_the_bounds_of_each_task_s_own_forecaster(bank, fitted):
+    asked = {"median": long(make(seed=5)), "shop": make(seed=6), "plain": make(seed=7), "moved": make(90, seed=8)}
+    asked["moved"] = asked["moved"].assign(wind=0.1)  # and one stands still
+    found, levels = bank.predict(asked, levels=(50, 80, 99)), (50, 80, 99)
+    for name in asked:
+        own = {"shop": fitted, "moved": moved(fitted, 1)}.get(name) or bank.forecaster(name)
+        pd.testing.assert_frame_equal(found[name], own.predict(asked[name], levels=levels), rtol=2e-5)
+    few = bank.predict(asked, horizon=7, levels=(80,))
+    for name in ("shop", "median"):
+        eighty = [column for column in few[name] if column in found[name]]
+        first = found[name].groupby("unique_id").head(7).reset_index(drop=True) if name == "median" else found[name][:7]
+        pd.testing.assert_frame_equal(few[name][eighty], first[eighty], rtol=2e-5)
+
+
+def test_rows_of_the_same_quantiles_are_one_call_and_forecasts_alone_are_one_of_all(bank, monkeypatch):
+    calls, (run, run_levels) = [], (predict.run, predict.run_levels)
+    monkeypatch.setattr(predict, "run", lambda *a: calls.append("run") or run(*a))
+    monkeypatch.setattr(predict, "run_levels", lambda *a: calls.append("levels") or run_levels(*a))
+    asked = {name: make(seed=5) for name in ("shop", "moved")}
+    bank.predict(asked)
+    assert calls == ["levels"]
+    everybody = {name: make(seed=5) for name in bank}
+    bank.predict(everybody)
+    assert sorted(calls[1:]) == ["levels", "levels", "run"]
+    bank.predict(everybody, levels=())
+    y_RH = bank.forecast([*bank], np.random.default_rng(0).normal(size=(4, 200)))
+    assert calls[4:] == ["run", "run"]
+    assert np.isfinite(y_RH).sum(1).tolist() == [13 if name == "median" else HORIZON for name in bank]
+
+
+def test_blocks_of_rows_past_the_first_have_their_own_quantile_prompts(bank, monkeypatch):
+    asked = {name: make(seed=5) for name in ("moved", "shop")}
+    whole = bank.predict(asked)
+    monkeypatch.setattr(predict, "ROWS", 3)
+    for name, found in bank.predict(asked).items():
+        pd.testing.assert_frame_equal(found, whole[name], rtol=1e-4)
+
+
+def test_a_task_with_quantile_prompts_is_a_forecaster_again(bank, fitted, tmp_path):
+    one = bank.forecaster("moved")
+    assert one.fitted.predictor.levels == QUANTILES
+    again = Forecaster.load(one.save(tmp_path / "kept"))
+    expected = moved(fitted, 1).predict(make())
+    for of in (one, again):
+        pd.testing.assert_frame_equal(of.predict(make()), expected, rtol=1e-5)
+    shutil.rmtree(tmp_path / "kept")
+    bank.add("twin", one)
+    bank.remove("twin")
+    sizes = {path.stem: path.stat().st_size for path in (bank.folder / "tasks").iterdir()}
+    assert sizes["plain"] < sizes["shop"] < 2 * sizes["plain"]
+
+
+def test_a_file_whose_quantile_prompts_are_not_those_of_its_levels_is_named(bank, tmp_path):
+    task = bank._task("moved")
+    for other in (None, {leaf: a[:1] for leaf, a in task.quantiles.items()}, {"tokens_IMD": np.zeros((2, 1, 2, 16))}):
+        task._replace(quantiles=other).write(tmp_path / "moved.npz")
+        with pytest.raises(UserError, match=r"moved\.npz is no task of a bank .*quantile prompts are not 2"):
+            parcel.read(tmp_path / "moved.npz", bank.hash)
+
+
+def test_an_export_refuses_quantile_prompts(fitted, tmp_path):
     kept, path = fitted.save(tmp_path / "kept"), tmp_path / "m.stablehlo"
     assert main.main(["export", f"--config.backbone={kept}", f"--config.output={path}"]) == 2
     assert not path.exists()

@@ -6,6 +6,8 @@
     forecast = jax.jit(jax.export.deserialize(open("model.stablehlo", "rb").read()).call)
     y_RH = forecast(history_RT)                            # float32, NaN = missing, in and out in original units
 
+    y_RH, told_LRH = forecast(history_RT)                  # with quantile prompts: what these say, too
+
 The program is `Predictor.__call__` in float32, standardisation too, for any number of rows: that axis is symbolic, and
 jax compiles for each number that comes. It has a value's seven digits, so that of a series at 1e6 which moves by 1 the
 input is rounded to a sixteenth of that. A forecast moves with the level of its row: whoever takes a level off before,
@@ -30,7 +32,7 @@ import numpy as np
 from jax import Array
 from jax import export as jax_export
 
-from ptt_jax import config, fitted, predict, provenance
+from ptt_jax import config, fitted, predict, provenance, quantiles
 from ptt_jax import store as stores
 from ptt_jax.errors import UserError
 from ptt_jax.files import to_path, write_atomic
@@ -39,10 +41,15 @@ from ptt_jax.intervals import LEVELS, STILL, Intervals
 from ptt_jax.predict import Predictor
 from ptt_jax.seal import read_json
 
-FORMAT = 1  # of the page
+FORMAT, TWO = 1, 2  # of the page; of one whose program returns two things
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # those that jax.export has names for
 USUAL = ("cpu", "cuda", "tpu")
 DIGITS = 6  # of the page's quantiles and ratios
+SIZE = (
+    "size = ratio[name], or `relative` for another series, * spread ** (1 - recent) * move ** recent, with the names "
+    "in `unit`; spread: the standard deviation of the row's values; move: the mean distance of its `last` values from "
+    "those `lag` steps before, the spread where no two are known, and at least `still` of it"
+)
 # What a caller has to know, on the page, since nothing else need come along.
 NOTES = {
     "history": "a row is one series' last steps, oldest first and one `freq` apart; NaN where a value is missing, and "
@@ -51,14 +58,20 @@ NOTES = {
     "digits": "float32 has seven digits: of a row whose level is large beside its moves, pass history - level, made in "
     "float64, and add level to numpy.asarray(forecast, 'float64')",
     "intervals": "low, high = forecast + quantiles[step] at (1 -/+ level / 100) / 2, interpolated between `levels`, * "
-    "size; size = ratio[name], or `relative` for another series, * spread ** (1 - recent) * move ** recent, with the "
-    "names in `unit`; spread: the standard deviation of the row's values; move: the mean distance of its `last` values "
-    "from those `lag` steps before, the spread where no two are known, and at least `still` of it",
+    f"size; {SIZE}",
+}
+# ... and where the program returns quantile forecasts, too.
+TOLD = {
+    "quantiles": "the program returns (forecast, told): told[l] is what the quantile prompt of the l-th of `levels` "
+    "there says, or the forecast itself where that is 0.5 and no prompt is of it, in order; bounds are made of these",
+    "intervals": "bounds = sort(weights @ told[:, row, step] + quantiles[step] * size), one for each of `levels`; low, "
+    f"high = these at (1 -/+ level / 100) / 2, interpolated; {SIZE}",
 }
 
 
-def program(predictor: Predictor, history_RT: Array) -> Array:
-    """Returns y_RH float32, the forecast of each row in its own units; history_RT is NaN where missing.
+def program(predictor: Predictor, history_RT: Array) -> Array | tuple[Array, Array]:
+    """Returns y_RH float32, the forecast of each row in its own units; history_RT is NaN where missing. And y_LRH where
+    there are quantile prompts: what they say, the forecast among it unless one is of the median, in order.
 
     A row without any value is NaN; one that stands still goes on so, to the last digit.
     """
@@ -74,17 +87,26 @@ def program(predictor: Predictor, history_RT: Array) -> Array:
     mean_R1 = u_RT.sum(1, keepdims=True) / count_R1
     rest_RT = jnp.where(seen_RT, u_RT - mean_R1, 0)
     scale_R1 = jnp.where(moves_R1, jnp.sqrt((rest_RT**2).sum(1, keepdims=True) / count_R1), 1)
-    asked = predictor.model, predictor.horizon, predictor.backbone, predictor.prompt
-    y_RH = predict.run(*asked, rest_RT / scale_R1, seen_RT)
-    y_RH = (y_RH * scale_R1 + mean_R1) * reach_R1 + centre_R1  # what stands still has a reach of 0
-    return jnp.where(seen_RT.any(1, keepdims=True), y_RH, jnp.nan)
+
+    def restored(y_RH: Array) -> Array:
+        y_RH = (y_RH * scale_R1 + mean_R1) * reach_R1 + centre_R1  # what stands still has a reach of 0
+        return jnp.where(seen_RT.any(1, keepdims=True), y_RH, jnp.nan)
+
+    asked, x_RT = (predictor.model, predictor.horizon, predictor.backbone, predictor.prompt), rest_RT / scale_R1
+    if not predictor.levels:
+        return restored(predict.run(*asked, x_RT, seen_RT))
+    y_QRH = predict.run_levels(*asked, predictor.quantiles, x_RT, seen_RT)
+    told_LRH = y_QRH[1:] if 0.5 in predictor.levels else y_QRH  # as `Predictor.told`
+    return restored(y_QRH[0]), jax.vmap(restored)(jnp.sort(told_LRH, axis=0))
 
 
 def exported(predictor: Predictor, platforms: Sequence[str]) -> jax_export.Exported:
     """Returns the program, lowered for the platforms and compiled for none, with a symbolic number of rows."""
-    inside = predictor._replace(backbone=jax.device_get(predictor.backbone), prompt=jax.device_get(predictor.prompt))
+    inside = predictor._replace(
+        **{word: jax.device_get(getattr(predictor, word)) for word in ("backbone", "prompt", "quantiles")}
+    )
 
-    def forecast(history: Array) -> Array:
+    def forecast(history: Array) -> Array | tuple[Array, Array]:
         return program(inside, history)
 
     shape = *jax_export.symbolic_shape("rows"), predictor.lookback
@@ -118,19 +140,22 @@ def write(path: str | Path, predictor: Predictor, about: dict[str, Any], platfor
     page = target.with_suffix(".json")
     made = exported(predictor, platforms)
     content = bytes(made.serialize())
-    versions = provenance.versions()
+    versions, levels = provenance.versions(), list(quantiles.with_median(predictor.levels))
+    shape = {"shape": ["rows", predictor.horizon], "dtype": "float32", "missing": "NaN"}
+    told = {"name": "told", "levels": levels, **shape, "shape": [len(levels), *shape["shape"]]}
     said = {
-        "format": FORMAT,
+        "format": TWO if predictor.levels else FORMAT,
         "program": {
             "file": target.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(),
             "platforms": list(made.platforms), "calling_convention_version": made.calling_convention_version,
             "versions": {name: versions[name] for name in ("ptt_jax", "jax", "jaxlib")},
         },
         "input": {"name": "history", "shape": ["rows", predictor.lookback], "dtype": "float32", "missing": "NaN"},
-        "output": {"name": "forecast", "shape": ["rows", predictor.horizon], "dtype": "float32", "missing": "NaN"},
+        "output": {"name": "forecast", **shape},
+        **({"quantiles": told} if predictor.levels else {}),
         "patch": predictor.model.patch,
         "backbone": stores.content_hash(predictor.backbone),
-        "notes": NOTES,
+        "notes": NOTES | (TOLD if predictor.levels else {}),
         **about,
     }  # fmt: skip
     temporary = target.with_name(target.name + ".tmp")
@@ -183,18 +208,22 @@ def is_page(path: Path) -> bool:
 
 def of_fitted(of: Fitted) -> dict[str, Any]:
     """Returns what the page of a Forecaster's export says besides shapes: its series and their intervals."""
-    table = of_intervals(of.names_C, of.intervals)
+    table = of_intervals(of.names_C, of.intervals, of.predictor.levels)
     return {"freq": of.freq, "season": of.season, "prompt": of.prompt_hash, "intervals": table}
 
 
-def of_intervals(names_C: Sequence[str], known: Intervals) -> dict[str, Any]:
-    """Returns what `Intervals.bounds` needs, for JSON, which has no NaN."""
+def of_intervals(names_C: Sequence[str], known: Intervals, tuned: Sequence[float] = ()) -> dict[str, Any]:
+    """Returns what `Intervals.bounds` needs, for JSON, which has no NaN; or, with quantile prompts of the levels
+    `tuned`, `quantiles.bounds`: what these say of each of LEVELS is a weighted sum."""
 
     def plain(values: np.ndarray) -> list[float | None]:
         return [float(f"{v:.{DIGITS}g}") if np.isfinite(v) else None for v in values.tolist()]
 
+    rungs = quantiles.with_median(tuned)
+    weights_QL = [quantiles.said(np.eye(len(rungs)), rungs, q) for q in LEVELS]
     return {
         "levels": plain(LEVELS),
+        **({"weights": [plain(weights_L) for weights_L in weights_QL]} if tuned else {}),
         "quantiles": [plain(column) for column in known.quantile_QH.T],
         "ratio": dict(zip(names_C, plain(known.ratio_C), strict=True)),
         "relative": plain(np.array([known.relative]))[0],

@@ -309,14 +309,9 @@ class Forecaster:
         """Writes the forecast as one program that jax runs without ptt_jax, NAME.stablehlo, and NAME.json, which says
         how to call it and how to make the intervals (`export.py`); returns the program's path.
 
-        Raises UserError when the path is no .stablehlo file in a folder that is there, a platform has no such name,
-        flatbuffers is not installed, or there are quantile prompts.
+        Where there are quantile prompts, the program says what they say besides. Raises UserError when the path is no
+        .stablehlo file in a folder that is there, a platform has no such name, or flatbuffers is not installed.
         """
-        if self.fitted.predictor.levels:
-            raise UserError(
-                f"export({str(path)!r}): there are quantile prompts, and the program makes one forecast for each row; "
-                f"accepted: a Forecaster with quantiles=None"
-            )
         return export.write(path, self.fitted.predictor, export.of_fitted(self.fitted), platforms)
 
     @classmethod

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import shutil
 
 import jax
@@ -253,10 +254,43 @@ def test_a_file_whose_quantile_prompts_are_not_those_of_its_levels_is_named(bank
             parcel.read(tmp_path / "moved.npz", bank.hash)
 
 
-def test_an_export_refuses_quantile_prompts(fitted, tmp_path):
+@pytest.mark.parametrize("levels", [QUANTILES, (0.5, 0.9)])
+def test_an_exported_program_and_its_page_make_the_same_bounds(fitted, tmp_path, levels):
+    pytest.importorskip("flatbuffers")
+    of, frame = moved(fitted, 1), make(seed=6).assign(still=0.1, empty=np.nan)
+    if levels != QUANTILES:  # the lower prompt is called the median's
+        predictor = of.fitted.predictor._replace(levels=levels)
+        of = Forecaster.of(dataclasses.replace(of.fitted, predictor=predictor), of.get_params())
+    program = jax.export.deserialize(of.export(tmp_path / "m.stablehlo", ("cpu",)).read_bytes())
+    page = json.loads((tmp_path / "m.json").read_text())
+    rungs = (0.1, 0.5, 0.9) if levels == QUANTILES else levels
+    assert (page["format"], tuple(page["quantiles"]["levels"])) == (2, rungs)
+    names = ("load", "wind", "still", "empty")
+    history_RT = frame[[*names]].to_numpy().T[:, -of.fitted.cfg.lookback :].astype(np.float32)
+    y_RH, told_LRH = map(np.asarray, program.call(history_RT))
+    assert [len(rungs), "rows", HORIZON] == page["quantiles"]["shape"]
+    assert told_LRH.shape == (len(rungs), len(names), HORIZON)
+    assert (np.diff(told_LRH, axis=0)[:, :3] >= 0).all()
+    with pytest.warns(UserWarning, match="no forecast of series 'empty'"):
+        expected = of.predict(frame, levels=(80, 99))
+    known = page["intervals"]
+    size_R = predict.size(history_RT.astype(float), Unit(**{k: v for k, v in known["unit"].items() if k != "still"}))
+    for r, name in enumerate(names):
+        np.testing.assert_allclose(y_RH[r], expected[name], rtol=1e-5)
+        size = known["ratio"].get(name, known["relative"]) * size_R[r]
+        bounds_HQ = np.sort(np.array(known["weights"]) @ told_LRH[:, r] + np.transpose(known["quantiles"]) * size, 0).T
+        for level in (80, 99):
+            tail = (1 - level / 100) / 2
+            ours = [[np.interp(q, known["levels"], row_Q) for row_Q in bounds_HQ] for q in (tail, 1 - tail)]
+            np.testing.assert_allclose(ours, heard(expected, name, level), rtol=1e-4, atol=1e-4)
+
+
+def test_a_stage_exports_quantile_prompts(fitted, tmp_path):
+    pytest.importorskip("flatbuffers")
     kept, path = fitted.save(tmp_path / "kept"), tmp_path / "m.stablehlo"
-    assert main.main(["export", f"--config.backbone={kept}", f"--config.output={path}"]) == 2
-    assert not path.exists()
+    assert main.main(["export", f"--config.backbone={kept}", f"--config.output={path}"]) == 0
+    program = jax.export.deserialize(path.read_bytes())
+    assert [len(a.shape) for a in program.out_avals] == [2, 3]
 
 
 def test_the_knob_is_an_argument():

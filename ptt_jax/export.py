@@ -219,11 +219,13 @@ def of_intervals(names_C: Sequence[str], known: Intervals, tuned: Sequence[float
     def plain(values: np.ndarray) -> list[float | None]:
         return [float(f"{v:.{DIGITS}g}") if np.isfinite(v) else None for v in values.tolist()]
 
-    rungs = quantiles.with_median(tuned)
-    weights_QL = [quantiles.said(np.eye(len(rungs)), rungs, q) for q in LEVELS]
+    weights = {}
+    if tuned:
+        rungs = quantiles.with_median(tuned)
+        weights["weights"] = [plain(quantiles.said(np.eye(len(rungs)), rungs, q)) for q in LEVELS]
     return {
         "levels": plain(LEVELS),
-        **({"weights": [plain(weights_L) for weights_L in weights_QL]} if tuned else {}),
+        **weights,
         "quantiles": [plain(column) for column in known.quantile_QH.T],
         "ratio": dict(zip(names_C, plain(known.ratio_C), strict=True)),
         "relative": plain(np.array([known.relative]))[0],

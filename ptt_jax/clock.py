@@ -117,7 +117,7 @@ def offset_minutes(zone: str) -> int:
 def step_seconds(freq: str) -> float:
     """Mean length of a step, for comparing the steps of two data sets. ValueError when freq is no offset alias."""
     stamps = pd.date_range("2001-01-01", periods=61, freq=freq)  # 60 steps: whole weeks, quarters and years
-    return (stamps[-1] - stamps[0]).total_seconds() / 60
+    return float((stamps[-1] - stamps[0]) / pd.Timedelta(seconds=60))  # pandas 2's total_seconds ends at microseconds
 
 
 def season(freq: str) -> int:
@@ -135,6 +135,10 @@ def read_freq(freq: str, knob: str) -> pd.offsets.BaseOffset:
         if offset.n < 1:
             raise UserError(f"{knob} = {freq!r} does not lead forward; give a step like h or D")
         step_seconds(freq)
+    except pd.errors.OutOfBoundsDatetime:  # pandas 2 counts in nanoseconds, later ones as coarsely as a step needs
+        raise UserError(
+            f"{knob} = {freq!r} leads out of the years that pandas can say, 1678 to 2261; give a shorter step"
+        ) from None
     except (ValueError, OverflowError) as e:
         raise UserError(
             f"{knob} = {brief(freq)} is no step; give a pandas offset alias like h, 15min, D, W-MON or MS"

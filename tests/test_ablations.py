@@ -172,7 +172,7 @@ def test_a_known_cost_is_not_compiled_again(scripts, monkeypatch, tmp_path, caps
     assert f"1 of {len(ran)}  cost of patch 24 (ETT" in capsys.readouterr().out
     again = costs.complete(["ETTh1", "ETTm1"], labels, file, "a command")
     assert len(ran) == len(first)
-    pd.testing.assert_frame_equal(first.fillna(np.nan), again, check_dtype=False)
+    pd.testing.assert_frame_equal(first.astype(again.dtypes), again)
 
 
 @pytest.fixture

@@ -174,7 +174,7 @@ def attach(table: Table, df: pd.DataFrame, columns: dict[str, np.ndarray]) -> pd
         values_NK = at_rows(table, df, y_TC)
         for k, label in enumerate(layout.labels_K):
             found[f"{label}-{name}" if layout.wide else name] = values_NK[:, k]
-    apart([*df.columns, *found])
+    check_distinct([*df.columns, *found])
     return pd.concat([df, pd.DataFrame(found, index=df.index)], axis=1)
 
 
@@ -220,7 +220,7 @@ def lay(table: Table, columns: dict[str, np.ndarray], after: Sequence[int], cuto
     else:
         names += columns
         y_NM = np.stack([np.moveaxis(np.asarray(y_WHC, float), 2, 0)[known_SWH] for y_WHC in columns.values()], 1)
-    apart(names)
+    check_distinct(names)
     out = pd.DataFrame(y_NM)  # one block: of hundreds of series, hundreds of columns one by one take longest
     for at, stamps in enumerate(leading.values()):
         out.insert(at, f"leading {at}", stamps)
@@ -228,7 +228,7 @@ def lay(table: Table, columns: dict[str, np.ndarray], after: Sequence[int], cuto
     return out.set_index(list(layout.index)).rename_axis(list(layout.index.values())) if layout.index else out
 
 
-def apart(names: list[Hashable]) -> None:
+def check_distinct(names: list[Hashable]) -> None:
     """Raises UserError when a name stands twice in what goes out."""
     again = pd.Index(names, dtype=object).duplicated()
     if again.any():

@@ -53,6 +53,12 @@ def test_the_command_line_writes_what_the_forecaster_says(kept, tmp_path):
     np.testing.assert_allclose(pd.read_csv(out)["load"], first["load"], rtol=1e-6)
 
 
+def test_a_forecast_is_learned_again_from_its_own_config_bit_for_bit(kept, tmp_path):
+    of = [f"--config={kept / 'kept' / 'config.json'}", f"--config.data.path={kept / 'mine.csv'}"]
+    assert main.main(["forecast", *of, f"--config.output={tmp_path / 'again.csv'}"]) == 0
+    assert (tmp_path / "again.csv").read_bytes() == (kept / "first.csv").read_bytes()
+
+
 def test_a_forecast_does_not_overwrite_what_it_is_of(kept, tmp_path, capsys):
     shutil.copy(kept / "mine.csv", tmp_path)
     before = (tmp_path / "mine.csv").read_bytes()

@@ -4,15 +4,17 @@ Arrays in, y_RH out.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
+from ptt_jax import cache, prompts, tasks
 from ptt_jax import mesh as meshes
-from ptt_jax import prompts, tasks
 from ptt_jax.encodings import Cached
 from ptt_jax.layers import instance_stats
 from ptt_jax.model import CrossMAE, flatten
@@ -65,8 +67,20 @@ def fit_linear(problem: Problem, train: Span, validation: Span) -> np.ndarray:
 
 def moments(problem: Problem, span: Span, weights_TH: Array | None) -> tuple[np.ndarray, np.ndarray, float]:
     """Returns X'X (T, T), X'Y (T, H) and the sum of squared targets, float64, over windows of the longest horizon."""
-    rows, mesh = span.counts[-1] * span.channels, problem.mesh
-    used, size = min(rows, MOST_ROWS), -(-BLOCK // mesh.size) * mesh.size
+    used, size = min(span.counts[-1] * span.channels, MOST_ROWS), -(-BLOCK // problem.mesh.size) * problem.mesh.size
+    order, block = gathering(problem.mesh, span, used, size)
+    totals = [np.zeros((span.lookback, span.lookback)), np.zeros((span.lookback, span.horizons[-1])), np.zeros(())]
+    feed = problem.panel.feed(span, lambda i: order(stretch(i * size, size, used)[0])[None], -(-used // size))
+    for i, fed in enumerate(feed):
+        for total, part in zip(totals, block(fed, weights_TH, jnp.int32(i * size)), strict=True):
+            total += np.asarray(part, np.float64)
+    return totals[0], totals[1], float(totals[2])
+
+
+@cache.kept
+def gathering(mesh: Mesh, span: Span, used: int, size: int) -> tuple[Callable, Callable]:
+    """Returns the order of the rows that `moments` uses, and the sums of a block of `size` of them, under jit."""
+    rows = span.counts[-1] * span.channels
 
     @jax.jit
     def order(at_R: Array) -> Array:
@@ -85,12 +99,7 @@ def moments(problem: Problem, span: Span, weights_TH: Array | None) -> tuple[np.
         dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)  # a ridge of 1e-4 needs the digits
         return meshes.whole(mesh, (dot(x_TR, x_RT), dot(x_TR, y_RH), jnp.square(y_RH).sum()))
 
-    totals = [np.zeros((span.lookback, span.lookback)), np.zeros((span.lookback, span.horizons[-1])), np.zeros(())]
-    feed = problem.panel.feed(span, lambda i: order(stretch(i * size, size, used)[0])[None], -(-used // size))
-    for i, fed in enumerate(feed):
-        for total, part in zip(totals, block(fed, weights_TH, jnp.int32(i * size)), strict=True):
-            total += np.asarray(part, np.float64)
-    return totals[0], totals[1], float(totals[2])
+    return order, block
 
 
 def make_probe(model: CrossMAE, lookback: int, horizon: int) -> dict[str, Array]:

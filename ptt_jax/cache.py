@@ -1,14 +1,37 @@
-"""The persistent compilation cache: a program that was compiled once is read from the disk."""
+"""What is not done twice: a program that was compiled once is read from the disk, and one that a process has is not
+traced again."""
 
 import errno
+import functools
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import jax
 
 from ptt_jax.errors import UserError
 from ptt_jax.files import to_path
+
+KEPT = 16  # programs of a kind that a process keeps: those of the longest ago go
+Made = TypeVar("Made")
+makers: list[Any] = []
+
+
+def kept(make: Callable[..., Made]) -> Callable[..., Made]:
+    """Decorates a function that makes a jitted one of what can be hashed: models, spans, meshes, numbers. The same
+    comes back for the same, so that a process which learns or scores again, on series and weights of the same shapes,
+    traces, lowers and compiles nothing. What is made holds no array but keys."""
+    maker = functools.lru_cache(KEPT, typed=True)(make)
+    makers.append(maker)
+    return maker
+
+
+def forget() -> None:
+    """Drops all programs that `kept` has: each is traced when it is wanted again."""
+    for maker in makers:
+        maker.cache_clear()
 
 
 def offer(folder: str) -> None:

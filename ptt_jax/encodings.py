@@ -11,7 +11,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from ptt_jax import memory
+from ptt_jax import cache, memory
 from ptt_jax import mesh as meshes
 from ptt_jax.model import CrossMAE, Encoded
 from ptt_jax.problems import Problem
@@ -70,7 +70,7 @@ def encode(model: CrossMAE, backbone: Any, data: Cached, span: Span, row_R: Arra
     at_R = jnp.minimum(row_R, data.stored - 1)
     found = jax.tree.map(lambda a: a[at_R], data.encoded)
     # A cache may be stored in half the bytes; what is computed from it is not.
-    found = jax.tree.map(lambda a, like: a.astype(like.dtype), found, jax.eval_shape(fresh, row_R))
+    found = found.with_memory(lambda a: a.astype(model.dtype))
     return found if data.complete else fill(found, row_R >= data.stored, row_R, fresh, data.mesh)
 
 
@@ -116,14 +116,23 @@ def fill(
     return jax.lax.fori_loop(0, turns, body, jax.lax.stop_gradient(found))
 
 
-def each(model: CrossMAE, backbone: Any, problem: Problem, span: Span, rows: int, dtype: DTypeLike) -> int:
-    """Returns the bytes of so many rows' encodings in a cache of `dtype`."""
+@cache.kept
+def encoding(model: CrossMAE, mesh: Mesh, span: Span, block: int, dtype: DTypeLike) -> tuple[Callable, Callable]:
+    """Returns f(backbone, panel, first) -> Encoded of the `block` rows from that one on, and f(backbone, panel, blocks)
+    of all rows of so many blocks, under jit."""
 
-    def one(backbone: Any, panel: Panel) -> Encoded:
-        made = encode(model, backbone, Cached(panel), span, jnp.zeros(rows, jnp.int32))
-        return made.with_memory(lambda a: a.astype(dtype))
+    @functools.partial(jax.jit, inline=True)  # traced once for its shape and for the loop
+    def one(backbone: Any, panel: Panel, first: Array) -> Encoded:
+        row_R = meshes.split(mesh, stretch(first, block, span.rows)[0])
+        return encode(model, backbone, Cached(panel), span, row_R).with_memory(lambda a: a.astype(dtype))
 
-    return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(jax.eval_shape(one, backbone, problem.panel)))
+    @functools.partial(jax.jit, static_argnums=2)
+    def run(backbone: Any, panel: Panel, blocks: int) -> Encoded:
+        stacked = jax.lax.map(lambda first: one(backbone, panel, first), jnp.arange(blocks) * block)
+        # Whole on each device: a step's rows lie anywhere. Rows past the last are padding.
+        return meshes.whole(mesh, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), stacked))
+
+    return one, run
 
 
 class Encoder:
@@ -138,25 +147,19 @@ class Encoder:
         self.model, self.problem, self.span, self.dtype = model, problem, span, dtype
         mesh = problem.mesh
         block = -(-span.rows // -(-span.rows // block))  # equal ones, so that hardly a row is padding
-        self.block = block = -(-block // mesh.size) * mesh.size
-
-        def one(backbone: Any, panel: Panel, first: Array) -> Encoded:
-            row_R = meshes.split(mesh, stretch(first, block, span.rows)[0])
-            return encode(model, backbone, Cached(panel), span, row_R).with_memory(lambda a: a.astype(dtype))
-
-        @functools.partial(jax.jit, static_argnums=2)
-        def run(backbone: Any, panel: Panel, blocks: int) -> Encoded:
-            stacked = jax.lax.map(lambda first: one(backbone, panel, first), jnp.arange(blocks) * block)
-            # Whole on each device: a step's rows lie anywhere. Rows past the last are padding.
-            return meshes.whole(mesh, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), stacked))
-
+        self.block = -(-block // mesh.size) * mesh.size
+        self.one, run = encoding(model, mesh, span, self.block, dtype)
         self.program = memory.Program(run, mesh, "encoding", "config.tune.cache_bytes or config.evaluate.batch")
+
+    def each(self, backbone: Any) -> int:
+        """Returns the bytes of a block's encodings."""
+        return memory.nbytes(jax.eval_shape(self.one, backbone, self.problem.panel, jnp.int32(0)))
 
     def afford(self, backbone: Any, asked: int) -> int:
         """Returns how many of `asked` bytes the encodings may take of each device (`memory.afford`)."""
         if isinstance(self.problem.panel, Host) or not asked:
             return asked
-        need = self.span.rows * each(self.model, backbone, self.problem, self.span, 1, self.dtype)
+        need = self.span.rows * self.each(backbone) // self.block
         return memory.afford(self.problem.mesh, asked, need)
 
     def __call__(self, backbone: Any, budget: int) -> Cached:
@@ -176,8 +179,7 @@ class Encoder:
         """Returns the series with what `run` makes of as many blocks as the budget holds."""
         if isinstance(self.problem.panel, Host):
             return Cached(self.problem.panel, dtype=self.dtype)
-        need = each(self.model, backbone, self.problem, self.span, self.block, self.dtype)
-        blocks = min(-(-self.span.rows // self.block), budget // need)
+        blocks = min(-(-self.span.rows // self.block), budget // self.each(backbone))
         encoded = run(backbone, self.problem.panel, blocks) if blocks else None
         whole = blocks * self.block >= self.span.rows
         return Cached(self.problem.panel, encoded, whole, self.problem.mesh, self.dtype)

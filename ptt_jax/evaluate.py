@@ -1,5 +1,6 @@
 """Every window of a split: sums on the device, one division on the host in float64."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from ptt_jax import memory, tally, tasks
+from ptt_jax import cache, memory, tally, tasks
 from ptt_jax import mesh as meshes
 from ptt_jax.encodings import Cached
 from ptt_jax.model import CrossMAE
@@ -98,10 +99,21 @@ def evaluator(
     by_channel: errors by channel, too.
     """
     batch = -(-batch // mesh.size) * mesh.size
+    chosen, sums = summing(forecast, mesh, batch, few, penalty, season, by_channel)
+    weighed = memory.Program(sums, mesh, "evaluation", "config.evaluate.batch or config.tune.cache_bytes")
+    return Measure(weighed, batch, few, chosen)
+
+
+@cache.kept
+def summing(
+    forecast: Forecast, mesh: Mesh, batch: int, few: int, penalty: tasks.Penalty, season: int, by_channel: bool
+) -> tuple[Callable[[Any, Span], Any], Callable]:
+    """Returns what `Measure` calls chosen, and its program under jit; arguments are those of `evaluator`."""
 
     def chosen(at_R: Any, span: Span) -> Any:
         return shuffle(jax.random.key(0), at_R, span.rows) if few else at_R
 
+    @functools.partial(jax.jit, inline=True)  # traced once for its shape and for the loop
     def one(panel: Windows, inputs: Any, span: Span, first: Array) -> tuple[Sums, Tallies]:
         rows = jnp.minimum(few, span.rows) if few else span.rows
         at_R, real_R = meshes.split(mesh, stretch(first, batch, rows))
@@ -144,8 +156,7 @@ def evaluator(
         )
         return meshes.whole(mesh, jax.lax.fori_loop(0, count, body, zeros))
 
-    weighed = memory.Program(sums, mesh, "evaluation", "config.evaluate.batch or config.tune.cache_bytes")
-    return Measure(weighed, batch, few, chosen)
+    return chosen, sums
 
 
 class Measure(NamedTuple):
@@ -211,21 +222,8 @@ def sampler(
     """
     rows = min(most_rows, span.rows)
     block = -(-512 // problem.mesh.size) * problem.mesh.size
-    rows_key, mask_key = keys  # the same for every seed: seeds are compared on them
-    reconstruct = tasks.reconstruction(model, span, **hiding, train=False)
-    foretell = tasks.forecasting(model, span, penalty="mse")
-
-    @jax.jit
-    def order(at_R: Array) -> Array:
-        return shuffle(rows_key, at_R, span.rows)
-
-    @jax.jit
-    def losses(params: Params, panel: Windows, first: Array) -> Any:
-        (at_R, real_R), data = meshes.split(problem.mesh, stretch(first, block, rows)), Cached(panel.at(0))
-        row_R, key = order(at_R), jax.random.fold_in(mask_key, first)
-        pairs = reconstruct(params, data, row_R, key), foretell(params, data, row_R, key)
-        return meshes.whole(problem.mesh, jax.tree.map(lambda a_R: (a_R * real_R).sum(), pairs))
-
+    words = tuple(tuple(np.asarray(jax.random.key_data(key)).tolist()) for key in keys)
+    order, losses = looking(model, problem.mesh, span, block, rows, tuple(hiding.items()), words)
     weighed = memory.Program(losses, problem.mesh, "validation", "config.compute_dtype=bfloat16")
     if like is not None:
         weighed.foresee(like, problem.panel.like(span, (1, block)), jnp.int32(0))
@@ -237,3 +235,28 @@ def sampler(
         return {"reconstruction": error / weight, "forecast": forecast_error / forecast_weight}
 
     return look
+
+
+@cache.kept
+def looking(
+    model: CrossMAE, mesh: Mesh, span: Span, block: int, rows: int, hiding: tuple[tuple[str, Any], ...],
+    words: tuple[tuple[int, ...], ...],
+) -> tuple[Callable, Callable]:  # fmt: skip
+    """Returns the order of the rows that `sampler` draws, and the losses' sums of a block of them, under jit; words:
+    its keys as numbers, the same for every seed: seeds are compared on them."""
+    rows_key, mask_key = (jax.random.wrap_key_data(jnp.array(of, jnp.uint32)) for of in words)
+    reconstruct = tasks.reconstruction(model, span, **dict(hiding), train=False)
+    foretell = tasks.forecasting(model, span, penalty="mse")
+
+    @jax.jit
+    def order(at_R: Array) -> Array:
+        return shuffle(rows_key, at_R, span.rows)
+
+    @jax.jit
+    def losses(params: Params, panel: Windows, first: Array) -> Any:
+        (at_R, real_R), data = meshes.split(mesh, stretch(first, block, rows)), Cached(panel.at(0))
+        row_R, key = order(at_R), jax.random.fold_in(mask_key, first)
+        pairs = reconstruct(params, data, row_R, key), foretell(params, data, row_R, key)
+        return meshes.whole(mesh, jax.tree.map(lambda a_R: (a_R * real_R).sum(), pairs))
+
+    return order, losses

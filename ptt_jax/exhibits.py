@@ -18,9 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ptt_jax import attention, evaluate, processes, prompts, tally
+from ptt_jax import attention, cache, evaluate, processes, prompts, tally
 from ptt_jax import mesh as meshes
 from ptt_jax.files import write_atomic
 from ptt_jax.model import CrossMAE
@@ -96,13 +97,7 @@ def pick(span: Span, count: int) -> np.ndarray:
 
 def viewer(problem: Problem, forecast: evaluate.Forecast, inputs: Any, shown: dict[str, str]) -> View:
     """Returns the View of some models: one program for all spans and any number of rows."""
-
-    @jax.jit
-    def one(fed: Windows, inputs: Any, span: Span, row_R: Array) -> Any:
-        panel, row_R = fed.at(0), meshes.split(problem.mesh, row_R)
-        made = forecast(panel, inputs, span, row_R)
-        last = {name: made[key][-1] for name, key in shown.items()}
-        return meshes.whole(problem.mesh, (*take(panel, span, row_R), last))
+    one = viewing(forecast, problem.mesh, tuple(shown.items()))
 
     def view(span: Span, row_R: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         row_JR = blocks(problem, row_R)
@@ -111,6 +106,20 @@ def viewer(problem: Problem, forecast: evaluate.Forecast, inputs: Any, shown: di
         return jax.tree.map(lambda *some: np.concatenate(some)[: len(row_R)], *parts)
 
     return view
+
+
+@cache.kept
+def viewing(forecast: evaluate.Forecast, mesh: Mesh, shown: tuple[tuple[str, str], ...]) -> Callable:
+    """Returns the windows of some rows, and the longest forecast of each model that is shown, under jit."""
+
+    @jax.jit
+    def one(fed: Windows, inputs: Any, span: Span, row_R: Array) -> Any:
+        panel, row_R = fed.at(0), meshes.split(mesh, row_R)
+        made = forecast(panel, inputs, span, row_R)
+        last = {name: made[key][-1] for name, key in shown}
+        return meshes.whole(mesh, (*take(panel, span, row_R), last))
+
+    return one
 
 
 def blocks(problem: Problem, row_R: np.ndarray) -> np.ndarray:
@@ -124,11 +133,20 @@ def attend(problem: Problem, model: CrossMAE, backbone: Any, prompt: prompts.Pro
     """Returns attention_IKMN, the mean of rows that are drawn from the span once; prompt None is the mask token alone.
     Of several views it is that of the whole lookback."""
     row_R = np.random.default_rng(0).integers(span.counts[-1] * span.channels, size=ROWS)
-    count = prompts.patches(span.horizons[-1], model.patch)
+    one, row_JR = attending(model, problem.mesh), blocks(problem, row_R)
+    feed = problem.panel.feed(span, lambda j: row_JR[j : j + 1], len(row_JR))
+    parts = [np.asarray(one(fed, backbone, prompt, span, row)) for fed, row in zip(feed, row_JR, strict=True)]
+    return np.mean(parts, 0)
+
+
+@cache.kept
+def attending(model: CrossMAE, mesh: Mesh) -> Callable:
+    """Returns the mean of some rows' attention, under jit."""
 
     @jax.jit
     def one(fed: Windows, backbone: Any, prompt: Any, span: Span, row_R: Array) -> Array:
-        panel, row_R = fed.at(0), meshes.split(problem.mesh, row_R)
+        panel, row_R = fed.at(0), meshes.split(mesh, row_R)
+        count = prompts.patches(span.horizons[-1], model.patch)
         zero_MD = jnp.zeros((count, model.width))
         prompt_RMD = zero_MD if prompt is None else prompts.tokens(prompt, count, row_R % span.channels)
         prompt_RMD = prompt_RMD if prompt_RMD.ndim == 3 else prompt_RMD[None]
@@ -137,12 +155,9 @@ def attend(problem: Problem, model: CrossMAE, backbone: Any, prompt: prompts.Pro
         walked: Any = model.apply(variables, encoded, prompt_RMD, method=attention.walk)
         known_R = encoded.keep_RN.any(1).astype(jnp.float32)  # a row that nothing is known of looks nowhere
         sums = [jnp.einsum("R,RKMN->KMN", known_R, weight_RKMN) for weight_RKMN in walked[1]]
-        return meshes.whole(problem.mesh, jnp.stack(sums) / jnp.maximum(known_R.sum(), 1))
+        return meshes.whole(mesh, jnp.stack(sums) / jnp.maximum(known_R.sum(), 1))
 
-    row_JR = blocks(problem, row_R)
-    feed = problem.panel.feed(span, lambda j: row_JR[j : j + 1], len(row_JR))
-    parts = [np.asarray(one(fed, backbone, prompt, span, row)) for fed, row in zip(feed, row_JR, strict=True)]
-    return np.mean(parts, 0)
+    return one
 
 
 def save(path: Path, arrays: dict[str, Any]) -> None:

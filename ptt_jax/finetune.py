@@ -16,10 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ptt_jax import (
     baselines,
+    cache,
     checkpoint,
     encodings,
     evaluate,
@@ -44,7 +46,7 @@ from ptt_jax.model import CrossMAE
 from ptt_jax.problems import Problem
 from ptt_jax.seal import write_json
 from ptt_jax.store import Store
-from ptt_jax.train import build, chain, shapes
+from ptt_jax.train import build, shapes, terms
 from ptt_jax.windows import Span, Windows, past
 
 Params = Any
@@ -90,13 +92,20 @@ def loss(mode: str, model: CrossMAE, span: Span, penalty: str, thawed: tuple[str
 
 def measure(model: CrossMAE, problem: Problem, span: Span, batch: int, few: int = 0) -> evaluate.Measure:
     """Returns what measures every window of the span. few: of `evaluate.evaluator`."""
+    rows = min(batch, few or span.rows, span.rows)
+    return evaluate.evaluator(foretelling(model), problem.mesh, rows, few)
+
+
+@cache.kept
+def foretelling(model: CrossMAE) -> evaluate.Forecast:
+    """Returns how what is tuned forecasts the rows of a span."""
 
     def foretell(panel: Windows, params: Params, span: Span, row_R: Array) -> dict[str, tuple[Array, ...]]:
         longest, channel_R = span.horizons[-1], row_R % span.channels
         y_RH = forecast(model, params, *past(panel, span, row_R), channel_R, longest, longest)
         return {"tuned": tuple(y_RH[:, :h] for h in span.horizons)}
 
-    return evaluate.evaluator(foretell, problem.mesh, min(batch, few or span.rows, span.rows), few)
+    return foretell
 
 
 def watcher(of: evaluate.Measure, problem: Problem, span: Span) -> Callable[[Params], dict[str, np.ndarray]]:
@@ -109,15 +118,29 @@ def watcher(of: evaluate.Measure, problem: Problem, span: Span) -> Callable[[Par
     return look
 
 
-def start(mode: str, model: CrossMAE, backbone: Params, cfg: ConfigDict, channels: int) -> Params:
-    """Returns the parameters at step 0: the backbone, and a new head or a prompt of zeros."""
+def start(
+    mode: str, model: CrossMAE, backbone: Params, kind: str, lookback: int, horizon: int, channels: int
+) -> Params:
+    """Returns the parameters at step 0: the backbone, and a new head or a prompt of zeros of that kind."""
     if mode == "full":
         return {"backbone": backbone}
     if mode == "thaw":
-        count = prompts.patches(cfg.horizons[-1], model.patch)
-        one = prompts.make(cfg.tune.prompts, count, model.width, channels, model.decoder_layers)
+        count = prompts.patches(horizon, model.patch)
+        one = prompts.make(kind, count, model.width, channels, model.decoder_layers)
         return {"backbone": backbone, "prompt": one}
-    return {"backbone": backbone, "probe": baselines.make_probe(model, cfg.lookback, cfg.horizons[-1])}
+    return {"backbone": backbone, "probe": baselines.make_probe(model, lookback, horizon)}
+
+
+@cache.kept
+def learner(
+    mode: str, model: CrossMAE, mesh: Mesh, span: Span, batch: int, penalty: str, groups: optim.Groups,
+    parts: tuple[str, ...], kind: str, said: tuple[tuple[str, Any], ...],
+) -> tuple[Any, Callable]:  # fmt: skip
+    """Returns the optimiser of a mode and its `step.many`; parts: that thaw, kind: of the prompt, said: of
+    `train.terms`."""
+    params = start(mode, model, shapes(model), kind, span.lookback, span.horizons[-1], span.channels)
+    tx = groups.transform(optim.chain(**dict(said)), params)
+    return tx, step.many(step.one(loss(mode, model, span, penalty, parts), tx, groups, mesh, batch, span.rows))
 
 
 def name(cfg: ConfigDict, data: str) -> str:
@@ -133,13 +156,13 @@ class Plan:
         self.cfg, self.problem, self.model, self.groups = cfg, problem, model, groups_of(t)
         train, self.validation = problem.learning(cfg), problem.span("validation", cfg.lookback, cfg.horizons)
         steps = optim.plan(t.epochs, t.steps, t.batch, train.rows, "tune")
-        self.tx = self.groups.transform(chain(t, steps), self.params(shapes(model)))
-        learned = loss(t.mode, model, train, t.loss, thawed(t))
-        one = step.one(learned, self.tx, self.groups, mesh, t.batch, train.rows)
+        self.tx, many = learner(
+            t.mode, model, mesh, train, t.batch, t.loss, self.groups, thawed(t), t.prompts, terms(t, steps)
+        )
         knobs = "config.tune.batch, or config.compute_dtype=bfloat16"
-        chunk = memory.Program(step.many(one), mesh, "tune", knobs, log.say, parts)
+        chunk = memory.Program(many, mesh, "tune", knobs, log.say, parts)
         _, key = keys(cfg.seed, "tune")
-        order = jax.jit(jax.vmap(lambda at: step.order(key, at, t.batch, train.rows)))
+        order = step.orders(key, t.batch, train.rows)
         words = functools.partial(problems.words, (problem,), problem.panel, train)
         self.loop = Loop(
             "tune", steps, t.validations, chunk, Cached(problem.panel), train, order, (key,), log, words=words
@@ -152,7 +175,9 @@ class Plan:
 
     def params(self, backbone: Params) -> Params:
         """Returns the parameters at step 0, of a backbone that may be shapes."""
-        return start(self.cfg.tune.mode, self.model, backbone, self.cfg, len(self.problem.series.names_C))
+        cfg, channels = self.cfg, len(self.problem.series.names_C)
+        kind, longest = cfg.tune.prompts, cfg.horizons[-1]
+        return start(cfg.tune.mode, self.model, backbone, kind, cfg.lookback, longest, channels)
 
     def foresee(self) -> int:
         """Returns the bytes of each device that training will take beside what is there now. Raises TooLarge when it,
@@ -270,7 +295,7 @@ def load(
             f"{card['content_hash'][:12]}; accepted: the backbone it was tuned on ({about['backbone_run']})"
         )
     model = build(card["architecture"], cfg.compute_dtype, views=cfg.views)
-    params = start(cfg.tune.mode, model, backbone, cfg, channels)
+    params = start(cfg.tune.mode, model, backbone, cfg.tune.prompts, cfg.lookback, cfg.horizons[-1], channels)
     like = {root: params[root] for root in KEPT[cfg.tune.mode]}
     store = Store(run / "finetuned" / task, ("best", "state"), write=False)
     best = store.restore(about["step"], "best", {str(h): like for h in cfg.horizons})

@@ -13,7 +13,7 @@ from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ptt_jax import checkpoint, gaps, impute, processes, prompts, train, tune, windows
+from ptt_jax import cache, checkpoint, gaps, impute, processes, prompts, train, tune, windows
 from ptt_jax import mesh as meshes
 from ptt_jax.config import flat
 from ptt_jax.data import Series, season
@@ -70,6 +70,13 @@ def imputing(model: CrossMAE, span: Span, hiding: Law, of: impute.Way) -> Loss:
     return loss
 
 
+@cache.kept
+def losses(model: CrossMAE, span: Span, hiding: Law, of: impute.Way) -> Callable[[Any], Loss]:
+    """Returns what `imputing` does of every setting of a sweep."""
+    loss = imputing(model, span, hiding, of)
+    return lambda _: loss
+
+
 class Errors(NamedTuple):
     """Errors over the hidden values of every window, and how many these are; members measured together have axes."""
 
@@ -80,6 +87,22 @@ class Errors(NamedTuple):
 
 # f(inputs, x_RL, seen_RL, channel_R) -> {model: windows with their gaps closed}, y_RL or, of members, y_..RL
 Closing = Callable[[Any, Array, Array, Array], dict[str, Array]]
+
+
+@cache.kept
+def closing(model: CrossMAE, of: impute.Way) -> Closing:
+    """Returns how members that learn side by side close gaps, of inputs {'backbone', 'prompt'}."""
+
+    def close(params: Params, x_RL: Array, seen_RL: Array, channel_R: Array) -> dict[str, Array]:
+        encoded = impute.observe(model, params["backbone"], of, jnp.where(seen_RL, x_RL, 0), seen_RL)
+
+        def member(prompt: Params) -> Array:
+            y_RL = impute.reconstruct(model, {**params, "prompt": prompt}, encoded, channel_R)
+            return gaps.draw(y_RL, x_RL, seen_RL, of.reach)
+
+        return {"prompt": jax.vmap(jax.vmap(member))(params["prompt"])}
+
+    return close
 
 
 def every(span: Span, stride: int) -> np.ndarray:
@@ -95,7 +118,25 @@ def evaluator(
 ) -> Callable[[Panel | Host, Any, Span, Law], dict[str, Errors]]:
     """Returns f(panel, inputs, span, hiding) -> {model: Errors} over `every` window. What is hidden follows from the
     law and a window's place alone: all models, seeds and batch sizes are measured on the same values."""
-    batch = -(-batch // mesh.size) * mesh.size
+    batch, sums = -(-batch // mesh.size) * mesh.size, summing(close, mesh)
+
+    def run(panel: Panel | Host, inputs: Any, span: Span, hiding: Law) -> dict[str, Errors]:
+        row_A = every(span, stride)
+        blocks = -(-len(row_A) // batch)
+        at_JR = np.arange(blocks * batch).reshape(blocks, batch)
+        row_JR, real_JR = row_A[np.minimum(at_JR, len(row_A) - 1)], at_JR < len(row_A)
+        feed = panel.feed(span, lambda i: row_JR[i][None], blocks)
+        parts = [sums(fed, inputs, span, hiding, row_JR[i], real_JR[i]) for i, fed in enumerate(feed)]
+        of, count = jax.tree.map(lambda *part: np.sum(np.asarray(part, np.float64), 0), *jax.device_get(parts))
+        some = count or np.nan  # nothing hidden: nan, and no warning
+        return {name: Errors(se / some, ae / some, int(count)) for name, (se, ae) in of.items()}
+
+    return run
+
+
+@cache.kept
+def summing(close: Closing, mesh: Mesh) -> Callable:
+    """Returns the sums of errors of a batch of rows, and how many values they are of, under jit."""
 
     @jax.jit
     def sums(panel: Windows, inputs: Any, span: Span, hiding: Law, row_R: Array, real_R: Array) -> Any:
@@ -112,18 +153,7 @@ def evaluator(
 
         return meshes.whole(mesh, ({name: errors(y) for name, y in closed.items()}, hidden_RL.sum()))
 
-    def run(panel: Panel | Host, inputs: Any, span: Span, hiding: Law) -> dict[str, Errors]:
-        row_A = every(span, stride)
-        blocks = -(-len(row_A) // batch)
-        at_JR = np.arange(blocks * batch).reshape(blocks, batch)
-        row_JR, real_JR = row_A[np.minimum(at_JR, len(row_A) - 1)], at_JR < len(row_A)
-        feed = panel.feed(span, lambda i: row_JR[i][None], blocks)
-        parts = [sums(fed, inputs, span, hiding, row_JR[i], real_JR[i]) for i, fed in enumerate(feed)]
-        of, count = jax.tree.map(lambda *part: np.sum(np.asarray(part, np.float64), 0), *jax.device_get(parts))
-        some = count or np.nan  # nothing hidden: nan, and no warning
-        return {name: Errors(se / some, ae / some, int(count)) for name, (se, ae) in of.items()}
-
-    return run
+    return sums
 
 
 def tuning(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = "") -> str:
@@ -145,24 +175,13 @@ def tuning(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str 
     def plan(model: CrossMAE) -> Plan:
         learned, validation = (span(problem, split, cfg.lookback) for split in ("train", "validation"))
         learned = few(learned, cfg.tune.share)
-
-        def close(params: Params, x_RL: Array, seen_RL: Array, channel_R: Array) -> dict[str, Array]:
-            encoded = impute.observe(model, params["backbone"], of, jnp.where(seen_RL, x_RL, 0), seen_RL)
-
-            def member(prompt: Params) -> Array:
-                y_RL = impute.reconstruct(model, {**params, "prompt": prompt}, encoded, channel_R)
-                return gaps.draw(y_RL, x_RL, seen_RL, of.reach)
-
-            return {"prompt": jax.vmap(jax.vmap(member))(params["prompt"])}
-
-        measure = evaluator(close, problem.mesh, cfg.evaluate.batch, stride(model.patch))
+        measure = evaluator(closing(model, of), problem.mesh, cfg.evaluate.batch, stride(model.patch))
 
         def look(params: Params, _: tuple[float, ...]) -> dict[str, np.ndarray]:
             return {str(cfg.lookback): measure(problem.panel, params, validation, hiding)["prompt"].mse}
 
-        loss = imputing(model, learned, hiding, of)
-        tokens = {cfg.lookback: cfg.lookback // model.patch}
-        job = Job(learned, tokens, lambda _: loss, lambda _: Read(Cached(problem.panel), look), about)
+        tokens, loss = {cfg.lookback: cfg.lookback // model.patch}, losses(model, learned, hiding, of)
+        job = Job(learned, tokens, loss, lambda _: Read(Cached(problem.panel), look), about)
         return Plan(cfg, problem, model, job, log)
 
     return tune.learn(cfg, run, problem, log, task, plan, profile)

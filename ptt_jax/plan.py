@@ -13,16 +13,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ptt_jax import encodings, memory, optim, problems, prompts, step, tasks, watch
+from ptt_jax import cache, encodings, memory, optim, problems, prompts, step, tasks, watch
 from ptt_jax import mesh as meshes
 from ptt_jax.encodings import Cached
 from ptt_jax.log import Log
 from ptt_jax.loop import Loop, keys, parts
 from ptt_jax.model import CrossMAE
 from ptt_jax.problems import Problem
-from ptt_jax.train import chain, shapes
+from ptt_jax.train import shapes, terms
 from ptt_jax.windows import Span
 
 # A member of the fan is one seed (S) and one setting (G); the backbone is everyone's.
@@ -123,43 +124,52 @@ class Encodings:
         return data, self.watcher.foresee(params, self.spare(budget, data), levels, beside=data)
 
 
+@cache.kept
+def learner(
+    model: CrossMAE, mesh: Mesh, span: Span, batch: int, loss: Callable[[dict[str, Array]], tasks.Loss],
+    said: tuple[tuple[str, Any], ...], prompt: tuple[str, int, int],
+) -> tuple[Callable[[dict[str, Any]], Any], Callable]:  # fmt: skip
+    """Returns f(setting) -> its optimiser, and `step.many` of all seeds and settings; loss: of `Job`, said: of
+    `train.terms`, prompt: kind, count and channels of `prompts.make`."""
+    kind, count, channels = prompt
+    one = prompts.make(kind, count, model.width, channels, model.decoder_layers)
+    alone = {"backbone": shapes(model), "prompt": one}
+
+    def transform(setting: dict[str, Any]) -> Any:
+        instead = {"peak": setting["learning_rate"], "weight_decay": setting["weight_decay"]}
+        return optim.PROMPT.transform(optim.chain(**{**dict(said), **instead}), alone)
+
+    def member(setting: dict[str, Array]) -> step.Step:
+        return step.one(loss(setting), transform(setting), optim.PROMPT, mesh, batch, span.rows)
+
+    return transform, step.many(step.fan(member, AXES))
+
+
 class Plan:
     """What tunes a job's prompts, before a backbone's weights are there: seeds and settings that learn side by side."""
 
     def __init__(self, cfg: ConfigDict, problem: Problem, model: CrossMAE, job: Job, log: Log) -> None:
         t, mesh = cfg.tune, problem.mesh
-        self.section, self.model, self.job, self.mesh = t, model, job, mesh
+        self.job, self.mesh = job, mesh
         self.seeds, self.sweep = range(cfg.seed, cfg.seed + t.seeds), Sweep(t, job.levels)
         self.steps = optim.plan(t.epochs, t.steps, t.batch, job.train.rows, "tune")
-        self.one = prompts.make(
-            t.prompts, max(job.tokens.values()), model.width, len(problem.series.names_C), model.decoder_layers
-        )
+        longest, channels = max(job.tokens.values()), len(problem.series.names_C)
+        self.one = prompts.make(t.prompts, longest, model.width, channels, model.decoder_layers)
         self.alone = {"backbone": shapes(model), "prompt": self.one}
-
-        def member(hyper: dict[str, Array]) -> step.Step:
-            return step.one(job.loss(hyper), self.transform(hyper), optim.PROMPT, mesh, t.batch, job.train.rows)
-
+        self.transform, many = learner(
+            model, mesh, job.train, t.batch, job.loss, terms(t, self.steps), (t.prompts, longest, channels)
+        )
         stage = "quantiles" if job.levels else "tune"
         knobs = f"config.tune.batch{' or config.tune.seeds' * (t.seeds > 1)}, or config.compute_dtype=bfloat16"
-        chunk = memory.Program(step.many(step.fan(member, AXES)), mesh, stage, knobs, log.say, parts)
+        chunk = memory.Program(many, mesh, stage, knobs, log.say, parts)
         key_S = jnp.stack([keys(seed, "tune")[1] for seed in self.seeds])
-
-        @jax.jit
-        def order(steps_J: Array) -> Array:
-            seeds = jax.vmap(lambda at, key: step.order(key, at, t.batch, job.train.rows), in_axes=(None, 0))
-            return jax.vmap(seeds, in_axes=(0, None))(steps_J, key_S)
-
+        order = step.orders(key_S, t.batch, job.train.rows)
         words = functools.partial(problems.words, (problem,), problem.panel, job.train)
         knob = "tune.quantile_rate" if job.levels else f"tune.learning_rate{'s' if t.learning_rates else ''}"
         self.loop = Loop(
             stage, self.steps, t.validations, chunk, Cached(problem.panel), job.train, order,
             (key_S, self.sweep.hyper_G()), log, words=words, knob=knob,
         )  # fmt: skip
-
-    def transform(self, hyper: Any) -> Any:
-        """Returns the optimiser of one setting."""
-        instead = {key: value for key, value in hyper.items() if key != "level"}
-        return optim.PROMPT.transform(chain(self.section, self.steps, **instead), self.alone)
 
     def start(self, of_seed: Sequence[prompts.Prompt] = ()) -> tuple[Any, Any]:
         """Returns the members' prompts and the state of their optimisers, on the host: each seed's prompt, or zeros."""

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from ptt_jax import (
     baselines,
+    cache,
     checkpoint,
     encodings,
     evaluate,
@@ -38,6 +39,7 @@ NOTED = ("steps.csv", "channels.csv", "samples.npz", "exhibits.npz", "metrics.js
 CHANNELS = ("data", "horizon", "model", "split", "channel", "mse", "mae")
 
 
+@cache.kept
 def models(
     model: CrossMAE, steps_a_season: int, seeds: tuple[int, ...], mode: str = "prompt", levels: int = 0
 ) -> evaluate.Forecast:

@@ -1,11 +1,13 @@
 """A chunk of optimisation steps under one jit."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from jax.sharding import Mesh
@@ -50,6 +52,23 @@ def start(params: Any, tx: optax.GradientTransformation) -> State:
 def order(key: Array, at: Array, batch: int, rows: int) -> Array:
     """Returns row_R, the rows of step `at`: what `one` reads under the same key."""
     return windows.batch(jax.random.split(key)[0], at, batch, rows)
+
+
+def orders(key: Array, batch: int, rows: int) -> Callable[[Array], Array]:
+    """Returns f(at_J) -> row_JR, the `order` of many steps; of key_S, a key for each seed, row_JSR."""
+    words = np.asarray(jax.random.key_data(key))  # on the host: who cuts rows there never waits for the device
+    return lambda at_J: walk(words, at_J, batch, rows)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def walk(words: Array, at_J: Array, batch: int, rows: int) -> Array:
+    """Does what `orders` says, of a key's numbers."""
+    key = jax.random.wrap_key_data(words)
+
+    def of_step(at: Array) -> Array:
+        return jax.vmap(lambda key: order(key, at, batch, rows))(key) if key.ndim else order(key, at, batch, rows)
+
+    return jax.vmap(of_step)(at_J)
 
 
 def one(loss: Loss, tx: optax.GradientTransformation, groups: Groups, mesh: Mesh, batch: int, rows: int) -> Step:

@@ -1,16 +1,18 @@
 """Pre-train a backbone, going on where the run directory says that it stopped; and what both stages share."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ptt_jax import (
+    cache,
     checkpoint,
     config,
     evaluate,
@@ -92,11 +94,15 @@ def count(tree: Params) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
 
 
-def chain(section: ConfigDict, steps: int, **instead: Any) -> Any:
-    """Returns the optimiser of a stage's config section, with some of its knobs, maybe traced ones, in their stead."""
+def terms(section: ConfigDict, steps: int, **more: Any) -> tuple[tuple[str, Any], ...]:
+    """Returns what `optim.chain` takes of a stage's config section, as items, which can be hashed."""
     names = {"peak": "learning_rate", "warmup": "warmup", "weight_decay": "weight_decay", "clip": "clip"}
-    said = {name: instead.pop(key, section[key]) for name, key in names.items()}
-    return optim.chain(steps=steps, **said, **instead)
+    return ("steps", steps), *((name, section[key]) for name, key in names.items()), *more.items()
+
+
+def chain(section: ConfigDict, steps: int, **instead: Any) -> Any:
+    """Returns the optimiser of a stage's config section, with some of what it asks for, maybe traced, in its stead."""
+    return optim.chain(**{**dict(terms(section, steps)), **instead})
 
 
 def check(cfg: ConfigDict, problem: Problem, also: Sequence[Problem] = ()) -> None:
@@ -146,6 +152,17 @@ def augmentation(section: ConfigDict) -> dict[str, Any]:
     return {"flip": section.flip, "blend": section.blend}
 
 
+@cache.kept
+def learner(
+    model: CrossMAE, mesh: Mesh, span: Span, batch: int, hidden: tuple[tuple[str, Any], ...],
+    said: tuple[tuple[str, Any], ...],
+) -> tuple[Any, Callable]:  # fmt: skip
+    """Returns the optimiser of pre-training and its `step.many`; hidden: of `tasks.reconstruction`, said: `terms`."""
+    tx = optim.ALL.transform(optim.chain(**dict(said)), {"backbone": shapes(model)})
+    loss = tasks.reconstruction(model, span, **dict(hidden), train=True)
+    return tx, step.many(step.one(loss, tx, optim.ALL, mesh, batch, span.rows))
+
+
 @rundir.or_nothing
 def pretrain(
     cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = "", also: Sequence[Problem] = ()
@@ -165,17 +182,14 @@ def pretrain(
 
     weights_key, key = keys(cfg.seed, "pretrain")
     params = meshes.replicate(problem.mesh, {"backbone": init(model, weights_key)})
-    tx = optim.ALL.transform(chain(p, steps, average=p.average), params)
+    hidden, said = hiding(p), terms(p, steps, average=p.average)
+    tx, many = learner(model, problem.mesh, train, p.batch, tuple({**hidden, **augmentation(p)}.items()), said)
     state = step.start(params, tx)
-    asked = hiding(p)
-    loss = tasks.reconstruction(model, train, **asked, **augmentation(p), train=True)
-    chunk = memory.Program(
-        step.many(step.one(loss, tx, optim.ALL, problem.mesh, p.batch, train.rows)), problem.mesh, "pretrain",
-        "config.pretrain.batch, or config.compute_dtype=bfloat16", log.say, parts,
-    )  # fmt: skip
-    order = jax.jit(jax.vmap(lambda at: step.order(key, at, p.batch, train.rows)))
+    knobs = "config.pretrain.batch, or config.compute_dtype=bfloat16"
+    chunk = memory.Program(many, problem.mesh, "pretrain", knobs, log.say, parts)
+    order = step.orders(key, p.batch, train.rows)
     like = meshes.shapes(problem.mesh, params)
-    look = evaluate.sampler(model, problem, validation, p.validation_rows, asked, keys(0, "validation"), like)
+    look = evaluate.sampler(model, problem, validation, p.validation_rows, hidden, keys(0, "validation"), like)
 
     fingerprints = (other.series.fingerprint for other in (problem, *also))
     whose = checkpoint.identity(cfg, ("pretrain.", "model."), *fingerprints)

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from ptt_jax import checkpoint, optim, processes, prompts, rundir, step, tasks
+from ptt_jax import cache, checkpoint, optim, processes, prompts, rundir, step, tasks
 from ptt_jax import mesh as meshes
 from ptt_jax import store as stores
 from ptt_jax.history import History, finite, logged
@@ -24,6 +24,7 @@ from ptt_jax.problems import Problem
 from ptt_jax.seal import write_json
 from ptt_jax.store import Store
 from ptt_jax.train import build, shapes
+from ptt_jax.windows import Span
 
 
 def plans(cfg: ConfigDict, problem: Problem, model: CrossMAE, log: Log) -> list[Plan]:
@@ -33,14 +34,21 @@ def plans(cfg: ConfigDict, problem: Problem, model: CrossMAE, log: Log) -> list[
     tokens = {h: prompts.patches(h, model.patch) for h in cfg.horizons}
     if model.decoder_attention == "self":  # all are asked together, so that each horizon needs the tokens of all
         tokens = dict.fromkeys(tokens, max(tokens.values()))
-    loss = tasks.forecasting(model, of.train, penalty=t.loss)
-
-    def of_level(setting: dict[str, Array]) -> tasks.Loss:
-        return tasks.forecasting(model, of.train, penalty=tasks.pinball(setting["level"]))
-
-    job = Job(of.train, tokens, lambda _: loss, of.read, {}, foresee=of.foresee)
+    loss, of_level = losses(model, of.train, t.loss)
+    job = Job(of.train, tokens, loss, of.read, {}, foresee=of.foresee)
     jobs = [job, job._replace(loss=of_level, about={"levels": list(t.quantiles)}, levels=t.quantiles)]
     return [Plan(cfg, problem, model, job, log) for job in jobs[: 1 + bool(t.quantiles)]]
+
+
+@cache.kept
+def losses(model: CrossMAE, span: Span, penalty: str) -> tuple[Callable, Callable]:
+    """Returns f(setting) -> the loss of a forecast, and that of a quantile."""
+    plain = tasks.forecasting(model, span, penalty=penalty)
+
+    def of_level(setting: dict[str, Array]) -> tasks.Loss:
+        return tasks.forecasting(model, span, penalty=tasks.pinball(setting["level"]))
+
+    return lambda _: plain, of_level
 
 
 def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = "", ready: Sequence[Plan] = ()) -> str:

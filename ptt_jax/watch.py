@@ -10,9 +10,9 @@ import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
-from ptt_jax import encodings, tasks
+from ptt_jax import cache, encodings, tasks
 from ptt_jax.encodings import Cached
-from ptt_jax.evaluate import Measure, Params, evaluator
+from ptt_jax.evaluate import Forecast, Measure, Params, evaluator
 from ptt_jax.model import CrossMAE
 from ptt_jax.problems import Problem
 from ptt_jax.windows import Span, Windows
@@ -32,23 +32,9 @@ class Watcher:
         batch = min(batch, few or span.rows, span.rows)
         self.encoder = encodings.Encoder(model, problem, span, batch, dtype)
 
-        def forecast(
-            panel: Windows, inputs: tuple[Params, Cached], span: Span, row_R: Array
-        ) -> dict[str, tuple[Array, ...]]:
-            params, data = inputs
-            encoded = encodings.encode(model, params["backbone"], data.on(panel), span, row_R)
-
-            def member(prompt: Params) -> Array:
-                prompted = {**params, "prompt": prompt}
-                return tasks.forecast(model, prompted, encoded, span.horizons[-1], row_R % span.channels)
-
-            y_SGRH = jax.vmap(jax.vmap(member))(params["prompt"])
-            return {"prompt": tuple(y_SGRH[..., :h] for h in span.horizons)}
-
         @functools.cache
         def measure(levels: tuple[float, ...]) -> Measure:
-            penalty = tasks.pinball(jnp.array(levels)[None, :, None, None]) if levels else jnp.abs
-            return evaluator(forecast, problem.mesh, batch, few, penalty)
+            return evaluator(foretelling(model), problem.mesh, batch, few, penalty(levels))
 
         self.measure = measure
 
@@ -68,3 +54,29 @@ class Watcher:
         data = self.encoder.foresee(params["backbone"], budget).on(None)
         self.measure(levels).foresee(self.problem.panel, (params, data), self.span, beside)
         return data
+
+
+@cache.kept
+def foretelling(model: CrossMAE) -> Forecast:
+    """Returns how all members forecast the rows of a span, of inputs (params, data)."""
+
+    def forecast(
+        panel: Windows, inputs: tuple[Params, Cached], span: Span, row_R: Array
+    ) -> dict[str, tuple[Array, ...]]:
+        params, data = inputs
+        encoded = encodings.encode(model, params["backbone"], data.on(panel), span, row_R)
+
+        def member(prompt: Params) -> Array:
+            prompted = {**params, "prompt": prompt}
+            return tasks.forecast(model, prompted, encoded, span.horizons[-1], row_R % span.channels)
+
+        y_SGRH = jax.vmap(jax.vmap(member))(params["prompt"])
+        return {"prompt": tuple(y_SGRH[..., :h] for h in span.horizons)}
+
+    return forecast
+
+
+@cache.kept
+def penalty(levels: tuple[float, ...]) -> tasks.Penalty:
+    """Returns what is measured in the place of the absolute error."""
+    return tasks.pinball(jnp.array(levels)[None, :, None, None]) if levels else jnp.abs

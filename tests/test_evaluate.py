@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ptt_jax import baselines, evaluate, mesh, stream
+from ptt_jax import baselines, cache, evaluate, mesh, stream
 from ptt_jax.windows import future, past, shuffle, take
 
 
@@ -184,8 +184,16 @@ def test_each_device_evaluates_its_share_of_a_batch(problem):
     assert set(seen) == {64 // 8}
 
 
+@pytest.fixture
+def untraced():
+    """No program of another test is taken up, and none of this one by another."""
+    cache.forget()
+    yield
+    cache.forget()
+
+
 @pytest.mark.parametrize("streamed", [False, True])
-def test_each_device_sums_its_share_for_the_linear_model(problem, streamed, monkeypatch):
+def test_each_device_sums_its_share_for_the_linear_model(problem, streamed, monkeypatch, untraced):
     seen, span, centre = [], problem.span("train", 48, (12, 20)), baselines.centre
 
     def spied(x_RT, observed_RT):

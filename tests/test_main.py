@@ -28,9 +28,11 @@ TINY = [
 
 @pytest.fixture(autouse=True)
 def at_root(monkeypatch):
-    """Relative paths as a user types them; and the session's compilation cache stays."""
+    """Relative paths as a user types them; the session's compilation cache stays; and the first run alone, `run`, draws
+    figures, which is a third of what the next ones would take."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(main, "set_up", lambda cfg: None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
 
 
 def table(rows: int, channels: int, seed: int, freq: str = "h") -> pd.DataFrame:
@@ -263,6 +265,7 @@ def mixed(files):
     patch = pytest.MonkeyPatch()
     patch.chdir(ROOT)
     patch.setattr(main, "set_up", lambda cfg: None)
+    patch.setitem(sys.modules, "matplotlib", None)
     also = f"--config.pretrain.also={files / 'five.csv.gz'}"
     argv = [*TINY, f"--config.data.path={files / 'three.csv'}", also, f"--workdir={files / 'mixed'}"]
     assert main.main(argv) == 0
@@ -411,8 +414,7 @@ def test_processes_with_other_flags_are_told_before_anything_is_written(tmp_path
     assert not (tmp_path / "run").exists()
 
 
-def test_two_seeds_have_rows_of_their_own_and_the_page_their_mean_and_spread(run, files, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+def test_two_seeds_have_rows_of_their_own_and_the_page_their_mean_and_spread(run, files, tmp_path):
     argv = [*TINY, f"--config.data.path={files / 'three.csv'}", f"--config.backbone={run}", "--config.tune.steps=2"]
     more = ["--config.tune.seeds=2", "--config.tune.learning_rate=0.1", "--config.tune.validations=1"]
     assert main.main([*argv, *more, f"--workdir={tmp_path / 'run'}"]) == 0

@@ -185,6 +185,28 @@ def test_a_run_that_was_told_to_end_saves_between_two_looks_and_goes_on_to_the_s
     assert few == many
 
 
+def test_what_a_process_learns_again_is_not_traced_again(finished, problem, tmp_path):
+    """And a run whose knobs are others is."""
+    cfg, traced = make_config(), []
+
+    def listen(event, *_, fun_name="", **__):
+        traced.extend([fun_name] if event == "/jax/core/compile/jaxpr_trace_duration" else [])
+
+    both(cfg, open_run(tmp_path / "once", cfg), problem)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        both(cfg, open_run(tmp_path / "again", cfg), problem)
+        assert {*traced} <= {"<lambda>"}  # shapes of weights
+        cfg.tune.clip = 0.5
+        shutil.copytree(tmp_path / "again", tmp_path / "other", ignore=shutil.ignore_patterns("prompts"))
+        tune.tune(cfg, tmp_path / "other", problem, Log(tmp_path / "other" / "metrics.jsonl"))
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert traced.count("chunk") == 1
+    once, again, other = (outcome(tmp_path / name)[1]["content_hash"] for name in ("once", "again", "other"))
+    assert once == again == outcome(finished)[1]["content_hash"] != other
+
+
 def test_a_second_call_changes_no_file(finished, problem):
     before = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
     both(make_config(), finished, problem)

@@ -137,6 +137,25 @@ def test_every_kind_of_model_is_exported(model, of, prompt, tolerance):
     compare(np.asarray(export.exported(predictor, ("cpu",)).call(history_RT)), predictor, history_RT, tolerance)
 
 
+@pytest.mark.parametrize(("levels", "attention"), [((0.1, 0.9), "cross"), ((0.2, 0.5), "self")])
+def test_what_quantile_prompts_say_is_exported_in_order(predictor, levels, attention, tmp_path):
+    quantiles = {"tokens_MD": jax.random.normal(jax.random.key(2), (2, 2, 16))}
+    model = predictor.model.clone(decoder_attention=attention, position="learned")
+    of = predictor._replace(model=model, backbone=init(model, jax.random.key(0)), quantiles=quantiles, levels=levels)
+    history_RT = histories()[:9]
+    path = export.write(tmp_path / "m.stablehlo", of, {}, ("cpu",))
+    y_RH, told_LRH = map(np.asarray, jax.export.deserialize(path.read_bytes()).call(history_RT))
+    compare(y_RH, of, history_RT)
+    truth_RH, away_LRH = of.told(np.asarray(history_RT, np.float64), HORIZON)
+    page = json.loads((tmp_path / "m.json").read_text())
+    assert page["quantiles"]["shape"] == [len(away_LRH), "rows", HORIZON]
+    assert page["quantiles"]["levels"] == sorted({*levels, 0.5})
+    assert page["notes"] == export.NOTES | export.TOLD
+    size_R1 = np.nan_to_num(np.abs(history_RT)).max(1, keepdims=True) + 1e-30
+    np.testing.assert_allclose(told_LRH / size_R1[None], (truth_RH + away_LRH) / size_R1[None], rtol=0, atol=1e-5)
+    assert (np.nan_to_num(np.diff(told_LRH, axis=0)) >= 0).all()
+
+
 @pytest.mark.parametrize(
     ("path", "platforms", "words"),
     [

@@ -13,7 +13,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import own
@@ -67,8 +67,20 @@ def centre(x_RT: np.ndarray, seen_RT: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return (x_RT - mean_R1) * seen_RT, mean_R1
 
 
-def measure(name: str, end: float) -> dict[str, Any] | None:
-    """Returns one row of the csv, None where the history is too short."""
+class Scene(NamedTuple):
+    """An end of a series: what is known by then, what comes after, and a model that the last `kept` rows before it
+    taught nothing."""
+
+    model: Any
+    past: frames.Table
+    whole: frames.Table
+    kept: int
+    season: int
+    after: list[int]  # windows from there on, in steps from the whole's end
+
+
+def scene(name: str, end: float) -> Scene | None:
+    """Returns an end of a set, None where the history is too short."""
     file, horizon = SETS[name]
     frame = pd.read_csv(Path(os.environ.get("PTT_DATA_DIR", ".")) / file)
     some = np.unique(np.linspace(1, frame.shape[1] - 1, SERIES).astype(int))
@@ -82,11 +94,20 @@ def measure(name: str, end: float) -> dict[str, Any] | None:
     except UserError:
         return None
     kept = recipe.validation_rows(fitting.typical_rows(past, horizon), horizon)
-    model: Any = Ridge(past, rows - kept, of.lookback, horizon)
-    after = calibrate.cutoffs(-ahead, -horizon, WINDOWS)
+    model = Ridge(past, rows - kept, of.lookback, horizon)
+    return Scene(model, past, whole, kept, season, calibrate.cutoffs(-ahead, -horizon, WINDOWS))
+
+
+def measure(name: str, end: float) -> dict[str, Any] | None:
+    """Returns one row of the csv, None where the history is too short."""
+    here = scene(name, end)
+    if here is None:
+        return None
+    model, past, whole, kept, season, after = here
+    horizon = model.horizon
     last = calibrate.cutoffs(-kept, -horizon, calibrate.CUTOFFS)
-    found: dict[str, Any] = {"data": name, "end": end, "rows": rows, "windows": len(after)}
-    for words, unit in (("spread", intervals.SPREAD), ("unit", Unit.of(season, horizon, of.lookback))):
+    found: dict[str, Any] = {"data": name, "end": end, "rows": len(past.values_TC), "windows": len(after)}
+    for words, unit in (("spread", intervals.SPREAD), ("unit", Unit.of(season, horizon, model.lookback))):
         residual_WHC, unit_WC = calibrate.back_test(model, whole, after, unit)
         short = intervals.fit(*calibrate.back_test(model, past, last, unit), kept // horizon, unit)
         for rule, known in (("last rows", short), ("history", calibrate.fit(model, past, kept, unit))):

@@ -8,10 +8,12 @@ import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from ptt_jax import Forecaster, config, train
+from ptt_jax import Forecaster, calibrate, config, frames, intervals, train
+from ptt_jax.intervals import Unit
 
 ROOT = Path(__file__).parent.parent / "experiments"
 
@@ -306,3 +308,30 @@ def test_a_forecaster_is_timed_on_frames_of_each_kind(tmp_path, monkeypatch):
     ]  # fmt: skip
     row = {"series": 3, "horizon": 48, **dict.fromkeys(took, 0.0304)}
     assert latency.table(pd.DataFrame([row])).splitlines()[-1] == "| 3 x 48 | 0.0 s | 30 ms | 30 ms | 30 ms |"
+
+
+def test_the_first_of_the_rules_for_intervals_is_the_one_in_force(monkeypatch):
+    rules, horizon = script("rules"), 6
+    values_T = np.random.default_rng(0).normal(size=500).cumsum()
+    frame = pd.DataFrame({"ds": pd.date_range("2024", periods=500, freq="h"), "a": values_T, "b": values_T[::-1]})
+
+    class Last:
+        lookback = 24
+
+        def __call__(self, history_RT: np.ndarray, horizon: int) -> np.ndarray:
+            return np.repeat(history_RT[:, -1:], horizon, 1)
+
+    model = Last()
+    model.horizon = horizon
+    past, whole, after = frames.read(frame[:400]), frames.read(frame), calibrate.cutoffs(-100, -horizon, 40)
+    found = rules.measure(rules.Scene(model, past, whole, 60, 1, after))
+    assert [row["rule"] for row in found] == [*rules.RULES, *rules.UNITS]
+    known = calibrate.fit(model, past, 60, Unit.of(1, horizon, 24))
+    residual_WHC, unit_WC = calibrate.back_test(model, whole, after, known.unit)
+    each = [known.bounds(np.zeros((horizon, 2)), known.ratio_C * unit_C, 80) for unit_C in unit_WC]
+    low_WHC, high_WHC = (np.stack(side) for side in zip(*each, strict=True))
+    assert found[0]["coverage"] == intervals.coverage(residual_WHC, low_WHC, high_WHC)
+    assert len({row["pinball"] for row in found}) > 15  # each rule changes something
+    monkeypatch.setattr(intervals, "LEVELS", rules.LEVELS)
+    few = rules.measure(rules.Scene(model, past, whole, 60, 1, after))
+    assert [row["coverage"] for row in few] == [row["coverage"] for row in found]

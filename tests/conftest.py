@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import gc
 import mmap
 import os
 from pathlib import Path
@@ -38,6 +39,24 @@ import pytest
 
 from ptt_jax import cache, config, data, memory, mesh, problems
 from ptt_jax.model import CrossMAE, init
+
+# Tracing makes objects by the million, most of them for good, and Python would look for rings among all of them time
+# and again: up to a tenth of a session's time.
+gc.freeze()
+gc.set_threshold(50_000, 20, 20)
+
+# With the files that take longest first, no worker has one left when the others are done. The rest goes by name.
+LONG = (
+    "processes", "docs", "main", "train", "finetune", "knobs", "stream", "forecaster", "overfit", "crash",
+    "experiments", "tasks", "bank", "impute", "ablations", "step", "stages", "quantiles", "detect_experiment",
+    "detect", "numbers",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Orders the tests by their files."""
+    places = {f"test_{name}": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

@@ -359,7 +359,7 @@ def test_the_main_job_on_a_slice_of_real_etth1_beats_the_seasonal_naive(tmp_path
     command = [
         sys.executable, "-m", "ptt_jax.main", "--config=configs/csv.py", f"--config.data.path={tmp_path / 'slice.csv'}",
         "--config.lookback=168", "--config.horizons=24,48", "--config.model.patch=12", "--config.model.width=32",
-        "--config.model.mlp=64", "--config.model.encoder_layers=2", "--config.pretrain.steps=300",
+        "--config.model.mlp=64", "--config.model.encoder_layers=1", "--config.pretrain.steps=150",
         "--config.pretrain.batch=128", "--config.pretrain.learning_rate=3e-3", "--config.pretrain.validations=3",
         "--config.tune.steps=60", "--config.tune.learning_rate=3e-3", f"--workdir={tmp_path / 'run'}",
         f"--config.cache_dir={jax.config.jax_compilation_cache_dir}",

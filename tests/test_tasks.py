@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -182,6 +184,11 @@ def test_what_is_cheap_is_made_again_on_the_way_back_through_the_decoder(problem
     assert some < 0.7 * kept(), (some, kept())
 
 
+@functools.partial(jax.jit, static_argnums=0)  # op by op it takes a hundred little programs
+def rebuild(model, params, *window):
+    return model.apply({"params": params}, *window, norm="window", method=model.reconstruct)
+
+
 @pytest.mark.parametrize("penalty", ["mse", "mae", "huber"])
 @pytest.mark.parametrize("units", ["normalised", "scaled"])
 def test_reconstruction_has_its_units_and_its_penalty(problem, model, params, penalty, units):
@@ -194,7 +201,7 @@ def test_reconstruction_has_its_units_and_its_penalty(problem, model, params, pe
     x_RL, observed_RL = take(problem.panel, span, row_R)
     visible_RV, hidden_RM = tasks.hide(jax.random.split(key)[0], 6, 6, 3, 2, 0.0)
     window = x_RL, observed_RL, visible_RV, hidden_RM
-    y, target, weight = model.apply({"params": params}, *window, norm="window", method=model.reconstruct)
+    y, target, weight = rebuild(model, params, *window)
     error = np.asarray(y - target)
     if units == "scaled":
         scale_R1 = instance_stats(x_RL, observed_RL.astype(jnp.float32))[1]
@@ -209,12 +216,13 @@ def test_reconstruction_has_its_units_and_its_penalty(problem, model, params, pe
 def test_each_channel_asks_with_a_prompt_of_its_own(problem, model, params):
     span = problem.span("train", 48, (24,))
     row_R = jnp.arange(6)
-    encoded = encodings.encode(model, params, encodings.Cached(problem.panel), span, row_R)
+    encoded = jax.jit(lambda: encodings.encode(model, params, encodings.Cached(problem.panel), span, row_R))()
+    ask = jax.jit(lambda params: tasks.forecast(model, params, encoded, 24, row_R % 3))
     own = {"tokens_CMD": jax.random.normal(jax.random.key(0), (3, 2, 16))}
-    y_RH = tasks.forecast(model, {"backbone": params, "prompt": own}, encoded, 24, row_R % 3)
+    y_RH = ask({"backbone": params, "prompt": own})
     for channel in range(3):
         one = {"tokens_MD": own["tokens_CMD"][channel]}
-        alone_RH = tasks.forecast(model, {"backbone": params, "prompt": one}, encoded, 24, row_R % 3)
+        alone_RH = ask({"backbone": params, "prompt": one})
         np.testing.assert_allclose(y_RH[channel::3], alone_RH[channel::3], rtol=2e-5, atol=2e-5)
         others = np.arange(6) % 3 != channel
         assert np.abs(y_RH - alone_RH)[others].max() > 1e-3
@@ -222,10 +230,10 @@ def test_each_channel_asks_with_a_prompt_of_its_own(problem, model, params):
     assert prompts.cut(own, 1)["tokens_CMD"].shape == (3, 1, 16)
     # beside others in one decoder
     wanted = [(None, 24), (own, 24), (own, 12)]
-    zero_RH, again_RH, short_RH = tasks.forecasts(model, params, encoded, wanted, row_R % 3)
+    zero_RH, again_RH, short_RH = jax.jit(lambda: tasks.forecasts(model, params, encoded, wanted, row_R % 3))()
     np.testing.assert_allclose(again_RH, y_RH, rtol=2e-5, atol=2e-5)
     np.testing.assert_allclose(short_RH, y_RH[:, :12], rtol=2e-5, atol=2e-5)
-    plain_RH = tasks.forecast(model, {"backbone": params}, encoded, 24, row_R % 3)
+    plain_RH = ask({"backbone": params})
     np.testing.assert_allclose(zero_RH, plain_RH, rtol=2e-5, atol=2e-5)
 
 

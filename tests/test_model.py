@@ -210,30 +210,26 @@ def test_views_average_the_forecasts_of_shorter_histories(model, params, history
     x_RT, observed_RT = history
     prompt_MD = jax.random.normal(jax.random.key(5), (2, 16))
 
-    def forecast(model, lookback):
-        history = x_RT[:, -lookback:], observed_RT[:, -lookback:]
-        return model.apply({"params": params}, *history, prompt_MD, 20, method=model.forecast)
+    def of(model, lookback):
+        return forecast(model, params, x_RT[:, -lookback:], observed_RT[:, -lookback:], prompt_MD, 20)
 
-    mean = sum(forecast(model, T) for T in (48, 36, 24)) / 3
-    np.testing.assert_allclose(forecast(model.clone(views=3), 48), mean, atol=1e-5)
-    assert np.abs(np.asarray(forecast(model, 48) - mean)).max() > 1e-2
+    mean = sum(of(model, T) for T in (48, 36, 24)) / 3
+    np.testing.assert_allclose(of(model.clone(views=3), 48), mean, atol=1e-5)
+    assert np.abs(np.asarray(of(model, 48) - mean)).max() > 1e-2
 
 
 def test_a_view_of_missing_values_alone_says_nothing(model, params, history):
     x_RT, observed_RT = history
     observed_RT = observed_RT.at[0, -24:].set(False)  # of 48, 36 and 24 steps, the last view sees nothing of row 0
 
-    def forecast(model, lookback):
-        history = x_RT[:, -lookback:], observed_RT[:, -lookback:]
-        return model.apply({"params": params}, *history, None, 20, method=model.forecast)
+    def of(model, lookback):
+        return forecast(model, params, x_RT[:, -lookback:], observed_RT[:, -lookback:], None, 20)
 
-    whole, shorter, shortest = (forecast(model, T) for T in (48, 36, 24))
-    viewed = forecast(model.clone(views=3), 48)
+    whole, shorter, shortest = (of(model, T) for T in (48, 36, 24))
+    viewed = of(model.clone(views=3), 48)
     np.testing.assert_allclose(viewed[0], (whole + shorter)[0] / 2, atol=1e-5)
     np.testing.assert_allclose(viewed[1:], (whole + shorter + shortest)[1:] / 3, atol=1e-5)
-    blind = model.clone(views=3).apply(
-        {"params": params}, x_RT, jnp.zeros_like(observed_RT), None, 20, method=model.forecast
-    )
+    blind = forecast(model.clone(views=3), params, x_RT, jnp.zeros_like(observed_RT), None, 20)
     assert np.isfinite(blind).all()
 
 

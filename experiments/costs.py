@@ -18,7 +18,7 @@ import phases
 from cells import ABLATIONS, configured, possible
 from ml_collections import ConfigDict
 
-from ptt_jax import benchmarks, config, finetune, optim, train
+from ptt_jax import benchmarks, cache, config, finetune, optim, train
 from ptt_jax.files import write_atomic
 
 # Questions whose rows differ in what they cost.
@@ -118,5 +118,6 @@ def complete(sets: Sequence[str], labels: Sequence[str], file: Path, command: st
         spent = time.monotonic() - begun
         left = spent / i * (len(todo) - i) / 60
         print(f"{i} of {len(todo)}  cost of {label} ({name})  {spent:.0f} s  {left:.0f} min left", flush=True)
+        cache.forget()
         jax.clear_caches()
     return known

@@ -32,6 +32,7 @@ from ml_collections import ConfigDict
 
 from ptt_jax import (
     baselines,
+    cache,
     checkpoint,
     config,
     data,
@@ -218,6 +219,7 @@ def run(cell: Cell, cfg: ConfigDict, folder: Path, problem: Problem, typed: str)
              "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
              "date": datetime.date.today().isoformat(), "command": typed}  # fmt: skip
     names = {"model": found["model"].fillna(cell.model)} if "model" in found else {}
+    cache.forget()
     jax.clear_caches()
     return found.assign(**about | names)
 

@@ -35,7 +35,7 @@ from cells import PARTS, SETS, Cell
 from records import MOST_SEEDS, Plan, finished, found, gather, is_stale, keep, origin
 from tables import by_horizon, markdown, write_table
 
-from ptt_jax import benchmarks
+from ptt_jax import benchmarks, cache
 from ptt_jax.errors import UserError
 from ptt_jax.files import write_atomic
 from ptt_jax.main import main as run_main
@@ -78,6 +78,7 @@ def run(plan: Plan, part: str, cell: Cell) -> int:
         except Exception:  # hours of other cells wait
             traceback.print_exc()
             code = 1
+    cache.forget()
     jax.clear_caches()
     return code
 

@@ -14,7 +14,7 @@ import jax
 from ptt_jax.errors import UserError
 from ptt_jax.files import to_path
 
-KEPT = 16  # programs of a kind that a process keeps: those of the longest ago go
+KEPT = 16  # programs of a kind that a process keeps: those that were not wanted for longest go
 Made = TypeVar("Made")
 makers: list[Any] = []
 

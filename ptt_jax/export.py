@@ -63,7 +63,8 @@ NOTES = {
 # ... and where the program returns quantile forecasts, too.
 TOLD = {
     "quantiles": "the program returns (forecast, told): told[l] is what the quantile prompt of the l-th of `levels` "
-    "there says, or the forecast itself where that is 0.5 and no prompt is of it, in order; bounds are made of these",
+    "there says, or the forecast itself where that is 0.5 and no prompt is of it, in order",
+    "digits": NOTES["digits"].replace("forecast, 'float64')", "forecast, 'float64'), and to told"),
     "intervals": "bounds = sort(weights @ told[:, row, step] + quantiles[step] * size), one for each of `levels`; low, "
     f"high = these at (1 -/+ level / 100) / 2, interpolated; {SIZE}",
 }
@@ -142,6 +143,9 @@ def write(path: str | Path, predictor: Predictor, about: dict[str, Any], platfor
     content = bytes(made.serialize())
     versions, levels = provenance.versions(), list(quantiles.with_median(predictor.levels))
     shape = {"shape": ["rows", predictor.horizon], "dtype": "float32", "missing": "NaN"}
+    notes = NOTES | (TOLD if predictor.levels else {})
+    if "intervals" not in about:  # of a run, which has no table that they could be made of
+        del notes["intervals"]
     told = {"name": "told", "levels": levels, **shape, "shape": [len(levels), *shape["shape"]]}
     said = {
         "format": TWO if predictor.levels else FORMAT,
@@ -155,7 +159,7 @@ def write(path: str | Path, predictor: Predictor, about: dict[str, Any], platfor
         **({"quantiles": told} if predictor.levels else {}),
         "patch": predictor.model.patch,
         "backbone": stores.content_hash(predictor.backbone),
-        "notes": NOTES | (TOLD if predictor.levels else {}),
+        "notes": notes,
         **about,
     }  # fmt: skip
     temporary = target.with_name(target.name + ".tmp")
@@ -222,7 +226,8 @@ def of_intervals(names_C: Sequence[str], known: Intervals, tuned: Sequence[float
     weights = {}
     if tuned:
         rungs = quantiles.with_median(tuned)
-        weights["weights"] = [plain(quantiles.said(np.eye(len(rungs)), rungs, q)) for q in LEVELS]
+        # With every digit: their sum is 1, or bounds would be off by a share of the series' level.
+        weights["weights"] = [quantiles.said(np.eye(len(rungs)), rungs, q).tolist() for q in LEVELS]
     return {
         "levels": plain(LEVELS),
         **weights,

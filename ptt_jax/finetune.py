@@ -138,7 +138,8 @@ def learner(
 ) -> tuple[Any, Callable]:  # fmt: skip
     """Returns the optimiser of a mode and its `step.many`; parts: that thaw, kind: of the prompt, said: of
     `train.terms`."""
-    params = start(mode, model, shapes(model), kind, span.lookback, span.horizons[-1], span.channels)
+    backbone, rest = shapes(model), (kind, span.lookback, span.horizons[-1], span.channels)
+    params = jax.eval_shape(lambda: start(mode, model, backbone, *rest)) if mode != "full" else {"backbone": backbone}
     tx = groups.transform(optim.chain(**dict(said)), params)
     return tx, step.many(step.one(loss(mode, model, span, penalty, parts), tx, groups, mesh, batch, span.rows))
 

@@ -30,7 +30,7 @@ from ptt_jax.prompts import Prompt
 from ptt_jax.seal import write_json
 from ptt_jax.store import Store
 
-FORMAT = 2
+FORMAT = 2  # of a task with quantile prompts; of others still 1, which an earlier version reads
 READ = (1, 2)  # formats that are read
 LONGEST = 200  # bytes of a name as a file has it: 255 is what most file systems take, with room for an ending
 END = ".npz"
@@ -83,7 +83,8 @@ class Parcel(NamedTuple):
     def arrays(self) -> dict[str, np.ndarray]:
         """Returns what the file holds."""
         about = {
-            "format": FORMAT, "name": self.name, "backbone": self.backbone, "relative": self.relative,
+            "format": FORMAT if self.quantiles else READ[0], "name": self.name, "backbone": self.backbone,
+            "relative": self.relative,
             "names": self.names_C, "freq": self.freq, "season": self.season, "params": self.params,
             "config": self.cfg.to_dict(), "unit": self.unit,
         }  # fmt: skip
@@ -164,12 +165,18 @@ def read(path: Path, backbone: str) -> Parcel:
         said = held.pop("hash").tobytes().hex()
         whole = stores.content_hash(held) == said
         about = json.loads(held.pop("about").tobytes())
-        if about["format"] not in READ:
-            known = " or ".join(map(str, READ))
-            raise UserError(f"{path} has format {about['format']!r}; accepted: {known}, those that this version reads")
+        version = about["format"]
+    except Exception as e:  # whatever a damaged file makes zip and numpy say
+        raise UserError(f"{path} is no task of a bank ({type(e).__name__}: {e}); {accepted}") from None
+    if not whole:
+        raise UserError(f"{path} is not what was written (content hash differs); {accepted}")
+    if version not in READ:
+        known = " or ".join(map(str, READ))
+        raise UserError(f"{path} has format {version!r}; accepted: {known}, those that this version reads")
+    try:
         rest = {key: held.pop(key) for key in ("at_K", "quantile_QK", "ratio_C")}
         told = {leaf.replace("_Q", "_", 1): held.pop(leaf) for leaf in [*held] if "_Q" in leaf}
-        cfg = config.restored(json.dumps(about["config"]), "config")
+        cfg = config.restored(json.dumps(about["config"]), path)
         count = len(cfg.tune.quantiles)
         expected = {leaf: (count, *tokens.shape) for leaf, tokens in held.items()} if count else {}
         if {leaf: tokens.shape for leaf, tokens in told.items()} != expected:
@@ -179,10 +186,8 @@ def read(path: Path, backbone: str) -> Parcel:
             about["season"], **rest, relative=about["relative"], unit=intervals.Unit(*about.get("unit", ())),
             quantiles=told or None,
         )  # fmt: skip
-    except Exception as e:  # whatever a damaged file makes zip and numpy say
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as e:
         raise UserError(f"{path} is no task of a bank ({type(e).__name__}: {e}); {accepted}") from None
-    if not whole:
-        raise UserError(f"{path} is not what was written (content hash differs); {accepted}")
     if of.name != task_name(path):
         raise UserError(f"{path} holds the task {of.name!r}, not {task_name(path)!r}; {accepted}")
     if of.backbone != backbone:

@@ -132,8 +132,8 @@ def learner(
     """Returns f(setting) -> its optimiser, and `step.many` of all seeds and settings; loss: of `Job`, said: of
     `train.terms`, prompt: kind, count and channels of `prompts.make`."""
     kind, count, channels = prompt
-    one = prompts.make(kind, count, model.width, channels, model.decoder_layers)
-    alone = {"backbone": shapes(model), "prompt": one}
+    one = jax.eval_shape(lambda: prompts.make(kind, count, model.width, channels, model.decoder_layers))
+    alone = {"backbone": shapes(model), "prompt": one}  # shapes: what is kept holds no array
 
     def transform(setting: dict[str, Any]) -> Any:
         instead = {"peak": setting["learning_rate"], "weight_decay": setting["weight_decay"]}

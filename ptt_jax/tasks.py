@@ -152,7 +152,7 @@ PENALTY: dict[str, Penalty] = {
 }
 
 
-def pinball(level: Array | float) -> Penalty:
+def pinball(level: Array | np.ndarray | float) -> Penalty:
     """Returns the loss whose mean is least at a quantile (Koenker and Bassett 1978): a truth above the forecast costs
     `level` of its distance, one below it the rest. level: broadcasts with the error."""
     return lambda e: jnp.where(e >= 0, (1 - level) * e, -level * e)

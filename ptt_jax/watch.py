@@ -79,4 +79,4 @@ def foretelling(model: CrossMAE) -> Forecast:
 @cache.kept
 def penalty(levels: tuple[float, ...]) -> tasks.Penalty:
     """Returns what is measured in the place of the absolute error."""
-    return tasks.pinball(jnp.array(levels)[None, :, None, None]) if levels else jnp.abs
+    return tasks.pinball(np.array(levels, np.float32)[None, :, None, None]) if levels else jnp.abs

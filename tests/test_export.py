@@ -93,7 +93,7 @@ def test_a_process_without_ptt_jax_gives_the_same_forecast(folder, predictor):
 
 def test_the_page_says_what_the_program_is(folder, predictor):
     page = json.loads((folder / "model.json").read_text())
-    assert page["notes"] == export.NOTES
+    assert page["notes"] == {key: said for key, said in export.NOTES.items() if key != "intervals"}  # it has none
     content = (folder / "model.stablehlo").read_bytes()
     assert page["program"]["sha256"] == hashlib.sha256(content).hexdigest()
     assert page["program"]["platforms"] == ["cpu", "cuda", "tpu"]
@@ -150,7 +150,7 @@ def test_what_quantile_prompts_say_is_exported_in_order(predictor, levels, atten
     page = json.loads((tmp_path / "m.json").read_text())
     assert page["quantiles"]["shape"] == [len(away_LRH), "rows", HORIZON]
     assert page["quantiles"]["levels"] == sorted({*levels, 0.5})
-    assert page["notes"] == export.NOTES | export.TOLD
+    assert page["notes"] == {key: said for key, said in (export.NOTES | export.TOLD).items() if key != "intervals"}
     size_R1 = np.nan_to_num(np.abs(history_RT)).max(1, keepdims=True) + 1e-30
     np.testing.assert_allclose(told_LRH / size_R1[None], (truth_RH + away_LRH) / size_R1[None], rtol=0, atol=1e-5)
     assert (np.nan_to_num(np.diff(told_LRH, axis=0)) >= 0).all()

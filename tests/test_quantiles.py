@@ -12,6 +12,7 @@ import pytest
 from test_forecaster import HORIZON, TINY, long, make
 
 from ptt_jax import Bank, fitting, frames, intervals, main, parcel, predict, quantiles, seal
+from ptt_jax import export as exports
 from ptt_jax.errors import UserError
 from ptt_jax.forecaster import Forecaster
 from ptt_jax.intervals import LEVELS, Unit
@@ -254,6 +255,15 @@ def test_a_file_whose_quantile_prompts_are_not_those_of_its_levels_is_named(bank
             parcel.read(tmp_path / "moved.npz", bank.hash)
 
 
+def test_a_file_says_the_version_that_can_read_it(bank, tmp_path, monkeypatch):
+    said = {name: json.loads(bank._task(name).arrays()["about"].tobytes())["format"] for name in ("plain", "moved")}
+    assert said == {"plain": 1, "moved": 2}
+    monkeypatch.setattr(parcel, "FORMAT", 3)
+    bank._task("moved").write(tmp_path / "moved.npz")
+    with pytest.raises(UserError, match=r"moved\.npz has format 3; accepted: 1 or 2, those that this version reads$"):
+        parcel.read(tmp_path / "moved.npz", bank.hash)
+
+
 @pytest.mark.parametrize("levels", [QUANTILES, (0.5, 0.9)])
 def test_an_exported_program_and_its_page_make_the_same_bounds(fitted, tmp_path, levels):
     pytest.importorskip("flatbuffers")
@@ -274,6 +284,7 @@ def test_an_exported_program_and_its_page_make_the_same_bounds(fitted, tmp_path,
     with pytest.warns(UserWarning, match="no forecast of series 'empty'"):
         expected = of.predict(frame, levels=(80, 99))
     known = page["intervals"]
+    np.testing.assert_allclose(np.sum(known["weights"], 1), 1, atol=1e-12)  # bounds move with the level
     size_R = predict.size(history_RT.astype(float), Unit(**{k: v for k, v in known["unit"].items() if k != "still"}))
     for r, name in enumerate(names):
         np.testing.assert_allclose(y_RH[r], expected[name], rtol=1e-5)
@@ -291,6 +302,10 @@ def test_a_stage_exports_quantile_prompts(fitted, tmp_path):
     assert main.main(["export", f"--config.backbone={kept}", f"--config.output={path}"]) == 0
     program = jax.export.deserialize(path.read_bytes())
     assert [len(a.shape) for a in program.out_avals] == [2, 3]
+    assert "weights" in json.loads(path.with_suffix(".json").read_text())["notes"]["intervals"]
+    program, about = exports.of_run(kept)  # which a saved Forecaster is, too, and without its intervals
+    exports.write(path, program, about, ("cpu",))
+    assert "intervals" not in json.loads(path.with_suffix(".json").read_text())["notes"]
 
 
 def test_the_knob_is_an_argument():

@@ -115,7 +115,8 @@ class Subject:
         alone = {"backbone": train.shapes(self.model), "prompt": one}
 
         def transform(hyper: Any) -> Any:
-            return optim.PROMPT.transform(train.chain(t, STEPS, **hyper), alone)
+            instead = {"peak": hyper["learning_rate"], "weight_decay": hyper["weight_decay"]}
+            return optim.PROMPT.transform(train.chain(t, STEPS, **instead), alone)
 
         def member(hyper: dict[str, Array]) -> Step:
             return step.one(loss, transform(hyper), optim.PROMPT, self.mesh, self.batch, span.rows)

@@ -23,7 +23,7 @@ from cells import SETS
 from jax import Array
 from ledger import Ledger, command, fingerprint, show
 
-from ptt_jax import baselines, checkpoint, config, data, evaluate, mesh, problems, prompts, score, train
+from ptt_jax import architecture, baselines, checkpoint, config, data, evaluate, mesh, problems, prompts, score
 from ptt_jax.data import season
 from ptt_jax.errors import UserError
 from ptt_jax.seal import read_json
@@ -55,10 +55,10 @@ def measure(run: Path, of: problems.Problem | None = None) -> pd.DataFrame:
     """Returns a row for each horizon, split and model; of: the run's data, where it is there."""
     cfg, card, about = read(run)
     problem = of or problems.prepare(data.load(cfg.data), mesh.make(1))
-    model = train.build(card["architecture"], cfg.compute_dtype, views=cfg.views)
+    model = architecture.build(card["architecture"], cfg.compute_dtype, views=cfg.views)
     spans = {split: problem.span(split, cfg.lookback, cfg.horizons) for split in ("validation", "test")}
     inputs = {
-        "backbone": checkpoint.load_backbone(card, train.shapes(model)),
+        "backbone": checkpoint.load_backbone(card, architecture.shapes(model)),
         "tuned": checkpoint.load_prompts(run, prompts.name(problem.series.name, cfg.horizons), card["content_hash"]),
         "weights_TH": baselines.fit_linear(problem, problem.learning(cfg), spans["validation"]),
     }

@@ -24,7 +24,7 @@ from bench import FULL as PACE
 from bench import Warm, compiled
 from phases import Subject
 
-from ptt_jax import checkpoint, config, data, flags, main, mesh, optim, problems, processes, train, tune
+from ptt_jax import architecture, checkpoint, config, data, flags, main, mesh, optim, problems, processes, tune
 from ptt_jax.errors import UserError
 from ptt_jax.files import write_atomic
 from ptt_jax.log import Log
@@ -69,7 +69,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict:
     config.check(cfg)
     main.set_up(cfg)
     card = checkpoint.find_backbone(Path(cfg.backbone))
-    train.adopt(cfg, card)
+    architecture.adopt(cfg, card)
     series = data.load(cfg.data)
     problem = problems.prepare(series, mesh.make(1))
     seconds, validation = prompts(cfg, problem, folder)

@@ -18,7 +18,7 @@ import phases
 from cells import ABLATIONS, configured, possible
 from ml_collections import ConfigDict
 
-from ptt_jax import benchmarks, cache, config, finetune, optim, train
+from ptt_jax import architecture, benchmarks, cache, config, finetune, optim
 from ptt_jax.files import write_atomic
 
 # Questions whose rows differ in what they cost.
@@ -80,11 +80,11 @@ def cost(name: str, label: str, shared: Shared) -> dict[str, Any]:
     fresh, cached = step(tuning("tune", cfg.horizons, phases.fresh)), {}
     if {*finetune.thawed(cfg.tune)} <= finetune.UNREAD:
         cached = step(tuning("tune", cfg.horizons, phases.whole))
-    params = {"backbone": train.shapes(subject.model), "prompt": subject.prompt(cfg.horizons)}
+    params = {"backbone": architecture.shapes(subject.model), "prompt": subject.prompt(cfg.horizons)}
     groups = finetune.groups_of(cfg.tune) if cfg.tune.mode == "thaw" else optim.PROMPT
     return {
         "trained": sum(of["tuned"] for of in optim.table(params, groups).values()),
-        "parameters": train.count(params["backbone"]),
+        "parameters": architecture.count(params["backbone"]),
         "pretrain_mflops": once("pretrain", subject.pretraining),
         "tune_mflops": fresh["mflops_a_row"], "cached_mflops": cached.get("mflops_a_row"),
         "forecast_mflops": once("forecast", lambda: subject.forecasting(cfg.horizons)),

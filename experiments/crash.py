@@ -31,7 +31,7 @@ import numpy as np
 import pandas as pd
 from ledger import command
 
-from ptt_jax import checkpoint, config, finetune, train
+from ptt_jax import architecture, checkpoint, config, finetune
 from ptt_jax import store as stores
 from ptt_jax.errors import UserError
 from ptt_jax.files import write_atomic
@@ -171,7 +171,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         step = next((at for at, part in enumerate(parts[:-1]) if at > 1 and part.isdigit()), None)
         found["/".join(parts[: step + 2] if step else parts)] = None if step else bits(path)
     card = checkpoint.find_backbone(run)
-    backbone = checkpoint.load_backbone(card, train.shapes(train.build(card["architecture"], "float32")))
+    backbone = checkpoint.load_backbone(card, architecture.shapes(architecture.build(card["architecture"], "float32")))
     cfg = config.from_json((run / "config.json").read_text())
     found["weights"] = stores.content_hash(backbone)
     for path in sorted(run.glob("prompts/*.json")):

@@ -33,7 +33,7 @@ import numpy as np
 import pandas as pd
 from ledger import Ledger, fingerprint, set_table
 
-from ptt_jax import checkpoint, config, detect, lessons, mesh, ranking, scaling, train
+from ptt_jax import architecture, checkpoint, config, detect, lessons, mesh, ranking, scaling
 from ptt_jax import main as program
 from ptt_jax.errors import UserError
 from ptt_jax.seal import read_json
@@ -110,8 +110,8 @@ def detector(cfg: config.ConfigDict, card: dict, **instead: object) -> detect.De
     """Returns the backbone of a card and what it is asked, with some knobs of `detect` in others' stead."""
     section = config.default().detect
     section.update(cfg.detect, **instead)
-    model, on = train.build(card["architecture"], cfg.compute_dtype), mesh.make(1)
-    backbone = mesh.replicate(on, checkpoint.load_backbone(card, train.shapes(model)))
+    model, on = architecture.build(card["architecture"], cfg.compute_dtype), mesh.make(1)
+    backbone = mesh.replicate(on, checkpoint.load_backbone(card, architecture.shapes(model)))
     return detect.Detector(model, backbone, detect.question(section, model.patch, card["lookback"]), section.units, on)
 
 

@@ -35,7 +35,21 @@ import numpy as np
 import pandas as pd
 from ledger import command
 
-from ptt_jax import Bank, Forecaster, checkpoint, config, data, fitted, loop, main, mesh, prompts, rundir, train, tune
+from ptt_jax import (
+    Bank,
+    Forecaster,
+    architecture,
+    checkpoint,
+    config,
+    data,
+    fitted,
+    loop,
+    main,
+    mesh,
+    prompts,
+    rundir,
+    tune,
+)
 from ptt_jax import store as stores
 from ptt_jax.errors import UserError
 from ptt_jax.files import write_atomic
@@ -116,7 +130,8 @@ def begin(run: Path) -> tuple[Any, Any]:
 
 def backbone_of(folder: Path) -> tuple[dict[str, Any], Any]:
     card = checkpoint.find_backbone(folder)
-    return card, checkpoint.load_backbone(card, train.shapes(train.build(card["architecture"], "float32")))
+    like = architecture.shapes(architecture.build(card["architecture"], "float32"))
+    return card, checkpoint.load_backbone(card, like)
 
 
 def finished(run: Path) -> str:

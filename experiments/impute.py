@@ -28,14 +28,14 @@ from cells import FIVE, ROOT
 from ledger import Ledger, fingerprint, set_table
 from reproduce import MOST_SEEDS, at_hand
 
-from ptt_jax import checkpoint, config, data, gaps, imputation, impute, mesh, pictures, problems, train
+from ptt_jax import architecture, checkpoint, config, data, gaps, imputation, impute, mesh, pictures, problems
+from ptt_jax.architecture import adopt
 from ptt_jax.errors import UserError
 from ptt_jax.flags import load_file
 from ptt_jax.log import Log
 from ptt_jax.main import set_up
 from ptt_jax.model import CrossMAE
 from ptt_jax.problems import Problem
-from ptt_jax.train import adopt
 from ptt_jax.windows import take
 
 HERE = Path(__file__).parent
@@ -99,8 +99,8 @@ def tuned(cfg: Any, problem: Problem, card: dict, runs: Path) -> tuple[imputatio
     with (folder / "tune.log").open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
         task = imputation.tuning(cfg, folder, problem, Log(folder / "metrics.jsonl"))
     (prompt,), way = imputation.load(folder, task, card["content_hash"])
-    model = train.build(card["architecture"], cfg.compute_dtype)
-    params = {"backbone": checkpoint.load_backbone(card, train.shapes(model)), "prompt": prompt}
+    model = architecture.build(card["architecture"], cfg.compute_dtype)
+    params = {"backbone": checkpoint.load_backbone(card, architecture.shapes(model)), "prompt": prompt}
     return closing(model, way), params, imputation.law(cfg, problem.series)
 
 

@@ -11,7 +11,20 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from ptt_jax import baselines, encodings, finetune, optim, plan, problems, prompts, step, tasks, train, windows
+from ptt_jax import (
+    architecture,
+    baselines,
+    encodings,
+    finetune,
+    optim,
+    plan,
+    problems,
+    prompts,
+    step,
+    tasks,
+    train,
+    windows,
+)
 from ptt_jax import mesh as meshes
 from ptt_jax.encodings import Cached
 from ptt_jax.model import Encoded, init
@@ -60,8 +73,9 @@ class Subject:
     cached: bool
 
     def __post_init__(self) -> None:
-        self.card = train.architecture(self.cfg)
-        self.model, self.mesh = train.build(self.card, self.cfg.compute_dtype, views=self.cfg.views), meshes.make(1)
+        self.card = architecture.of(self.cfg)
+        self.model = architecture.build(self.card, self.cfg.compute_dtype, views=self.cfg.views)
+        self.mesh = meshes.make(1)
         self.rows = self.span(self.horizons).rows
 
     def span(self, horizons: tuple[int, ...]) -> Span:
@@ -87,7 +101,7 @@ class Subject:
         """Returns the material as shapes: enough to compile a phase."""
         shape = self.channels, self.length
         panel = Panel(jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(shape, jnp.bool))
-        backbone, span = train.shapes(self.model), self.span(self.horizons)
+        backbone, span = architecture.shapes(self.model), self.span(self.horizons)
         if not self.cached:
             return Material(panel, backbone, None)
         blocks = -(-span.rows // min(self.cfg.evaluate.batch, span.rows))
@@ -103,7 +117,7 @@ class Subject:
 
     def pretraining(self) -> Phase:
         p, (lookback, ahead) = self.cfg.pretrain, train.window(self.cfg)
-        model = train.build(self.card, self.cfg.compute_dtype, self.cfg.model.dropout)
+        model = architecture.build(self.card, self.cfg.compute_dtype, self.cfg.model.dropout)
         span = windows.span((0, self.length), lookback, ahead, self.channels, "train")
         loss = tasks.reconstruction(model, span, **train.hiding(p), **train.augmentation(p), train=True)
         return self.learning("pretrain", ahead, loss, optim.ALL, p, {}, span.rows)
@@ -112,7 +126,7 @@ class Subject:
         """Returns tuning as `tune.tune` does it: one seed and one setting of the fan."""
         t, span, sweep = self.cfg.tune, self.span(horizons), plan.Sweep(self.cfg.tune)
         loss, one = tasks.forecasting(self.model, span, penalty=t.loss), self.prompt(horizons)
-        alone = {"backbone": train.shapes(self.model), "prompt": one}
+        alone = {"backbone": architecture.shapes(self.model), "prompt": one}
 
         def transform(hyper: Any) -> Any:
             instead = {"peak": hyper["learning_rate"], "weight_decay": hyper["weight_decay"]}
@@ -135,7 +149,7 @@ class Subject:
         beside: dict[str, Any], rows: int, data: Callable[[Material], Cached] = lambda m: Cached(m.panel),
     ) -> Phase:  # fmt: skip
         """Returns a phase that trains groups of the backbone and of what stands beside it."""
-        tree = {"backbone": train.shapes(self.model), **beside}
+        tree = {"backbone": architecture.shapes(self.model), **beside}
         tx = groups.transform(train.chain(section, STEPS), tree)
 
         def make(m: Material) -> tuple[State, tuple]:
@@ -152,7 +166,7 @@ class Subject:
     def thawing(self, name: str, horizons: tuple[int, ...], data: Callable[[Material], Cached]) -> Phase:
         """Returns tuning of the prompt with the parts of the backbone that the config thaws."""
         t, span = self.cfg.tune, self.span(horizons)
-        model = train.build(self.card, self.cfg.compute_dtype, self.cfg.model.dropout, self.cfg.views)
+        model = architecture.build(self.card, self.cfg.compute_dtype, self.cfg.model.dropout, self.cfg.views)
         loss = baselines.thawing(model, span, penalty=t.loss, thawed=finetune.thawed(t))
         beside = {"prompt": self.prompt(horizons)}
         return self.learning(name, horizons, loss, finetune.groups_of(t), t, beside, span.rows, data)

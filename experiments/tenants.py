@@ -19,7 +19,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 from peaks import timed
 
-from ptt_jax import Bank, Forecaster, config, intervals, predict, prompts, train
+from ptt_jax import Bank, Forecaster, architecture, config, intervals, predict, prompts
 from ptt_jax import store as stores
 from ptt_jax.model import init
 from ptt_jax.parcel import Parcel
@@ -41,8 +41,8 @@ def draw(cfg: ConfigDict, horizon: int, tenants: int, folder: Path) -> tuple[Ban
     """Returns a bank on the disk with so many tasks, and the copies' weights, one tree with an axis in front."""
     cfg = config.from_json(config.to_json(cfg))
     cfg.horizons = (horizon,)
-    card = train.architecture(cfg)
-    model = train.build(card, cfg.compute_dtype, views=cfg.views)
+    card = architecture.of(cfg)
+    model = architecture.build(card, cfg.compute_dtype, views=cfg.views)
     backbone = init(model, jax.random.key(0))
     about = {"run": "", "step": 0, "architecture": card, "content_hash": stores.content_hash(backbone)}
     store = Store(folder / "run" / "backbone", ("params",))

@@ -27,8 +27,7 @@ from jax import Array
 from ledger import Ledger, command, fingerprint, pictures, show
 from ml_collections import ConfigDict
 
-from ptt_jax import checkpoint, config, data, mesh, problems, prompts
-from ptt_jax import train as training
+from ptt_jax import architecture, checkpoint, config, data, mesh, problems, prompts
 from ptt_jax.attention import walk
 from ptt_jax.errors import UserError
 from ptt_jax.model import CrossMAE
@@ -90,9 +89,9 @@ def look(run: Path) -> Seen:
     cfg, card, about = read(run)
     series = data.load(cfg.data)
     problem = problems.prepare(series, mesh.make(1))
-    model = training.build(card["architecture"], cfg.compute_dtype, views=cfg.views)
+    model = architecture.build(card["architecture"], cfg.compute_dtype, views=cfg.views)
     check(run, model, cfg.tune.prompts)
-    backbone = checkpoint.load_backbone(card, training.shapes(model))
+    backbone = checkpoint.load_backbone(card, architecture.shapes(model))
     by_horizon = checkpoint.load_prompts(run, prompts.name(series.name, cfg.horizons), card["content_hash"])
     tuned = [h for h, (prompt, *_) in by_horizon.items() if any(np.any(leaf) for leaf in prompt.values())]
     if not tuned:

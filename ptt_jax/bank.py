@@ -22,7 +22,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from ptt_jax import checkpoint, fitted, intervals, parcel, predict, request, stacks, train
+from ptt_jax import architecture, checkpoint, fitted, intervals, parcel, predict, request, stacks
 from ptt_jax.errors import UserError
 from ptt_jax.files import sync, to_path
 from ptt_jax.forecaster import Forecaster, plain
@@ -53,7 +53,7 @@ class Bank:
             raise UserError(
                 f"{self.folder} holds another backbone than its tasks were tuned on; accepted: a whole bank"
             )
-        like = train.shapes(train.build(self.card["architecture"], "float32"))
+        like = architecture.shapes(architecture.build(self.card["architecture"], "float32"))
         self.backbone = jax.device_put(checkpoint.load_backbone(self.card, like))
         self._read: dict[str, tuple[tuple[int, ...], Parcel]] = {}
         self._stacks = stacks.Stacks(self.card, self.backbone)
@@ -66,7 +66,7 @@ class Bank:
         """
         of = backbone.fitted.folder if isinstance(backbone, Forecaster) else to_path(backbone, "backbone")
         card, target = checkpoint.find_backbone(of), to_path(folder, "folder").absolute()
-        checkpoint.load_backbone(card, train.shapes(train.build(card["architecture"], "float32")))
+        checkpoint.load_backbone(card, architecture.shapes(architecture.build(card["architecture"], "float32")))
         if target.exists() and not (target.is_dir() and not any(target.iterdir())):
             raise UserError(f"Bank.create({str(folder)!r}): something is there; accepted: a new folder, or Bank.open")
         try:

@@ -36,6 +36,7 @@ from ptt_jax import (
 )
 from ptt_jax import mesh as meshes
 from ptt_jax import store as stores
+from ptt_jax.architecture import build, shapes
 from ptt_jax.encodings import Cached
 from ptt_jax.errors import UserError
 from ptt_jax.history import History, logged
@@ -46,7 +47,7 @@ from ptt_jax.model import CrossMAE
 from ptt_jax.problems import Problem
 from ptt_jax.seal import write_json
 from ptt_jax.store import Store
-from ptt_jax.train import build, shapes, terms
+from ptt_jax.train import terms
 from ptt_jax.windows import Span, Windows, past
 
 Params = Any

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
-from ptt_jax import checkpoint, config, prompts, train
+from ptt_jax import architecture, checkpoint, config, prompts
 from ptt_jax import store as stores
 from ptt_jax.errors import UserError
 from ptt_jax.files import write_atomic
@@ -89,8 +89,8 @@ def tasks(task: str, cfg: ConfigDict) -> tuple[str, ...]:
 def predictor(folder: Path, task: str, cfg: ConfigDict) -> Predictor:
     """Returns what a folder's backbone and prompt make. Raises UserError when a file is missing or not what it was."""
     card = checkpoint.find_backbone(folder)
-    model = train.build(card["architecture"], cfg.compute_dtype, views=cfg.views)
-    backbone = checkpoint.load_backbone(card, train.shapes(model))
+    model = architecture.build(card["architecture"], cfg.compute_dtype, views=cfg.views)
+    backbone = checkpoint.load_backbone(card, architecture.shapes(model))
     horizon = cfg.horizons[-1]
     each = [
         checkpoint.load_prompts(folder, of, card["content_hash"])[horizon][0] for of in tasks(task, cfg)

@@ -14,6 +14,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from ptt_jax import (  # fmt: skip
+    architecture,
     cache,
     calibrate,
     checkpoint,
@@ -147,7 +148,7 @@ def settle(table: Table, wish: Wish, card: dict[str, Any]) -> tuple[ConfigDict, 
                 f"{', '.join(idle)}: of no effect, since the backbone has learned already, in patches of {patch} steps",
                 stacklevel=4,
             )
-        train.adopt(cfg, card)
+        architecture.adopt(cfg, card)
         cfg.backbone = card["run"]
     config.check(cfg)
     if any(key.startswith("detect.") for key in wish.knobs):

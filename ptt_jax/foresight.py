@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from ptt_jax import checkpoint, finetune, memory, processes, prompts, rundir, score, train, tune
+from ptt_jax import architecture, checkpoint, finetune, memory, processes, prompts, rundir, score, tune
 from ptt_jax.log import Log
 from ptt_jax.plan import Plan
 from ptt_jax.problems import Problem
@@ -37,8 +37,8 @@ def look(cfg: ConfigDict, run: Path, problem: Problem, log: Log, scored: bool = 
         return Plans()
     with processes.together():
         known = (run / "backbone.json").exists()
-        architecture = checkpoint.find_backbone(run)["architecture"] if known else train.architecture(cfg)
-    model = train.build(architecture, cfg.compute_dtype, 0.0 if prompted else cfg.model.dropout, cfg.views)
+        card = checkpoint.find_backbone(run)["architecture"] if known else architecture.of(cfg)
+    model = architecture.build(card, cfg.compute_dtype, 0.0 if prompted else cfg.model.dropout, cfg.views)
     needs: dict[str, int] = {}
     tuned: list[dict[int, Any]] = []  # for each horizon, as `score.models` takes it
     if prompted:
@@ -50,9 +50,9 @@ def look(cfg: ConfigDict, run: Path, problem: Problem, log: Log, scored: bool = 
         learned = finetune.Plan(cfg, problem, model, log)
         plans = Plans(weights=learned)
         needs["tune"] = learned.foresee()
-        tuned.append(dict.fromkeys(cfg.horizons, learned.params(train.shapes(model))))
+        tuned.append(dict.fromkeys(cfg.horizons, learned.params(architecture.shapes(model))))
     if scored:
-        scoring = score.Plan(cfg, problem, train.build(architecture, cfg.compute_dtype, views=cfg.views))
+        scoring = score.Plan(cfg, problem, architecture.build(card, cfg.compute_dtype, views=cfg.views))
         needs["evaluation"] = scoring.foresee(*tuned)
         plans = plans._replace(scoring=scoring)
     if room := memory.of_device(problem.mesh):

@@ -13,7 +13,7 @@ from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ptt_jax import cache, checkpoint, gaps, impute, processes, prompts, train, tune, windows
+from ptt_jax import architecture, cache, checkpoint, gaps, impute, processes, prompts, tune, windows
 from ptt_jax import mesh as meshes
 from ptt_jax.config import flat
 from ptt_jax.data import Series, season
@@ -166,7 +166,7 @@ def tuning(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str 
     hiding = law(cfg, problem.series)
     task = name(problem.series.name, hiding)
     with processes.together():
-        of_run = train.build(checkpoint.find_backbone(run)["architecture"], cfg.compute_dtype)
+        of_run = architecture.build(checkpoint.find_backbone(run)["architecture"], cfg.compute_dtype)
         impute.check(of_run)
     of = way(cfg, of_run, problem.series)
     about = {"impute": {**dataclasses.asdict(hiding), **of._asdict()}, "knobs": knobs(cfg)}

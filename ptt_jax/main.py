@@ -28,6 +28,7 @@ import jax
 from ml_collections import ConfigDict
 
 from ptt_jax import (
+    architecture,
     cache,
     checkpoint,
     config,
@@ -68,7 +69,7 @@ def run(cfg: ConfigDict, workdir: Path, command: str = "", profile: str = "") ->
     with processes.together():
         card = checkpoint.find_backbone(to_path(cfg.backbone, "config.backbone")) if cfg.backbone else {}
         if card:
-            train.adopt(cfg, card)
+            architecture.adopt(cfg, card)
         series = data.load(cfg.data)
         also = [] if card else data.load_also(cfg.data, cfg.pretrain.also, series)
     own = ("cache_dir", "data.dir", "data.download")  # where things lie on this machine

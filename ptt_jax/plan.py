@@ -18,12 +18,13 @@ from ml_collections import ConfigDict
 
 from ptt_jax import cache, encodings, memory, optim, problems, prompts, step, tasks, watch
 from ptt_jax import mesh as meshes
+from ptt_jax.architecture import shapes
 from ptt_jax.encodings import Cached
 from ptt_jax.log import Log
 from ptt_jax.loop import Loop, keys, parts
 from ptt_jax.model import CrossMAE
 from ptt_jax.problems import Problem
-from ptt_jax.train import shapes, terms
+from ptt_jax.train import terms
 from ptt_jax.windows import Span
 
 # A member of the fan is one seed (S) and one setting (G); the backbone is everyone's.

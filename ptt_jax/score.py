@@ -10,6 +10,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from ptt_jax import (
+    architecture,
     baselines,
     cache,
     checkpoint,
@@ -22,7 +23,6 @@ from ptt_jax import (
     seal,
     tally,
     tasks,
-    train,
 )
 from ptt_jax import mesh as meshes
 from ptt_jax.data import season
@@ -101,7 +101,7 @@ class Plan:
         """Returns the bytes of each device that scoring will take beside what is there now; of what is tuned for each
         horizon, as `models` takes it, which may be shapes. Raises TooLarge when it will not fit."""
         weights_TH = jax.ShapeDtypeStruct((self.cfg.lookback, self.cfg.horizons[-1]), np.float32)
-        inputs = {"backbone": train.shapes(self.model), "tuned": tuned, "weights_TH": weights_TH}
+        inputs = {"backbone": architecture.shapes(self.model), "tuned": tuned, "weights_TH": weights_TH}
         inputs |= {"quantiles": quantiles} if quantiles else {}
         inputs = meshes.shapes(self.problem.mesh, inputs)
         return max(self.measure.foresee(self.problem.panel, inputs, span) for span in self.spans.values())
@@ -117,8 +117,8 @@ def score(cfg: ConfigDict, run: Path, problem: Problem, task: str, log: Log, pla
     mode = cfg.tune.mode
     with processes.together():
         card = checkpoint.find_backbone(run)
-        model = train.build(card["architecture"], cfg.compute_dtype, views=cfg.views)
-        inputs: dict[str, Any] = {"backbone": checkpoint.load_backbone(card, train.shapes(model))}
+        model = architecture.build(card["architecture"], cfg.compute_dtype, views=cfg.views)
+        inputs: dict[str, Any] = {"backbone": checkpoint.load_backbone(card, architecture.shapes(model))}
         if mode == "prompt":
             inputs["tuned"] = checkpoint.load_prompts(run, task, card["content_hash"])
             if cfg.tune.quantiles:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ptt_jax import predict, prompts, train
+from ptt_jax import architecture, predict, prompts
 from ptt_jax.model import CrossMAE
 from ptt_jax.parcel import Parcel
 
@@ -53,7 +53,7 @@ class Stacks:
         self.found: dict[Kind, Stack] = {}
 
     def model(self, of: Kind) -> CrossMAE:
-        return train.build(self.card["architecture"], of.dtype, views=of.views)
+        return architecture.build(self.card["architecture"], of.dtype, views=of.views)
 
     def drop(self, name: str) -> None:
         """Forgets a task."""

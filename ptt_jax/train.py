@@ -7,16 +7,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ptt_jax import (
+    architecture,
     cache,
     checkpoint,
-    config,
     evaluate,
-    knobs,
     memory,
     optim,
     problems,
@@ -29,7 +27,7 @@ from ptt_jax import (
 from ptt_jax import mesh as meshes
 from ptt_jax import store as stores
 from ptt_jax.encodings import Cached
-from ptt_jax.errors import UserError, brief
+from ptt_jax.errors import UserError
 from ptt_jax.log import Log
 from ptt_jax.loop import Loop, Pause, check_finite, keys, parts, resume, stalled
 from ptt_jax.model import CrossMAE, init
@@ -40,58 +38,6 @@ from ptt_jax.stream import Host
 from ptt_jax.windows import Mix, Panel, Span
 
 Params = Any
-# What a checkpoint records of config.model; a card of an earlier version lacks what stands at its default.
-RECORDED = (
-    "patch", "width", "mlp", "heads", "encoder_layers", "decoder_layers", "position", "decoder_attention", "hiding",
-)  # fmt: skip
-
-
-def architecture(cfg: ConfigDict) -> dict[str, Any]:
-    """Returns what a checkpoint records of the model: all that decides shapes and meaning of its parameters."""
-    ahead = prompts.patches(max(cfg.horizons[-1], cfg.pretrain.horizon), cfg.model.patch)
-    return {**{k: cfg.model[k] for k in RECORDED}, "patches": cfg.lookback // cfg.model.patch + ahead}
-
-
-def build(card: dict[str, Any], compute_dtype: str, dropout: float = 0.0, views: int = 1) -> CrossMAE:
-    """Returns the model of a recorded architecture. Raises UserError for what no version recorded, or a later one."""
-    rules = {"patches": (1, knobs.count(1))}
-    rules |= {key.removeprefix("model."): (value, rule) for key, value, rule, _ in knobs.KNOBS}
-    later = ("decoder_attention", "hiding")  # than format 1
-    fits = isinstance(card, dict) and {"patches", *RECORDED} - {*later} <= {*card} <= {"patches", *RECORDED}
-    for key, value in card.items() if fits else ():
-        standard, rule = rules[key]
-        fits = fits and type(value) is type(standard) and rule.holds(value)
-    if not fits:
-        raise UserError(
-            f"the architecture in backbone.json, {brief(card)}, is none of this version's; accepted: the file "
-            f"as a run wrote it, and a version of ptt_jax that is no older"
-        )
-    return CrossMAE(**card, dropout=dropout, dtype=jnp.dtype(compute_dtype), views=views)
-
-
-def adopt(cfg: ConfigDict, card: dict) -> None:
-    """Sets the model of the config to that of the backbone, which decides, and checks what must fit it."""
-    patch, window = card["architecture"]["patch"], card["architecture"]["patches"]
-    standard = config.default().model
-    for key in RECORDED:
-        cfg.model[key] = card["architecture"].get(key, standard[key])
-    config.check_lookback(cfg.lookback, patch)
-    need = cfg.lookback // patch + -(-cfg.horizons[-1] // patch)
-    if need > window and (cfg.model.position == "learned" or cfg.model.hiding == "value"):
-        knows, other = ("positions", "rotary positions") if cfg.model.position == "learned" else ("patches", "hiding")
-        raise UserError(
-            f"config.lookback = {cfg.lookback} and horizon {cfg.horizons[-1]} make {need} patches, but the backbone "
-            f"{card['run']} learned {window} {knows}; accepted: less, or a backbone with {other}"
-        )
-
-
-def shapes(model: CrossMAE) -> Params:
-    """Returns the parameter tree as shapes, without making it."""
-    return jax.eval_shape(lambda: init(model, jax.random.key(0)))
-
-
-def count(tree: Params) -> int:
-    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
 
 
 def terms(section: ConfigDict, steps: int, **more: Any) -> tuple[tuple[str, Any], ...]:
@@ -158,7 +104,7 @@ def learner(
     said: tuple[tuple[str, Any], ...],
 ) -> tuple[Any, Callable]:  # fmt: skip
     """Returns the optimiser of pre-training and its `step.many`; hidden: of `tasks.reconstruction`, said: `terms`."""
-    tx = optim.ALL.transform(optim.chain(**dict(said)), {"backbone": shapes(model)})
+    tx = optim.ALL.transform(optim.chain(**dict(said)), {"backbone": architecture.shapes(model)})
     loss = tasks.reconstruction(model, span, **dict(hidden), train=True)
     return tx, step.many(step.one(loss, tx, optim.ALL, mesh, batch, span.rows))
 
@@ -174,8 +120,8 @@ def pretrain(
     if processes.once((run / "backbone.json").exists):
         log.say(f"pretrain: done before ({run / 'backbone.json'})")
         return
-    p, card = cfg.pretrain, architecture(cfg)
-    model = build(card, cfg.compute_dtype, cfg.model.dropout)
+    p, card = cfg.pretrain, architecture.of(cfg)
+    model = architecture.build(card, cfg.compute_dtype, cfg.model.dropout)
     panel, train = windows(cfg, problem, also)
     validation = problem.span("validation", *window(cfg))
     steps = optim.plan(p.epochs, p.steps, p.batch, train.rows, "pretrain")
@@ -202,7 +148,8 @@ def pretrain(
     begin = step.State(jnp.int32(meta.get("step", 0)), {"backbone": saved["params"]}, saved["opt_state"])
     begin = meshes.replicate(problem.mesh, begin)
     mixed = f" of {1 + len(also)} series" if also else ""
-    log.say(f"pretrain: {count(params):,} parameters, {train.rows:,} rows{mixed}, {steps:,} steps of {p.batch}")
+    size = architecture.count(params)
+    log.say(f"pretrain: {size:,} parameters, {train.rows:,} rows{mixed}, {steps:,} steps of {p.batch}")
 
     def save(pause: Pause) -> None:
         meta.update(
@@ -248,7 +195,7 @@ def pretrain(
     series = problem.series
     about = {
         "format": stores.FORMAT, "run": "", "step": history[-1][0], "chosen": min(history, key=lambda h: h[1])[0],
-        "content_hash": stores.content_hash(chosen), "parameters": count(chosen), "data": series.name,
+        "content_hash": stores.content_hash(chosen), "parameters": architecture.count(chosen), "data": series.name,
         "freq": series.freq, "channels": len(series.names_C), "fingerprint": series.fingerprint,
         "train_end": series.splits["train"][1], "lookback": cfg.lookback, "seconds": round(meta["seconds"], 1),
         "architecture": card,

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from ptt_jax import cache, checkpoint, optim, processes, prompts, rundir, step, tasks
 from ptt_jax import mesh as meshes
 from ptt_jax import store as stores
+from ptt_jax.architecture import build, shapes
 from ptt_jax.history import History, finite, logged
 from ptt_jax.log import Log
 from ptt_jax.loop import Pause, check_finite, resume
@@ -23,7 +24,6 @@ from ptt_jax.plan import Encodings, Job, Plan, Read
 from ptt_jax.problems import Problem
 from ptt_jax.seal import write_json
 from ptt_jax.store import Store
-from ptt_jax.train import build, shapes
 from ptt_jax.windows import Span
 
 

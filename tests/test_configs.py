@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ptt_jax import benchmarks, config, data, flags, train
+from ptt_jax import architecture, benchmarks, config, data, flags
 from ptt_jax.errors import UserError
 from ptt_jax.knobs import KNOBS
 
@@ -25,8 +25,8 @@ def test_there_is_a_config_for_every_data_set():
 def test_a_config_is_valid_and_builds_a_model(path):
     cfg = load(path)
     config.check(cfg)
-    model = train.build(train.architecture(cfg), cfg.compute_dtype)
-    assert train.count(train.shapes(model)) > 1000
+    model = architecture.build(architecture.of(cfg), cfg.compute_dtype)
+    assert architecture.count(architecture.shapes(model)) > 1000
     text = path.read_text(encoding="utf-8")
     assert f"--config=configs/{path.name}" in text.split('"""')[1]
 

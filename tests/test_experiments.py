@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ptt_jax import Forecaster, calibrate, config, frames, intervals, train
+from ptt_jax import Forecaster, architecture, calibrate, config, frames, intervals
 from ptt_jax.intervals import Unit
 
 ROOT = Path(__file__).parent.parent / "experiments"
@@ -262,7 +262,7 @@ def test_convergence_compares_a_whole_stage_with_steps_times_their_number(tmp_pa
     cfg.lookback, cfg.horizons, cfg.data.rows, cfg.data.channels = 48, (12,), 500, 3
     cfg.model.update(patch=12, width=16, mlp=16, heads=2, encoder_layers=1)
     (tmp_path / "config.json").write_text(config.to_json(cfg))
-    card = {"run": "", "step": 1, "content_hash": "0" * 64, "architecture": train.architecture(cfg)}
+    card = {"run": "", "step": 1, "content_hash": "0" * 64, "architecture": architecture.of(cfg)}
     (tmp_path / "backbone.json").write_text(json.dumps(card))
     module = script("convergence")
     monkeypatch.setattr(module, "prompts", pretend)

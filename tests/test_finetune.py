@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ptt_jax import checkpoint, config, finetune, history, main, train, tune
+from ptt_jax import architecture, checkpoint, config, finetune, history, main, tune
 from ptt_jax import store as stores
 from ptt_jax.errors import UserError
 from ptt_jax.log import Log
@@ -50,8 +50,8 @@ def runs(tmp_path_factory, foretold):
 def weights(run, mode):
     """The backbone before, and the parameters of each horizon after."""
     card = checkpoint.find_backbone(run)
-    model = train.build(card["architecture"], "float32")
-    backbone = checkpoint.load_backbone(card, train.shapes(model))
+    model = architecture.build(card["architecture"], "float32")
+    backbone = checkpoint.load_backbone(card, architecture.shapes(model))
     task = f"{mode}-generated-12-20"
     return backbone, finetune.load(make_config(mode), run, task, card, backbone), task
 
@@ -59,7 +59,7 @@ def weights(run, mode):
 def test_no_epochs_of_pretraining_leave_a_random_backbone(runs):
     card = checkpoint.find_backbone(runs / "full")
     backbone, _, _ = weights(runs / "full", "full")
-    fresh = init(train.build(card["architecture"], "float32"), keys(0, "pretrain")[0])
+    fresh = init(architecture.build(card["architecture"], "float32"), keys(0, "pretrain")[0])
     assert card["step"] == 0
     assert stores.content_hash(backbone) == stores.content_hash(fresh)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ptt_jax import Bank, Forecaster, checkpoint, config, prompts, train
+from ptt_jax import Bank, Forecaster, architecture, checkpoint, config, prompts
 from ptt_jax import store as stores
 
 FOLDER = Path(__file__).parent / "fixtures"
@@ -44,7 +44,7 @@ def test_forecasts_of_what_was_kept_are_those_of_the_version_that_kept_it(kept):
 def test_its_backbone_and_its_prompt_are_read_as_a_run_s_are(kept):
     folder = kept / "forecaster"
     card, cfg = checkpoint.find_backbone(folder), config.from_json((folder / "config.json").read_text())
-    backbone = checkpoint.load_backbone(card, train.shapes(train.build(card["architecture"], "float32")))
+    backbone = checkpoint.load_backbone(card, architecture.shapes(architecture.build(card["architecture"], "float32")))
     assert stores.content_hash(backbone) == card["content_hash"]
     task = prompts.name("frame", cfg.horizons)
     ((prompt,),) = checkpoint.load_prompts(folder, task, card["content_hash"]).values()

@@ -10,7 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ptt_jax import checkpoint, config, data, gaps, imputation, impute, mesh, optim, problems, prompts, step, train
+from ptt_jax import (
+    architecture,
+    checkpoint,
+    config,
+    data,
+    gaps,
+    imputation,
+    impute,
+    mesh,
+    optim,
+    problems,
+    prompts,
+    step,
+    train,
+)
 from ptt_jax.encodings import Cached
 from ptt_jax.errors import UserError
 from ptt_jax.impute import Way
@@ -172,7 +186,8 @@ def test_a_task_is_tuned_on_a_frozen_backbone_and_helps_on_validation(tuned):
     cfg, run, task, (card_bytes, card) = tuned
     assert task == "generated-blocks-25-50"
     assert (run / "backbone.json").read_bytes() == card_bytes
-    checkpoint.load_backbone(card, train.shapes(train.build(card["architecture"], "float32")))  # by content hash
+    model = architecture.build(card["architecture"], "float32")
+    checkpoint.load_backbone(card, architecture.shapes(model))  # by content hash
     (prompt,) = checkpoint.load_prompts(run, task, card["content_hash"])[cfg.lookback]
     assert prompt["tokens_MD"].shape == (4, 16)
     assert np.abs(prompt["tokens_MD"]).max() > 0
@@ -225,7 +240,7 @@ def test_a_backbone_whose_queries_see_each_other_is_refused(model, prompted, his
         impute.impute(model.clone(decoder_attention="self"), prompted, WAYS[0], *history, jnp.zeros(5, int))
     cfg = config.default()
     cfg.model.decoder_attention = "self"
-    card = {"run": "", "step": 0, "content_hash": "a", "architecture": train.architecture(cfg)}
+    card = {"run": "", "step": 0, "content_hash": "a", "architecture": architecture.of(cfg)}
     (tmp_path / "backbone.json").write_text(json.dumps(card))
     with pytest.raises(UserError, match=words):
         imputation.tuning(cfg, tmp_path, problem, Log(tmp_path / "metrics.jsonl", quiet=True))

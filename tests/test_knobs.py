@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ptt_jax import baselines, checkpoint, config, encodings, finetune, main, prompts, tasks, train
+from ptt_jax import architecture, baselines, checkpoint, config, encodings, finetune, main, prompts, tasks, train
 from ptt_jax import store as stores
 from ptt_jax.errors import UserError
 from ptt_jax.knobs import PARTS
@@ -254,7 +254,7 @@ def test_prompts_of_queries_that_see_each_other_are_kept_whole(runs):
 @pytest.mark.parametrize("parts", THAWS)
 def test_what_is_not_thawed_stays_as_it_is_to_the_bit(runs, parts):
     card = checkpoint.find_backbone(runs[parts])
-    before = checkpoint.load_backbone(card, train.shapes(train.build(card["architecture"], "float32")))
+    before = checkpoint.load_backbone(card, architecture.shapes(architecture.build(card["architecture"], "float32")))
     cfg = config.from_json((runs[parts] / "config.json").read_text())
     for params in finetune.load(cfg, runs[parts], f"thaw-{TASK}", card, before, 3).values():
         after = stores.names(params["backbone"])
@@ -316,19 +316,19 @@ def test_a_knob_that_is_set_wrongly_is_one_sentence(argv, capsys, tmp_path):
 
 
 def test_a_card_of_before_these_knobs_is_a_model_of_their_defaults(tiny):
-    card = train.architecture(tiny)
+    card = architecture.of(tiny)
     old = {k: v for k, v in card.items() if k not in ("decoder_attention", "hiding")}
-    assert train.build(old, "float32") == train.build(card, "float32")
+    assert architecture.build(old, "float32") == architecture.build(card, "float32")
     tiny.model.update(decoder_attention="self", hiding="value")
-    train.adopt(tiny, {"architecture": old, "run": "old"})
+    architecture.adopt(tiny, {"architecture": old, "run": "old"})
     assert (tiny.model.decoder_attention, tiny.model.hiding) == ("cross", "feature")
-    assert train.architecture(tiny) == card
+    assert architecture.of(tiny) == card
 
 
 def test_value_hiding_reads_no_more_than_its_longest_window(tiny):
     tiny.model.hiding = "value"
-    card = {"architecture": train.architecture(tiny), "run": "short"}
-    train.adopt(tiny, card)
+    card = {"architecture": architecture.of(tiny), "run": "short"}
+    architecture.adopt(tiny, card)
     tiny.horizons = (12, 36)
     with pytest.raises(UserError, match="learned 6 patches; accepted: "):
-        train.adopt(tiny, card)
+        architecture.adopt(tiny, card)

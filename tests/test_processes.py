@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ptt_jax import checkpoint, flags, main, mesh, processes, train
+from ptt_jax import architecture, checkpoint, flags, main, mesh, processes
 from ptt_jax import store as stores
 from ptt_jax.errors import UserError
 
@@ -212,7 +212,8 @@ def test_two_processes_go_on_from_a_checkpoint_of_one_to_its_metrics_and_weights
     weights = []
     for run in (folder / "two", one):
         card = checkpoint.find_backbone(run)
-        backbone = checkpoint.load_backbone(card, train.shapes(train.build(card["architecture"], "float32")))
+        like = architecture.shapes(architecture.build(card["architecture"], "float32"))
+        backbone = checkpoint.load_backbone(card, like)
         (task,) = (p.stem for p in (run / "prompts").glob("*.json"))
         weights.append((backbone, checkpoint.load_prompts(run, task, card["content_hash"])))
     for a, b in zip(*map(jax.tree.leaves, weights), strict=True):

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from ptt_jax import (
+    architecture,
     checkpoint,
     config,
     encodings,
@@ -76,7 +77,7 @@ def stages(run, problem):
 def outcome(run):
     """Weights, prompts, what validation said, results and samples: everything that a run found out."""
     card = checkpoint.find_backbone(run)
-    backbone = checkpoint.load_backbone(card, train.shapes(train.build(card["architecture"], "float32")))
+    backbone = checkpoint.load_backbone(card, architecture.shapes(architecture.build(card["architecture"], "float32")))
     prompts = checkpoint.load_prompts(run, TASK, card["content_hash"])
     looks = []
     for folder, items in (("backbone", ("params", "state")), (f"prompts/{TASK}", ("prompt", "state"))):
@@ -190,7 +191,7 @@ def test_four_devices_give_the_weights_of_one(finished, resident, tmp_path):
     rundir.open_run(run, cfg, {"name": "generated"})
     train.pretrain(cfg, run, streamed(resident, mesh.make(4)), Log(run / "metrics.jsonl"))
     card = checkpoint.find_backbone(run)
-    shapes = train.shapes(train.build(card["architecture"], "float32"))
+    shapes = architecture.shapes(architecture.build(card["architecture"], "float32"))
     ours = checkpoint.load_backbone(card, shapes)
     theirs = checkpoint.load_backbone(checkpoint.find_backbone(finished[0]), shapes)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, theirs)

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 
 from ptt_jax import (
+    architecture,
     checkpoint,
     config,
     encodings,
@@ -215,8 +216,8 @@ def test_a_second_call_changes_no_file(finished, problem):
 
 def test_tuning_leaves_every_bit_of_the_backbone(finished):
     card = checkpoint.find_backbone(finished)
-    model = train.build(card["architecture"], "float32")
-    assert content_hash(checkpoint.load_backbone(card, train.shapes(model))) == card["content_hash"]
+    model = architecture.build(card["architecture"], "float32")
+    assert content_hash(checkpoint.load_backbone(card, architecture.shapes(model))) == card["content_hash"]
     prompt = json.loads((finished / "prompts" / f"{TASK}.json").read_text())
     assert prompt["backbone"] == card["content_hash"]
     assert sum(row["tuned"] for row in prompt["groups"].values()) == 2 * 16 == prompt["tuned_parameters"]
@@ -289,7 +290,7 @@ def test_the_rows_that_lost_the_loss_are_named_and_what_was_before_is_there(prob
     store = Store(run / "backbone", ("params", "state"))
     last = store.latest()
     assert last == max(at for at in range(4, 41, 4) if at <= bad)
-    like = train.shapes(train.build(train.architecture(cfg), "float32"))
+    like = architecture.shapes(architecture.build(architecture.of(cfg), "float32"))
     assert all(np.isfinite(a).all() for a in jax.tree.leaves(store.restore(last, "params", like)))
 
 
@@ -301,8 +302,8 @@ def test_pretraining_learns_and_its_validation_masks_are_fixed(problem, tmp_path
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["validation_loss"] < 0.8 * lines[0]["validation_loss"]
     card = checkpoint.find_backbone(run)
-    model = train.build(card["architecture"], "float32")
-    params = {"backbone": checkpoint.load_backbone(card, train.shapes(model))}
+    model = architecture.build(card["architecture"], "float32")
+    params = {"backbone": checkpoint.load_backbone(card, architecture.shapes(model))}
     hiding = {"ratio": cfg.pretrain.mask_ratio, "tail_share": cfg.pretrain.tail_share, "norm": "window"}
     span = problem.span("validation", 48, (24,))
     keys = loop.keys(0, "validation")
@@ -337,7 +338,7 @@ def test_the_backbone_is_the_best_on_validation_the_first_of_equals(problem, tmp
     card = checkpoint.find_backbone(run)
     assert card["chosen"] == (best + 1) * 2
     assert card["content_hash"] == content_hash(shown[best]["backbone"])
-    params = checkpoint.load_backbone(card, train.shapes(train.build(card["architecture"], "float32")))
+    params = checkpoint.load_backbone(card, architecture.shapes(architecture.build(card["architecture"], "float32")))
     assert content_hash(params) == card["content_hash"]
 
 
@@ -405,17 +406,17 @@ def copy(finished, tmp_path):
 
 def test_a_backbone_of_another_architecture_is_refused_by_the_leaf(copy):
     card = checkpoint.find_backbone(copy)
-    other = train.build({**card["architecture"], "width": 32}, "float32")
+    other = architecture.build({**card["architecture"], "width": 32}, "float32")
     with pytest.raises(UserError, match=r"decoder_0/.* is float32\[.*\] in the file and float32\[.*\] in the model"):
-        checkpoint.load_backbone(card, train.shapes(other))
-    deeper = train.build({**card["architecture"], "encoder_layers": 2}, "float32")
+        checkpoint.load_backbone(card, architecture.shapes(other))
+    deeper = architecture.build({**card["architecture"], "encoder_layers": 2}, "float32")
     with pytest.raises(UserError, match=r"encoder_1/.* is nothing in the file"):
-        checkpoint.load_backbone(card, train.shapes(deeper))
+        checkpoint.load_backbone(card, architecture.shapes(deeper))
 
 
 def test_a_dtype_is_not_cast_silently(copy):
     card = checkpoint.find_backbone(copy)
-    like = train.shapes(train.build(card["architecture"], "float32"))
+    like = architecture.shapes(architecture.build(card["architecture"], "float32"))
     half = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, np.float16), like)
     with pytest.raises(UserError, match=r"float32\[.*\] in the file and float16\[.*\] in the model"):
         checkpoint.load_backbone(card, half)
@@ -423,7 +424,7 @@ def test_a_dtype_is_not_cast_silently(copy):
 
 def test_weights_that_are_not_those_of_the_card_are_refused(copy, finished):
     card = {**checkpoint.find_backbone(copy), "content_hash": "0" * 64}
-    like = train.shapes(train.build(card["architecture"], "float32"))
+    like = architecture.shapes(architecture.build(card["architecture"], "float32"))
     with pytest.raises(UserError, match="content hash differs"):
         checkpoint.load_backbone(card, like)
 
@@ -660,7 +661,7 @@ def test_what_one_process_cannot_read_ends_all_at_once(copy, problem, monkeypatc
     """As in one of two processes. orbax's own barriers would fail here, since there is no other to meet."""
     said, torn = [], "params cannot be read"
     store = Store(copy / "backbone", ("params", "state"))
-    like = train.shapes(train.build(checkpoint.find_backbone(copy)["architecture"], "float32"))
+    like = architecture.shapes(architecture.build(checkpoint.find_backbone(copy)["architecture"], "float32"))
     if stage == "tune":
         (copy / "prompts" / f"{TASK}.json").unlink()
 

@@ -12,13 +12,9 @@ from jax.sharding import Mesh
 
 from ptt_jax import cache, memory, tally, tasks
 from ptt_jax import mesh as meshes
-from ptt_jax.encodings import Cached
-from ptt_jax.model import CrossMAE
-from ptt_jax.problems import Problem
 from ptt_jax.stream import Host
 from ptt_jax.windows import Panel, Span, Windows, shuffle, stretch, take
 
-Params = Any
 # f(panel, inputs, span, row_R) -> {model: a forecast in scaled space for each horizon of the span}, each y_RH or, for
 # members that are measured together, y_..RH.
 Forecast = Callable[[Windows, Any, Span, Array], dict[str, tuple[Array, ...]]]
@@ -204,59 +200,3 @@ class Measure(NamedTuple):
                 ]
                 for name, of in totals.items()
             }
-
-
-def sampler(
-    model: CrossMAE,
-    problem: Problem,
-    span: Span,
-    most_rows: int,
-    hiding: dict[str, Any],
-    keys: tuple[Array, Array],
-    like: Params = None,
-) -> Callable[[Params], dict[str, float]]:
-    """Returns f(params) -> losses of pre-training on rows drawn from the span once, with masks fixed for the whole run.
-
-    'reconstruction' hides as pre-training does; 'forecast' is the zero-shot forecast's squared error in scaled space.
-    like: the params as shapes. Raises TooLarge when a look at such ones will not fit.
-    """
-    rows = min(most_rows, span.rows)
-    block = -(-512 // problem.mesh.size) * problem.mesh.size
-    words = tuple(tuple(np.asarray(jax.random.key_data(key)).tolist()) for key in keys)
-    order, losses = looking(model, problem.mesh, span, block, rows, tuple(hiding.items()), words)
-    weighed = memory.Program(losses, problem.mesh, "validation", "config.compute_dtype=bfloat16")
-    if like is not None:
-        weighed.foresee(like, problem.panel.like(span, (1, block)), jnp.int32(0))
-
-    def look(params: Params) -> dict[str, float]:
-        feed = problem.panel.feed(span, lambda i: order(stretch(i * block, block, rows)[0])[None], -(-rows // block))
-        parts = [weighed(params, fed, jnp.int32(i * block)) for i, fed in enumerate(feed)]
-        (error, weight), (forecast_error, forecast_weight) = np.sum(np.asarray(jax.device_get(parts), np.float64), 0)
-        return {"reconstruction": error / weight, "forecast": forecast_error / forecast_weight}
-
-    return look
-
-
-@cache.kept
-def looking(
-    model: CrossMAE, mesh: Mesh, span: Span, block: int, rows: int, hiding: tuple[tuple[str, Any], ...],
-    words: tuple[tuple[int, ...], ...],
-) -> tuple[Callable, Callable]:  # fmt: skip
-    """Returns the order of the rows that `sampler` draws, and the losses' sums of a block of them, under jit; words:
-    its keys as numbers, the same for every seed: seeds are compared on them."""
-    rows_key, mask_key = (jax.random.wrap_key_data(jnp.array(of, jnp.uint32)) for of in words)
-    reconstruct = tasks.reconstruction(model, span, **dict(hiding), train=False)
-    foretell = tasks.forecasting(model, span, penalty="mse")
-
-    @jax.jit
-    def order(at_R: Array) -> Array:
-        return shuffle(rows_key, at_R, span.rows)
-
-    @jax.jit
-    def losses(params: Params, panel: Windows, first: Array) -> Any:
-        (at_R, real_R), data = meshes.split(mesh, stretch(first, block, rows)), Cached(panel.at(0))
-        row_R, key = order(at_R), jax.random.fold_in(mask_key, first)
-        pairs = reconstruct(params, data, row_R, key), foretell(params, data, row_R, key)
-        return meshes.whole(mesh, jax.tree.map(lambda a_R: (a_R * real_R).sum(), pairs))
-
-    return order, losses

@@ -14,7 +14,6 @@ from ptt_jax import (
     architecture,
     cache,
     checkpoint,
-    evaluate,
     memory,
     optim,
     problems,
@@ -23,6 +22,7 @@ from ptt_jax import (
     rundir,
     step,
     tasks,
+    watch,
 )
 from ptt_jax import mesh as meshes
 from ptt_jax import store as stores
@@ -135,7 +135,7 @@ def pretrain(
     chunk = memory.Program(many, problem.mesh, "pretrain", knobs, log.say, parts)
     order = step.orders(key, p.batch, train.rows)
     like = meshes.shapes(problem.mesh, params)
-    look = evaluate.sampler(model, problem, validation, p.validation_rows, hidden, keys(0, "validation"), like)
+    look = watch.sampler(model, problem, validation, p.validation_rows, hidden, keys(0, "validation"), like)
 
     fingerprints = (other.series.fingerprint for other in (problem, *also))
     whose = checkpoint.identity(cfg, ("pretrain.", "model."), *fingerprints)

@@ -21,7 +21,6 @@ from ptt_jax import (
     checkpoint,
     config,
     encodings,
-    evaluate,
     foresight,
     loop,
     memory,
@@ -307,7 +306,7 @@ def test_pretraining_learns_and_its_validation_masks_are_fixed(problem, tmp_path
     hiding = {"ratio": cfg.pretrain.mask_ratio, "tail_share": cfg.pretrain.tail_share, "norm": "window"}
     span = problem.span("validation", 48, (24,))
     keys = loop.keys(0, "validation")
-    look = evaluate.sampler(model, problem, span, 32, hiding, keys)
+    look = watch.sampler(model, problem, span, 32, hiding, keys)
     looks = [look(params) for _ in range(2)]
     assert looks[0] == looks[1]
     chosen = next(line for line in lines if line["step"] == card["chosen"])
@@ -315,7 +314,7 @@ def test_pretraining_learns_and_its_validation_masks_are_fixed(problem, tmp_path
     assert chosen["validation_loss"] == min(line["validation_loss"] for line in lines)
 
 
-def scripted(monkeypatch, room, name, looks):
+def scripted(monkeypatch, name, looks):
     """Validation says what the script says, and notes the parameters that it was shown."""
     shown, script = [], iter(looks)
 
@@ -324,15 +323,15 @@ def scripted(monkeypatch, room, name, looks):
             shown.append(jax.device_get(params))
             return next(script)
 
-        return types.SimpleNamespace(read=lambda *_: look) if room is watch else look
+        return types.SimpleNamespace(read=lambda *_: look) if name == "Watcher" else look
 
-    monkeypatch.setattr(room, name, make)
+    monkeypatch.setattr(watch, name, make)
     return shown
 
 
 @pytest.mark.parametrize(("losses", "best"), [((3.0, 1.0, 2.0), 1), ((1.0, 1.0, 1.0), 0), ((3.0, 2.0, 1.0), 2)])
 def test_the_backbone_is_the_best_on_validation_the_first_of_equals(problem, tmp_path, monkeypatch, losses, best):
-    shown = scripted(monkeypatch, evaluate, "sampler", [{"reconstruction": v, "forecast": 9.0} for v in losses])
+    shown = scripted(monkeypatch, "sampler", [{"reconstruction": v, "forecast": 9.0} for v in losses])
     run = open_run(tmp_path / "run", cfg := make_config())
     train.pretrain(cfg, run, problem, Log(run / "metrics.jsonl"))
     card = checkpoint.find_backbone(run)
@@ -344,7 +343,7 @@ def test_the_backbone_is_the_best_on_validation_the_first_of_equals(problem, tmp
 
 def test_each_horizon_keeps_its_own_best_tokens(finished, problem, tmp_path, monkeypatch):
     script = [{"12": np.full((1, 1), a), "20": np.full((1, 1), b)} for a, b in ((5, 5), (1, 4), (2, 3), (3, 2))]
-    shown = scripted(monkeypatch, watch, "Watcher", script)
+    shown = scripted(monkeypatch, "Watcher", script)
     cfg, run = make_config(), tmp_path / "run"
     cfg.backbone = str(finished)
     open_run(run, cfg)
@@ -359,7 +358,6 @@ def test_each_horizon_keeps_its_own_best_tokens(finished, problem, tmp_path, mon
 def test_a_validation_that_is_not_finite_is_never_saved(problem, tmp_path, monkeypatch):
     scripted(
         monkeypatch,
-        evaluate,
         "sampler",
         [{"reconstruction": 1.0, "forecast": 1.0}, {"reconstruction": np.nan, "forecast": 1.0}],
     )
@@ -379,7 +377,7 @@ def test_validation_rows_are_real_rows_of_every_channel_and_padding_weighs_nothi
     monkeypatch.setattr(tasks, "reconstruction", spy)
     monkeypatch.setattr(tasks, "forecasting", spy)
     for most in (7, span.rows, 10**6):
-        found = evaluate.sampler(None, problem, span, most, {}, loop.keys(0, "validation"))(None)["reconstruction"]
+        found = watch.sampler(None, problem, span, most, {}, loop.keys(0, "validation"))(None)["reconstruction"]
         rows = np.asarray(windows.shuffle(loop.keys(0, "validation")[0], np.arange(min(most, span.rows)), span.rows))
         assert len(set(rows.tolist())) == min(most, span.rows)
         np.testing.assert_allclose(found, rows.mean(), rtol=1e-5)
@@ -513,13 +511,12 @@ def test_a_sweep_in_one_run_gives_what_each_member_gives_alone(finished, sweep, 
 
 def test_a_setting_that_diverges_is_never_chosen_and_stops_no_one(finished, problem, tmp_path, monkeypatch):
     looks = [[2.0, 2.0], [1.0, 1.9], [np.nan, 1.5], [np.nan, 1.4]]
-    scripted(monkeypatch, watch, "Watcher", [{h: np.array([look]) for h in ("12", "20")} for look in looks])
+    scripted(monkeypatch, "Watcher", [{h: np.array([look]) for h in ("12", "20")} for look in looks])
     history, card = tune_on(finished, problem, tmp_path / "run", learning_rates=(3e-2, 1e-2))
     assert history[-1][1]["20"] == [[None, 1.4]]  # JSON has no nan
     assert (card["setting"]["20"]["index"], card["chosen"]["20"]) == (0, [2])  # it was good while it lasted
     scripted(
         monkeypatch,
-        watch,
         "Watcher",
         [{h: np.array([look]) for h in ("12", "20")} for look in looks[:1] + looks[2:] * 2],
     )
@@ -534,7 +531,7 @@ def test_seeds_that_diverge_in_different_settings_go_on(finished, problem, tmp_p
         [[np.nan, 0.9], [1.4, np.nan]],
         [[np.nan, 0.8], [1.2, 3]],
     ]
-    scripted(monkeypatch, watch, "Watcher", [{h: np.array(look) for h in ("12", "20")} for look in looks])
+    scripted(monkeypatch, "Watcher", [{h: np.array(look) for h in ("12", "20")} for look in looks])
     _, card = tune_on(finished, problem, tmp_path / "run", seeds=2, learning_rates=(3e-2, 1e-2))
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["validation_mse"]["20"] for line in lines] == [2.0, 1.25, 1.15, 1.0]
@@ -567,7 +564,7 @@ def test_a_setting_is_chosen_by_the_mean_over_seeds_of_each_seeds_best_look():
 
 def test_what_is_loaded_is_what_the_chosen_setting_learned(finished, problem, tmp_path, monkeypatch):
     looks = [[[2.0, 2.0]], [[2.5, 1.0]], [[2.5, 0.9]], [[2.5, 1.1]]]
-    shown = scripted(monkeypatch, watch, "Watcher", [{h: np.array(look) for h in ("12", "20")} for look in looks])
+    shown = scripted(monkeypatch, "Watcher", [{h: np.array(look) for h in ("12", "20")} for look in looks])
     tune_on(finished, problem, tmp_path / "run", learning_rates=(1e-2, 3e-2))
     (prompt,) = checkpoint.load_prompts(tmp_path / "run", TASK, checkpoint.find_backbone(finished)["content_hash"])[20]
     np.testing.assert_array_equal(prompt["tokens_MD"], shown[2]["prompt"]["tokens_MD"][0, 1])

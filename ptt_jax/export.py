@@ -19,55 +19,24 @@ so. Files are for serving: what lasts is the folder of `Forecaster.save`, from w
 """
 
 import contextlib
-import hashlib
 import json
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax import export as jax_export
 
-from ptt_jax import config, fitted, predict, provenance, quantiles
-from ptt_jax import store as stores
+from ptt_jax import config, fitted, manifest, predict
 from ptt_jax.errors import UserError
 from ptt_jax.files import to_path, write_atomic
-from ptt_jax.fitted import Fitted
-from ptt_jax.intervals import LEVELS, STILL, Intervals
 from ptt_jax.predict import Predictor
 from ptt_jax.seal import read_json
 
-FORMAT, TWO = 1, 2  # of the page; of one whose program returns two things
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # those that jax.export has names for
 USUAL = ("cpu", "cuda", "tpu")
-DIGITS = 6  # of the page's quantiles and ratios
-SIZE = (
-    "size = ratio[name], or `relative` for another series, * spread ** (1 - recent) * move ** recent, with the names "
-    "in `unit`; spread: the standard deviation of the row's values; move: the mean distance of its `last` values from "
-    "those `lag` steps before, the spread where no two are known, and at least `still` of it"
-)
-# What a caller has to know, on the page, since nothing else need come along.
-NOTES = {
-    "history": "a row is one series' last steps, oldest first and one `freq` apart; NaN where a value is missing, and "
-    "in front of a history that is shorter; a row without any value is forecast as NaN",
-    "rows": "any number from 1 on; jax compiles for each number, so pad many different ones with rows of NaN",
-    "digits": "float32 has seven digits: of a row whose level is large beside its moves, pass history - level, made in "
-    "float64, and add level to numpy.asarray(forecast, 'float64')",
-    "intervals": "low, high = forecast + quantiles[step] at (1 -/+ level / 100) / 2, interpolated between `levels`, * "
-    f"size; {SIZE}",
-}
-# ... and where the program returns quantile forecasts, too.
-TOLD = {
-    "quantiles": "the program returns (forecast, told): told[l] is what the quantile prompt of the l-th of `levels` "
-    "there says, or the forecast itself where that is 0.5 and no prompt is of it, in order",
-    "digits": NOTES["digits"].replace("forecast, 'float64')", "forecast, 'float64'), and to told"),
-    "intervals": "bounds = sort(weights @ told[:, row, step] + quantiles[step] * size), one for each of `levels`; low, "
-    f"high = these at (1 -/+ level / 100) / 2, interpolated; {SIZE}",
-}
 
 
 def program(predictor: Predictor, history_RT: Array) -> Array | tuple[Array, Array]:
@@ -134,51 +103,23 @@ def placeless() -> Iterator[None]:
 def write(path: str | Path, predictor: Predictor, about: dict[str, Any], platforms: Sequence[str] = USUAL) -> Path:
     """Writes the program, and NAME.json beside NAME.stablehlo; returns the program's path.
 
-    about: what the page says besides (`of_fitted`, `of_run`). Raises UserError before anything is written.
+    about: what the page says besides (`manifest.of_fitted`, `of_run`). Raises UserError before anything is written.
     """
     target = to_path(path, "export")
     check(target, platforms)
     page = target.with_suffix(".json")
     made = exported(predictor, platforms)
     content = bytes(made.serialize())
-    versions, levels = provenance.versions(), list(quantiles.with_median(predictor.levels))
-    shape = {"shape": ["rows", predictor.horizon], "dtype": "float32", "missing": "NaN"}
-    notes = NOTES | (TOLD if predictor.levels else {})
-    if "intervals" not in about:  # of a run, which has no table that they could be made of
-        del notes["intervals"]
-    told = {"name": "told", "levels": levels, **shape, "shape": [len(levels), *shape["shape"]]}
-    said = {
-        "format": TWO if predictor.levels else FORMAT,
-        "program": {
-            "file": target.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(),
-            "platforms": list(made.platforms), "calling_convention_version": made.calling_convention_version,
-            "versions": {name: versions[name] for name in ("ptt_jax", "jax", "jaxlib")},
-        },
-        "input": {"name": "history", "shape": ["rows", predictor.lookback], "dtype": "float32", "missing": "NaN"},
-        "output": {"name": "forecast", **shape},
-        **({"quantiles": told} if predictor.levels else {}),
-        "patch": predictor.model.patch,
-        "backbone": stores.content_hash(predictor.backbone),
-        "notes": notes,
-        **about,
-    }  # fmt: skip
+    said = manifest.make(target.name, content, made, predictor, about)
     temporary = target.with_name(target.name + ".tmp")
     try:
         temporary.write_bytes(content)
-        write_atomic(page, to_read(said))
+        write_atomic(page, manifest.to_read(said))
         temporary.replace(target)
     except OSError as e:
         temporary.unlink(missing_ok=True)
         raise UserError(f"export({str(path)!r}): {e.strerror}; accepted: a place that can be written") from None
     return target
-
-
-def to_read(page: dict[str, Any]) -> str:
-    """Returns the page as JSON with a line for each plain list, and not for each of its items."""
-    lines = json.dumps(page, indent=1, allow_nan=False)
-    # No string of JSON holds a raw line break: what is inside of one is left as it is.
-    plain = re.compile(r"\[\n\s+([^\[\]{}]*?)\n\s*\]")
-    return plain.sub(lambda found: "[" + re.sub(r"\n\s*", " ", found[1]) + "]", lines)
 
 
 def check(target: Path, platforms: Sequence[str]) -> None:
@@ -189,7 +130,7 @@ def check(target: Path, platforms: Sequence[str]) -> None:
     if not target.absolute().parent.is_dir():
         raise UserError(f"{call}: there is no folder {target.parent}; accepted: one that is there")
     page = target.with_suffix(".json")
-    if page.exists() and not is_page(page):
+    if page.exists() and not manifest.is_page(page):
         raise UserError(f"{call} would write {page}, and something else is there; accepted: another name")
     unknown = [name for name in platforms if name not in PLATFORMS]
     if isinstance(platforms, str) or unknown or not len(platforms) or len(set(platforms)) < len(platforms):
@@ -200,42 +141,6 @@ def check(target: Path, platforms: Sequence[str]) -> None:
         raise UserError(
             f"{call} needs flatbuffers, and it is not installed; accepted: pip install ptt_jax[export]"
         ) from None
-
-
-def is_page(path: Path) -> bool:
-    """Says whether a file is a page of this module."""
-    try:
-        return "program" in read_json(path)
-    except UserError:
-        return False
-
-
-def of_fitted(of: Fitted) -> dict[str, Any]:
-    """Returns what the page of a Forecaster's export says besides shapes: its series and their intervals."""
-    table = of_intervals(of.names_C, of.intervals, of.predictor.levels)
-    return {"freq": of.freq, "season": of.season, "prompt": of.prompt_hash, "intervals": table}
-
-
-def of_intervals(names_C: Sequence[str], known: Intervals, tuned: Sequence[float] = ()) -> dict[str, Any]:
-    """Returns what `Intervals.bounds` needs, for JSON, which has no NaN; or, with quantile prompts of the levels
-    `tuned`, `quantiles.bounds`: what these say of each of LEVELS is a weighted sum."""
-
-    def plain(values: np.ndarray) -> list[float | None]:
-        return [float(f"{v:.{DIGITS}g}") if np.isfinite(v) else None for v in values.tolist()]
-
-    weights = {}
-    if tuned:
-        rungs = quantiles.with_median(tuned)
-        # With every digit: their sum is 1, or bounds would be off by a share of the series' level.
-        weights["weights"] = [quantiles.said(np.eye(len(rungs)), rungs, q).tolist() for q in LEVELS]
-    return {
-        "levels": plain(LEVELS),
-        **weights,
-        "quantiles": [plain(column) for column in known.quantile_QH.T],
-        "ratio": dict(zip(names_C, plain(known.ratio_C), strict=True)),
-        "relative": plain(np.array([known.relative]))[0],
-        "unit": {**known.unit._asdict(), "still": STILL},
-    }
 
 
 def of_run(run: Path, horizon: int = 0) -> tuple[Predictor, dict[str, Any]]:

@@ -34,6 +34,7 @@ from ptt_jax import (
     impute,
     intervals,
     lock,
+    manifest,
     predict,
     quantiles,
     scaling,
@@ -307,12 +308,12 @@ class Forecaster:
 
     def export(self, path: str | Path, platforms: Sequence[str] = export.USUAL) -> Path:
         """Writes the forecast as one program that jax runs without ptt_jax, NAME.stablehlo, and NAME.json, which says
-        how to call it and how to make the intervals (`export.py`); returns the program's path.
+        how to call it and how to make the intervals (`manifest.py`); returns the program's path.
 
         Where there are quantile prompts, the program says what they say besides. Raises UserError when the path is no
         .stablehlo file in a folder that is there, a platform has no such name, or flatbuffers is not installed.
         """
-        return export.write(path, self.fitted.predictor, export.of_fitted(self.fitted), platforms)
+        return export.write(path, self.fitted.predictor, manifest.of_fitted(self.fitted), platforms)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Forecaster":

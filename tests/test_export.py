@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ptt_jax import export
+from ptt_jax import export, manifest
 from ptt_jax.errors import UserError
 from ptt_jax.model import init
 from ptt_jax.predict import Predictor
@@ -93,7 +93,7 @@ def test_a_process_without_ptt_jax_gives_the_same_forecast(folder, predictor):
 
 def test_the_page_says_what_the_program_is(folder, predictor):
     page = json.loads((folder / "model.json").read_text())
-    assert page["notes"] == {key: said for key, said in export.NOTES.items() if key != "intervals"}  # it has none
+    assert page["notes"] == {key: said for key, said in manifest.NOTES.items() if key != "intervals"}  # it has none
     content = (folder / "model.stablehlo").read_bytes()
     assert page["program"]["sha256"] == hashlib.sha256(content).hexdigest()
     assert page["program"]["platforms"] == ["cpu", "cuda", "tpu"]
@@ -150,7 +150,7 @@ def test_what_quantile_prompts_say_is_exported_in_order(predictor, levels, atten
     page = json.loads((tmp_path / "m.json").read_text())
     assert page["quantiles"]["shape"] == [len(away_LRH), "rows", HORIZON]
     assert page["quantiles"]["levels"] == sorted({*levels, 0.5})
-    assert page["notes"] == {key: said for key, said in (export.NOTES | export.TOLD).items() if key != "intervals"}
+    assert page["notes"] == {key: said for key, said in (manifest.NOTES | manifest.TOLD).items() if key != "intervals"}
     size_R1 = np.nan_to_num(np.abs(history_RT)).max(1, keepdims=True) + 1e-30
     np.testing.assert_allclose(told_LRH / size_R1[None], (truth_RH + away_LRH) / size_R1[None], rtol=0, atol=1e-5)
     assert (np.nan_to_num(np.diff(told_LRH, axis=0)) >= 0).all()
@@ -197,6 +197,6 @@ def test_a_page_has_a_line_for_a_list_and_leaves_names_as_they_are():
         "shape": ["rows", 12],
         "quantile": [[1], [2]],
     }
-    text = export.to_read(page)
+    text = manifest.to_read(page)
     assert json.loads(text) == page
     assert {' "levels": [0.1, 0.9],', ' "shape": ["rows", 12],', "  [1],"} <= {*text.splitlines()}

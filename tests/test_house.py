@@ -26,7 +26,7 @@ RANKS = (
     ("tune",),
     ("finetune", "imputation"),
     ("score", "pictures", "fitted"),
-    ("report", "foresight"),
+    ("report", "foresight", "manifest"),
     ("fitting", "parcel", "export", "found"),
     ("forecaster", "stacks", "outlook", "panels", "request"),
     ("prospect",),

@@ -171,7 +171,7 @@ def linear(cell: Cell, cfg: ConfigDict, folder: Path, problem: Problem) -> pd.Da
     several = {"first_TK": first_TK, "second_KH": jnp.zeros((cell.width, horizon))}
     params = {"probe": several if cell.width else {"weights_TH": jnp.zeros((cfg.lookback, horizon))}}
     steps = optim.plan(t.epochs, t.steps, t.batch, train.rows, "tune")
-    tx = optim.PROBE.transform(training.chain(t, steps), params)
+    tx = optim.PROBE.transform(optim.optimiser(optim.terms(t, steps)), params)
 
     def forecast(params: Any, panel: Any, span: Span, row_R: jax.Array) -> jax.Array:
         p = params["probe"]

@@ -130,7 +130,7 @@ class Subject:
 
         def transform(hyper: Any) -> Any:
             instead = {"peak": hyper["learning_rate"], "weight_decay": hyper["weight_decay"]}
-            return optim.PROMPT.transform(train.chain(t, STEPS, **instead), alone)
+            return optim.PROMPT.transform(optim.optimiser(optim.terms(t, STEPS), **instead), alone)
 
         def member(hyper: dict[str, Array]) -> Step:
             return step.one(loss, transform(hyper), optim.PROMPT, self.mesh, self.batch, span.rows)
@@ -150,7 +150,7 @@ class Subject:
     ) -> Phase:  # fmt: skip
         """Returns a phase that trains groups of the backbone and of what stands beside it."""
         tree = {"backbone": architecture.shapes(self.model), **beside}
-        tx = groups.transform(train.chain(section, STEPS), tree)
+        tx = groups.transform(optim.optimiser(optim.terms(section, STEPS)), tree)
 
         def make(m: Material) -> tuple[State, tuple]:
             return step.start({"backbone": m.backbone, **beside}, tx), (data(m), jax.random.key(0))

@@ -47,7 +47,6 @@ from ptt_jax.model import CrossMAE
 from ptt_jax.problems import Problem
 from ptt_jax.seal import write_json
 from ptt_jax.store import Store
-from ptt_jax.train import terms
 from ptt_jax.windows import Span, Windows, past
 
 Params = Any
@@ -138,10 +137,10 @@ def learner(
     parts: tuple[str, ...], kind: str, said: tuple[tuple[str, Any], ...],
 ) -> tuple[Any, Callable]:  # fmt: skip
     """Returns the optimiser of a mode and its `step.many`; parts: that thaw, kind: of the prompt, said: of
-    `train.terms`."""
+    `optim.terms`."""
     backbone, rest = shapes(model), (kind, span.lookback, span.horizons[-1], span.channels)
     params = jax.eval_shape(lambda: start(mode, model, backbone, *rest)) if mode != "full" else {"backbone": backbone}
-    tx = groups.transform(optim.chain(**dict(said)), params)
+    tx = groups.transform(optim.optimiser(said), params)
     return tx, step.many(step.one(loss(mode, model, span, penalty, parts), tx, groups, mesh, batch, span.rows))
 
 
@@ -159,7 +158,7 @@ class Plan:
         train, self.validation = problem.learning(cfg), problem.span("validation", cfg.lookback, cfg.horizons)
         steps = optim.plan(t.epochs, t.steps, t.batch, train.rows, "tune")
         self.tx, many = learner(
-            t.mode, model, mesh, train, t.batch, t.loss, self.groups, thawed(t), t.prompts, terms(t, steps)
+            t.mode, model, mesh, train, t.batch, t.loss, self.groups, thawed(t), t.prompts, optim.terms(t, steps)
         )
         knobs = "config.tune.batch, or config.compute_dtype=bfloat16"
         chunk = memory.Program(many, mesh, "tune", knobs, log.say, parts)

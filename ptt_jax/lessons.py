@@ -27,7 +27,6 @@ from ptt_jax.model import CrossMAE, Encoded
 from ptt_jax.prompts import Prompt
 from ptt_jax.seal import read_json, write_json
 from ptt_jax.store import Store
-from ptt_jax.train import chain
 
 MOST_ROWS = 4096  # windows of a channel that a prompt learns from, evenly spread
 KINDS = ("position", "shared")  # of prompts
@@ -147,7 +146,8 @@ def tune(detector: Detector, learn: Lessons, choose: Lessons, section: ConfigDic
     params = meshes.replicate(detector.mesh, {"backbone": detector.backbone, "prompt": prompt})
     batch = -(-min(section.batch, learn.rows) // detector.mesh.size) * detector.mesh.size
     steps = optim.plan(section.epochs, section.steps, batch, learn.rows, "tune")
-    tx, loss = optim.PROMPT.transform(chain(section, steps), params), loss_of(detector, section.loss)
+    said, loss = optim.terms(section, steps), loss_of(detector, section.loss)
+    tx = optim.PROMPT.transform(optim.optimiser(said), params)
     chunk = step.many(step.one(loss, tx, optim.PROMPT, detector.mesh, batch, learn.rows))
 
     @jax.jit

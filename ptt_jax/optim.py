@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from ml_collections import ConfigDict
 
 from ptt_jax.errors import UserError
 from ptt_jax.model import GROUPS, group
@@ -33,6 +34,17 @@ def chain(
     rate = schedule(peak, warmup, steps)
     adamw = optax.adamw(rate, weight_decay=weight_decay, mask=decayed)
     return optax.chain(optax.clip_by_global_norm(clip), adamw, *([averaging(average)] if average else []))
+
+
+def terms(section: ConfigDict, steps: int, **more: Any) -> tuple[tuple[str, Any], ...]:
+    """Returns what `chain` takes of a stage's config section, as items, which can be hashed."""
+    names = {"peak": "learning_rate", "warmup": "warmup", "weight_decay": "weight_decay", "clip": "clip"}
+    return ("steps", steps), *((name, section[key]) for name, key in names.items()), *more.items()
+
+
+def optimiser(said: tuple[tuple[str, Any], ...], **instead: Any) -> optax.GradientTransformation:
+    """Returns the `chain` of those `terms`, with some of what they say, maybe traced, in its stead."""
+    return chain(**{**dict(said), **instead})
 
 
 class Average(NamedTuple):

@@ -24,7 +24,6 @@ from ptt_jax.log import Log
 from ptt_jax.loop import Loop, keys, parts
 from ptt_jax.model import CrossMAE
 from ptt_jax.problems import Problem
-from ptt_jax.train import terms
 from ptt_jax.windows import Span
 
 # A member of the fan is one seed (S) and one setting (G); the backbone is everyone's.
@@ -131,14 +130,14 @@ def learner(
     said: tuple[tuple[str, Any], ...], prompt: tuple[str, int, int],
 ) -> tuple[Callable[[dict[str, Any]], Any], Callable]:  # fmt: skip
     """Returns f(setting) -> its optimiser, and `step.many` of all seeds and settings; loss: of `Job`, said: of
-    `train.terms`, prompt: kind, count and channels of `prompts.make`."""
+    `optim.terms`, prompt: kind, count and channels of `prompts.make`."""
     kind, count, channels = prompt
     one = jax.eval_shape(lambda: prompts.make(kind, count, model.width, channels, model.decoder_layers))
     alone = {"backbone": shapes(model), "prompt": one}  # shapes: what is kept holds no array
 
     def transform(setting: dict[str, Any]) -> Any:
         instead = {"peak": setting["learning_rate"], "weight_decay": setting["weight_decay"]}
-        return optim.PROMPT.transform(optim.chain(**{**dict(said), **instead}), alone)
+        return optim.PROMPT.transform(optim.optimiser(said, **instead), alone)
 
     def member(setting: dict[str, Array]) -> step.Step:
         return step.one(loss(setting), transform(setting), optim.PROMPT, mesh, batch, span.rows)
@@ -158,7 +157,7 @@ class Plan:
         self.one = prompts.make(t.prompts, longest, model.width, channels, model.decoder_layers)
         self.alone = {"backbone": shapes(model), "prompt": self.one}
         self.transform, many = learner(
-            model, mesh, job.train, t.batch, job.loss, terms(t, self.steps), (t.prompts, longest, channels)
+            model, mesh, job.train, t.batch, job.loss, optim.terms(t, self.steps), (t.prompts, longest, channels)
         )
         stage = "quantiles" if job.levels else "tune"
         knobs = f"config.tune.batch{' or config.tune.seeds' * (t.seeds > 1)}, or config.compute_dtype=bfloat16"

@@ -1,4 +1,4 @@
-"""Pre-train a backbone, going on where the run directory says that it stopped; and what both stages share."""
+"""Pre-train a backbone, going on where the run directory says that it stopped; and what must hold before that."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -38,17 +38,6 @@ from ptt_jax.stream import Host
 from ptt_jax.windows import Mix, Panel, Span
 
 Params = Any
-
-
-def terms(section: ConfigDict, steps: int, **more: Any) -> tuple[tuple[str, Any], ...]:
-    """Returns what `optim.chain` takes of a stage's config section, as items, which can be hashed."""
-    names = {"peak": "learning_rate", "warmup": "warmup", "weight_decay": "weight_decay", "clip": "clip"}
-    return ("steps", steps), *((name, section[key]) for name, key in names.items()), *more.items()
-
-
-def chain(section: ConfigDict, steps: int, **instead: Any) -> Any:
-    """Returns the optimiser of a stage's config section, with some of what it asks for, maybe traced, in its stead."""
-    return optim.chain(**{**dict(terms(section, steps)), **instead})
 
 
 def check(cfg: ConfigDict, problem: Problem, also: Sequence[Problem] = ()) -> None:
@@ -103,8 +92,9 @@ def learner(
     model: CrossMAE, mesh: Mesh, span: Span, batch: int, hidden: tuple[tuple[str, Any], ...],
     said: tuple[tuple[str, Any], ...],
 ) -> tuple[Any, Callable]:  # fmt: skip
-    """Returns the optimiser of pre-training and its `step.many`; hidden: of `tasks.reconstruction`, said: `terms`."""
-    tx = optim.ALL.transform(optim.chain(**dict(said)), {"backbone": architecture.shapes(model)})
+    """Returns the optimiser of pre-training and its `step.many`; hidden: of `tasks.reconstruction`, said: of
+    `optim.terms`."""
+    tx = optim.ALL.transform(optim.optimiser(said), {"backbone": architecture.shapes(model)})
     loss = tasks.reconstruction(model, span, **dict(hidden), train=True)
     return tx, step.many(step.one(loss, tx, optim.ALL, mesh, batch, span.rows))
 
@@ -128,7 +118,7 @@ def pretrain(
 
     weights_key, key = keys(cfg.seed, "pretrain")
     params = meshes.replicate(problem.mesh, {"backbone": init(model, weights_key)})
-    hidden, said = hiding(p), terms(p, steps, average=p.average)
+    hidden, said = hiding(p), optim.terms(p, steps, average=p.average)
     tx, many = learner(model, problem.mesh, train, p.batch, tuple({**hidden, **augmentation(p)}.items()), said)
     state = step.start(params, tx)
     knobs = "config.pretrain.batch, or config.compute_dtype=bfloat16"

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ptt_jax import config, lessons, mesh, prompts
+from ptt_jax import config, lessons, mesh, optim, prompts
 from ptt_jax import store as stores
 from ptt_jax.detect import Detector, question
 from ptt_jax.errors import UserError
@@ -93,7 +93,7 @@ def test_prompts_alone_learn_and_never_make_the_held_back_rows_worse(detector, p
 
 
 def test_a_prompt_that_helps_nothing_is_the_mask_token_alone(detector, parts, section, monkeypatch):
-    monkeypatch.setattr(lessons, "chain", lambda section, steps: optax_worse())
+    monkeypatch.setattr(optim, "optimiser", lambda said: optax_worse())
     tuned = lessons.tune(detector, *lessons.lessons(detector, parts), section, 0)
     assert tuned.chosen == 0
     assert not np.any(tuned.prompt["tokens_MD"])

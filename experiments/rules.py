@@ -28,7 +28,7 @@ AS_IS = "as it is"
 
 
 class Evidence(NamedTuple):
-    """What `calibrate.residuals` holds before it returns, in units of one kind."""
+    """What `calibrate.fit` makes intervals from, in units of one kind."""
 
     map_WHC: np.ndarray  # the linear map's residuals over the history
     unit_WC: np.ndarray

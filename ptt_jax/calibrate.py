@@ -27,26 +27,33 @@ def fit(predictor: Predictor, table: Table, kept: int, unit: Unit) -> Intervals:
 
     Raises UserError where no residual is known, of those rows or of the whole history.
     """
-    residual_WHC, unit_WC, apart, _ = residuals(predictor, table, kept, unit)
+    recent, whole, apart = windows(predictor, table, kept)
+    residual_WHC, unit_WC = back_test(predictor, table, recent, unit)
+    if whole:
+        residual_WHC = of_history(table, whole, recent, residual_WHC, unit_WC, predictor.lookback)
+        unit_WC = sizes(table, whole, predictor.lookback, unit)
     return intervals.fit(residual_WHC, unit_WC, apart, unit)
 
 
-def residuals(
-    predictor: Predictor, table: Table, kept: int, unit: Unit
-) -> tuple[np.ndarray, np.ndarray, int, list[int]]:
-    """Returns residual_WHC in original units, unit_WC of their histories, how many windows do not overlap, and how many
-    steps from the table's end each window's history ends; of a model that the last `kept` rows taught nothing."""
+def windows(predictor: Predictor, table: Table, kept: int) -> tuple[list[int], list[int], int]:
+    """Returns how many steps from the table's end the histories end of windows in its last `kept` rows, and of windows
+    over the whole history; and how many of the latter do not overlap. A history that a backbone of others was tuned on
+    may be too short for the latter: then there are none, and the number is that of the former."""
     horizon = predictor.horizon
     count = min(CUTOFFS, max(LEAST, ROWS // len(table.names_C)))
-    recent = cutoffs(-kept, -horizon, count)
-    own_WHC, unit_WC = back_test(predictor, table, recent, unit)
-    first = predictor.lookback - len(table.values_TC)
-    if first > -horizon - FOLDS:  # a history that a backbone of others was tuned on
-        return own_WHC, unit_WC, kept // horizon, recent
-    whole = cutoffs(first, -horizon, count)
-    map_WHC = crossed(table, [*whole, *recent], predictor.lookback, horizon)
-    size_HC = ratio(own_WHC, map_WHC[len(whole) :], unit_WC)
-    return map_WHC[: len(whole)] * size_HC, sizes(table, whole, predictor.lookback, unit), -first // horizon, whole
+    recent, first = cutoffs(-kept, -horizon, count), predictor.lookback - len(table.values_TC)
+    if first > -horizon - FOLDS:
+        return recent, [], kept // horizon
+    return recent, cutoffs(first, -horizon, count), -first // horizon
+
+
+def of_history(
+    table: Table, whole: list[int], recent: list[int], own_VHC: np.ndarray, unit_VC: np.ndarray, lookback: int
+) -> np.ndarray:
+    """Returns residual_WHC of the windows `whole`, in original units: the linear map's, of the size that the model's,
+    own_VHC, have in the windows `recent`; unit_VC: of the histories of those."""
+    map_WHC = crossed(table, [*whole, *recent], lookback, own_VHC.shape[1])
+    return map_WHC[: len(whole)] * ratio(own_VHC, map_WHC[len(whole) :], unit_VC)
 
 
 def cutoffs(first: int, last: int, most: int) -> list[int]:
@@ -59,7 +66,12 @@ def cutoffs(first: int, last: int, most: int) -> list[int]:
 def back_test(predictor: Predictor, table: Table, after: list[int], unit: Unit) -> tuple[np.ndarray, np.ndarray]:
     """Returns residual_WHC of windows whose history ends `after` steps from the end, in original units, and unit_WC."""
     y_WHC, unit_WC = predict.foretell(predictor, table.values_TC, after, predictor.horizon, unit)
-    return usual(table, frames.truth(table, predictor.horizon, after) - y_WHC, after, predictor.lookback), unit_WC
+    return beyond(table, y_WHC, after, predictor.lookback), unit_WC
+
+
+def beyond(table: Table, y_WHC: np.ndarray, after: list[int], lookback: int) -> np.ndarray:
+    """Returns residual_WHC of forecasts from histories that end `after` steps from the end."""
+    return usual(table, frames.truth(table, y_WHC.shape[1], after) - y_WHC, after, lookback)
 
 
 def usual(table: Table, residual_WHC: np.ndarray, after: list[int], lookback: int) -> np.ndarray:

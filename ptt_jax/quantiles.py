@@ -25,8 +25,16 @@ def fit(predictor: Predictor, table: Table, kept: int, unit: Unit) -> Intervals:
 
     Raises UserError where no residual is known, of those rows or of the whole history.
     """
-    residual_WHC, _, apart, after = calibrate.residuals(predictor, table, kept, unit)
-    _, unit_WC, away_LWHC = predict.foretell_levels(predictor, table.values_TC, after, predictor.horizon, unit)
+
+    def told(after: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return predict.foretell_levels(predictor, table.values_TC, after, predictor.horizon, unit)
+
+    recent, whole, apart = calibrate.windows(predictor, table, kept)
+    y_WHC, unit_WC, away_LWHC = told(recent)
+    residual_WHC = calibrate.beyond(table, y_WHC, recent, predictor.lookback)
+    if whole:
+        residual_WHC = calibrate.of_history(table, whole, recent, residual_WHC, unit_WC, predictor.lookback)
+        _, unit_WC, away_LWHC = told(whole)
     return conform(residual_WHC, unit_WC, away_LWHC, with_median(predictor.levels), apart, unit)
 
 

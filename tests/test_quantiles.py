@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from test_forecaster import HORIZON, TINY, long, make
 
-from ptt_jax import Bank, fitting, frames, intervals, main, parcel, predict, quantiles, seal
+from ptt_jax import Bank, calibrate, fitting, frames, intervals, main, parcel, predict, quantiles, seal
 from ptt_jax import export as exports
 from ptt_jax.errors import UserError
 from ptt_jax.forecaster import Forecaster
@@ -139,14 +139,18 @@ def test_levels_between_and_past_the_prompts_lie_on_a_line_of_normal_quantiles()
 
 
 class Fan:
-    """Forecasts 0 and two quantiles, in the place of a model with quantile prompts."""
+    """Forecasts 0 and two quantiles, in the place of a model with quantile prompts; counts the rows it is asked."""
 
     lookback, horizon, levels = 24, 6, QUANTILES
+
+    def __init__(self) -> None:
+        self.asked = 0
 
     def __call__(self, history_RT: np.ndarray, horizon: int) -> np.ndarray:
         return self.told(history_RT, horizon)[0]
 
     def told(self, history_RT: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+        self.asked += len(history_RT)
         y_RH = np.zeros((len(history_RT), horizon))
         return y_RH, np.stack([y_RH - 1, y_RH, y_RH + 1])
 
@@ -159,7 +163,10 @@ def test_a_history_without_room_for_a_map_is_calibrated_on_its_last_rows(rows):
     fan = Fan()
     if rows == 40:
         fan.lookback = 36
-    known = quantiles.fit(fan, table, 20 if rows == 40 else 100, Unit())
+    kept = 20 if rows == 40 else 100
+    known = quantiles.fit(fan, table, kept, Unit())
+    recent, whole, _ = calibrate.windows(fan, table, kept)
+    assert fan.asked == 2 * (len(recent) + len(whole))  # each window of both series once
     middle_H = known.quantile_QH[int(np.abs(LEVELS - 0.5).argmin())] * known.ratio_C.mean()
     assert (middle_H > 1).all() == (rows == 40)  # the truth lies above 0, and not above the map
 

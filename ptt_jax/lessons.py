@@ -6,7 +6,7 @@ on from: prompts/TASK is written when it is done, in the form that `checkpoint.l
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -15,11 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ptt_jax import checkpoint, detect, optim, prompts, step, tasks
+from ptt_jax import cache, checkpoint, detect, optim, prompts, step, tasks
 from ptt_jax import mesh as meshes
 from ptt_jax import store as stores
+from ptt_jax.architecture import shapes
 from ptt_jax.detect import Detector
 from ptt_jax.errors import UserError
 from ptt_jax.loop import check_finite, keys, stalled
@@ -114,9 +116,8 @@ def observe(
     return cast(tuple[Encoded, ...], model.apply({"params": backbone}, x_RL, observed_RL, asked, method=detect.observe))
 
 
-def loss_of(detector: Detector, penalty: str) -> tasks.Loss:
-    """Returns the error of hidden patches in the detector's units, so that the loss is the score."""
-    model, _, asked, units, _ = detector
+def loss_of(model: CrossMAE, asked: detect.Question, units: str, penalty: str) -> tasks.Loss:
+    """Returns the error of hidden patches in a detector's units, so that the loss is the score."""
 
     def loss(params: Any, data: Lessons, row_R: Array, key: Array) -> tuple[Array, Array]:
         sum_R, count_R = jnp.zeros(len(row_R)), jnp.zeros(len(row_R))
@@ -132,6 +133,25 @@ def loss_of(detector: Detector, penalty: str) -> tasks.Loss:
     return loss
 
 
+@cache.kept
+def learner(
+    model: CrossMAE, mesh: Mesh, asked: detect.Question, units: str, batch: int, rows: int, kind: str, penalty: str,
+    said: tuple[tuple[str, Any], ...],
+) -> tuple[Any, Callable, Callable]:  # fmt: skip
+    """Returns the optimiser, its `step.many`, and f(params, lessons) -> sum and count of their losses; kind: of the
+    prompt, said: of `optim.terms`."""
+    prompt = jax.eval_shape(lambda: prompts.make(kind, asked.patches, model.width))
+    tx = optim.PROMPT.transform(optim.optimiser(said), {"backbone": shapes(model), "prompt": prompt})
+    loss = loss_of(model, asked, units, penalty)
+
+    @jax.jit
+    def sums(params: Any, of: Lessons) -> tuple[Array, Array]:
+        sum_R, count_R = loss(params, of, jnp.arange(of.rows), jax.random.key(0))
+        return sum_R.sum(), count_R.sum()
+
+    return tx, step.many(step.one(loss, tx, optim.PROMPT, mesh, batch, rows)), sums
+
+
 def tune(detector: Detector, learn: Lessons, choose: Lessons, section: ConfigDict, seed: int) -> Tuned:
     """Returns the prompt of the look that the held-back rows like best, no prompt (zeros, step 0) among them.
 
@@ -142,19 +162,14 @@ def tune(detector: Detector, learn: Lessons, choose: Lessons, section: ConfigDic
         raise UserError(
             f"config.tune.prompts = {section.prompts} is not for anomaly scores; accepted: {' or '.join(KINDS)}"
         )
-    prompt = prompts.make(section.prompts, detector.asked.patches, detector.model.width)
-    params = meshes.replicate(detector.mesh, {"backbone": detector.backbone, "prompt": prompt})
-    batch = -(-min(section.batch, learn.rows) // detector.mesh.size) * detector.mesh.size
+    model, backbone, asked, units, mesh = detector
+    prompt = prompts.make(section.prompts, asked.patches, model.width)
+    params = meshes.replicate(mesh, {"backbone": backbone, "prompt": prompt})
+    batch = -(-min(section.batch, learn.rows) // mesh.size) * mesh.size
     steps = optim.plan(section.epochs, section.steps, batch, learn.rows, "tune")
-    said, loss = optim.terms(section, steps), loss_of(detector, section.loss)
-    tx = optim.PROMPT.transform(optim.optimiser(said), params)
-    chunk = step.many(step.one(loss, tx, optim.PROMPT, detector.mesh, batch, learn.rows))
-
-    @jax.jit
-    def sums(params: Any, choose: Lessons) -> tuple[Array, Array]:
-        sum_R, count_R = loss(params, choose, jnp.arange(choose.rows), jax.random.key(0))
-        return sum_R.sum(), count_R.sum()
-
+    tx, chunk, sums = learner(
+        model, mesh, asked, units, batch, learn.rows, section.prompts, section.loss, optim.terms(section, steps)
+    )
     state, key = step.start(jax.tree.map(jnp.copy, params), tx), keys(seed, "tune")[1]
     looks: list[tuple[int, float]] = []
     best, chosen = prompt, 0

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ptt_jax import config, lessons, mesh, optim, prompts
+from ptt_jax import config, lessons, mesh, prompts
 from ptt_jax import store as stores
 from ptt_jax.detect import Detector, question
 from ptt_jax.errors import UserError
@@ -92,18 +92,23 @@ def test_prompts_alone_learn_and_never_make_the_held_back_rows_worse(detector, p
     assert np.any(tuned.prompt["tokens_MD"]) == (tuned.chosen > 0)
 
 
-def test_a_prompt_that_helps_nothing_is_the_mask_token_alone(detector, parts, section, monkeypatch):
-    monkeypatch.setattr(optim, "optimiser", lambda said: optax_worse())
+def test_a_prompt_that_helps_nothing_is_the_mask_token_alone(detector, parts, section):
+    section.learning_rate = -1e-2  # goes up the hill
     tuned = lessons.tune(detector, *lessons.lessons(detector, parts), section, 0)
+    assert tuned.looks[-1][1] > tuned.looks[0][1]
     assert tuned.chosen == 0
     assert not np.any(tuned.prompt["tokens_MD"])
 
 
-def optax_worse():
-    """Goes up the hill."""
-    import optax
-
-    return optax.sgd(-0.1)
+def test_another_seed_or_series_of_as_many_rows_makes_no_program_again(detector, parts, section, monkeypatch):
+    tuned = lessons.tune(detector, *lessons.lessons(detector, parts), section, 0)
+    monkeypatch.setattr(lessons, "loss_of", None)
+    other = [(x_TC[::-1], observed_TC[::-1]) for x_TC, observed_TC in parts]
+    again, elsewhere = (lessons.tune(detector, *lessons.lessons(detector, of), section, 0) for of in (parts, other))
+    assert again.looks == tuned.looks
+    np.testing.assert_array_equal(again.prompt["tokens_MD"], tuned.prompt["tokens_MD"])
+    assert elsewhere.looks[0] != tuned.looks[0]
+    assert lessons.tune(detector, *lessons.lessons(detector, parts), section, 1).looks[1] != tuned.looks[1]
 
 
 def test_a_saved_prompt_belongs_to_its_backbone_and_its_question(detector, tmp_path):
@@ -137,7 +142,7 @@ def test_prompts_of_other_kinds_are_refused_and_neither_learn_nor_answer(detecto
 def test_the_frozen_encoder_is_not_in_a_tuning_step(detector, parts, section):
     """Its outputs are: no program of the tuning step reads a weight of it."""
     learn, _ = lessons.lessons(detector, parts)
-    loss = lessons.loss_of(detector, "mse")
+    loss = lessons.loss_of(detector.model, detector.asked, detector.units, "mse")
     prompt = prompts.make("position", 4, 16)
 
     def of(backbone):

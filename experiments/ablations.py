@@ -18,11 +18,10 @@ from pathlib import Path
 import costs
 import pandas as pd
 from cells import ABLATIONS, LOOKBACKS, PATCHES, RATIOS, RECIPE, SETS, configured, is_recipe, possible
-from ledger import pictures, set_table
+from ledger import chosen, exit_code, pictures, set_table
 
 from ptt_jax import benchmarks, config
 from ptt_jax.clock import season, step_seconds
-from ptt_jax.errors import UserError
 
 HERE = Path(__file__).parent
 TRIPLE = ("ETTh1", "ETTm1", "Weather")
@@ -217,28 +216,21 @@ def publish(table: pd.DataFrame, spent: pd.DataFrame, readme: Path, folder: Path
     pictures(lambda: draw(table, spent, folder))
 
 
-def main(argv: list[str] | None = None) -> int:
+@exit_code("ablations")
+def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=",".join(TRIPLE), help="data sets, comma-separated")
     parser.add_argument("--rows", default="", help="rows whose cost is compiled, separated by semicolons; default: all")
     parser.add_argument("--tables", action="store_true", help="compile nothing")
     args = parser.parse_args(argv)
-    sets, rows = args.data.split(","), args.rows.split(";") if args.rows else [*ABLATIONS]
-    try:
-        for what, given, accepted in (("data", sets, TRIPLE), ("rows", rows, tuple(ABLATIONS))):
-            wrong = [g for g in given if g not in accepted]
-            if wrong:
-                raise UserError(f"--{what}={wrong[0]} does not exist; accepted: {'; '.join(accepted)}")
-    except UserError as e:
-        print(f"ablations: {e}", file=sys.stderr)
-        return 2
+    sets = chosen(args.data, TRIPLE)
+    rows = chosen(args.rows, ABLATIONS, "rows", ";") if args.rows else [*ABLATIONS]
     file, results = HERE / "results/ablations/costs.csv", HERE / "results/ablations.csv"
     command = shlex.join(["python", "experiments/ablations.py", *argv])
     spent = costs.read(file) if args.tables else costs.complete(sets, rows, file, command)
     if results.exists():
         publish(pd.read_csv(results), spent, HERE / "README.md", HERE / "results/ablations")
-    return 0
 
 
 if __name__ == "__main__":

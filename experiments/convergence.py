@@ -22,10 +22,10 @@ import jax
 import peaks
 from bench import FULL as PACE
 from bench import Warm, compiled
+from ledger import exit_code
 from phases import Subject
 
 from ptt_jax import architecture, checkpoint, config, data, flags, main, mesh, optim, problems, processes, tune
-from ptt_jax.errors import UserError
 from ptt_jax.files import write_atomic
 from ptt_jax.log import Log
 from ptt_jax.seal import read_json
@@ -79,19 +79,16 @@ def measure(args: argparse.Namespace, folder: Path) -> dict:
             "ratio": whole / seconds}  # fmt: skip
 
 
-def run(argv: list[str] | None = None) -> int:
+@exit_code("convergence")
+def run(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path("configs/etth1_light.py"))
     parser.add_argument("--backbone", required=True, help="a finished run of that config")
     parser.add_argument("--json", type=Path, help="a file for the figures")
     args = parser.parse_args(argv)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            found = measure(args, Path(folder))
-    except UserError as e:
-        print(f"convergence: {e}", file=sys.stderr)
-        return 2
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(args, Path(folder))
     about = {"command": shlex.join(["python", "experiments/convergence.py", *argv]), "jax": jax.__version__,
              "device": peaks.device_name()}  # fmt: skip
     if args.json and processes.is_first():
@@ -105,7 +102,6 @@ def run(argv: list[str] | None = None) -> int:
         f"prompts of all horizons {found['prompts_seconds']:.0f} s, {len(found['models'])} models fully fine-tuned "
         f"{found['full_seconds']:.0f} s: {found['ratio']:.0f} times less"
     )
-    return 0
 
 
 if __name__ == "__main__":

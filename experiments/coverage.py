@@ -12,13 +12,14 @@ What finished is in results/coverage.csv.
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import own
 import pandas as pd
-from ledger import Ledger, show
+from ledger import Ledger, chosen, exit_code, finish, show
 
 from ptt_jax import calibrate, fitting, frames, intervals, recipe, scaling, seasons
 from ptt_jax.errors import UserError
@@ -98,15 +99,15 @@ def scene(name: str, end: float) -> Scene | None:
     return Scene(model, past, whole, kept, season, calibrate.cutoffs(-ahead, -horizon, WINDOWS))
 
 
-def measure(name: str, end: float) -> dict[str, Any] | None:
-    """Returns one row of the csv, None where the history is too short."""
-    here = scene(name, end)
+def measure(data: str, end: float) -> list[dict[str, Any]]:
+    """Returns one row of the csv, none where the history is too short."""
+    here = scene(data, end)
     if here is None:
-        return None
+        return []
     model, past, whole, kept, season, after = here
     horizon = model.horizon
     last = calibrate.cutoffs(-kept, -horizon, calibrate.CUTOFFS)
-    found: dict[str, Any] = {"data": name, "end": end, "rows": len(past.values_TC), "windows": len(after)}
+    found: dict[str, Any] = {"data": data, "end": end, "rows": len(past.values_TC), "windows": len(after)}
     for words, unit in (("spread", intervals.SPREAD), ("unit", Unit.of(season, horizon, model.lookback))):
         residual_WHC, unit_WC = calibrate.back_test(model, whole, after, unit)
         short = intervals.fit(*calibrate.back_test(model, past, last, unit), kept // horizon, unit)
@@ -116,7 +117,7 @@ def measure(name: str, end: float) -> dict[str, Any] | None:
             found[f"{rule}, {words}"] = intervals.coverage(residual_WHC, sides[:, 0], sides[:, 1])
             losses = [intervals.pinball(residual_WHC, sides[:, i], q) for i, q in enumerate((0.1, 0.9))]
             found[f"pinball, {rule}, {words}"] = float(np.mean(losses) / np.nanmean(np.abs(residual_WHC)))
-    return found
+    return [found]
 
 
 def table(rows: pd.DataFrame) -> str:
@@ -130,24 +131,29 @@ def table(rows: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def study(
+    name: str, about: str | None, measure: Callable[..., list[dict]], words: Callable[[list[dict]], str],
+    table: Callable[[pd.DataFrame], str],
+) -> None:  # fmt: skip
+    """Measures each of the sets that the command line asks for at each of ENDS, and writes the table."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=",".join(SETS), help="which sets, comma-separated")
     args = parser.parse_args()
-    try:
-        ledger = Ledger(HERE / "results" / "coverage.csv", ("data", "end"))
-        for name in args.data.split(","):
-            if name not in SETS:
-                raise UserError(f"--data={name} is not there; accepted: {', '.join(SETS)}")
-            for end in ENDS:
-                if not ledger.has(data=name, end=end) and (row := measure(name, end)):
-                    ledger.add(pd.DataFrame([row]))
-                    print(*(f"{row[rule]:.3f}" for rule in RULES), name, end, flush=True)
-        show("coverage", table(ledger.rows))
-    except UserError as e:
-        print(f"coverage: {' '.join(str(e).split())}", file=sys.stderr)
-        return 2
-    return 0
+    ledger = Ledger(HERE / "results" / f"{name}.csv", ("data", "end"))
+    cells = [{"data": data, "end": end} for data in chosen(args.data, SETS) for end in ENDS]
+    finish(ledger, cells, measure, words)
+    show(name, table(ledger.rows))
+
+
+def words(rows: list[dict]) -> str:
+    """Returns what is said of a row."""
+    (row,) = rows
+    return " ".join([*(f"{row[rule]:.3f}" for rule in RULES), row["data"], str(row["end"])])
+
+
+@exit_code("coverage")
+def main() -> None:
+    study("coverage", __doc__, measure, words, table)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pandas as pd
-from ledger import Ledger, fingerprint, set_table
+from ledger import Ledger, chosen, exit_code, fingerprint, set_table
 
 from ptt_jax import architecture, checkpoint, config, detect, lessons, mesh, ranking, scaling
 from ptt_jax import main as program
@@ -244,7 +244,8 @@ def publish() -> None:
         set_table(HERE / "README.md", "anomalies", markdown(table))
 
 
-def main(argv: list[str] | None = None) -> int:
+@exit_code("detect")
+def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"), help="where run directories lie")
@@ -253,25 +254,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tables", action="store_true", help="write the table of what is finished, run nothing")
     args = parser.parse_args(argv)
-    try:
-        wrong = [name for name in args.data.split(",") if name not in FILES]
-        if wrong:
-            raise UserError(f"--data={wrong[0]} is no collection; accepted: {', '.join(FILES)}")
-        cells = [
-            Cell(name, seed, args.backbone or args.runs / "main" / f"ETTm1-s{seed}", args.runs)
-            for seed in range(args.seeds) for name in args.data.split(",")
-        ]  # fmt: skip
-        if not args.tables:
-            logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns that it may not write beside a backbone
-            program.set_up(recipe(0))
-            book = ledger("anomalies.csv")
-            ahead = [cell for cell in cells if not book.has(**cell.key)]
-            finish(ahead, args)
-        publish()
-    except UserError as e:
-        print(f"detect: {e}", file=sys.stderr)
-        return 2
-    return 0
+    names = chosen(args.data, FILES)
+    cells = [
+        Cell(name, seed, args.backbone or args.runs / "main" / f"ETTm1-s{seed}", args.runs)
+        for seed in range(args.seeds) for name in names
+    ]  # fmt: skip
+    if not args.tables:
+        logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns that it may not write beside a backbone
+        program.set_up(recipe(0))
+        book = ledger("anomalies.csv")
+        ahead = [cell for cell in cells if not book.has(**cell.key)]
+        finish(ahead, args)
+    publish()
 
 
 def finish(ahead: list[Cell], args: argparse.Namespace) -> None:

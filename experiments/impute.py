@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from cells import FIVE, ROOT
-from ledger import Ledger, fingerprint, set_table
+from ledger import Ledger, exit_code, fingerprint, set_table
 from reproduce import MOST_SEEDS, at_hand
 
 from ptt_jax import architecture, checkpoint, config, data, gaps, imputation, impute, mesh, pictures, problems
@@ -256,21 +256,17 @@ def run(args: argparse.Namespace) -> None:
             picture(drawn, load(name), card["lookback"], file)
 
 
-def main(argv: list[str] | None = None) -> int:
+@exit_code("impute")
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"), help="where reproduce.py's runs lie")
     parser.add_argument("--data", default="", help="data sets, comma-separated; default: those with a backbone")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--tables", action="store_true", help="write the table of what is finished, run nothing")
     args = parser.parse_args(argv)
-    try:
-        if not args.tables:
-            run(args)
-        publish()
-    except UserError as e:
-        print(f"impute: {e}", file=sys.stderr)
-        return 2
-    return 0
+    if not args.tables:
+        run(args)
+    publish()
 
 
 if __name__ == "__main__":

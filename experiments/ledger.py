@@ -4,13 +4,15 @@ import functools
 import hashlib
 import json
 import shlex
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from ptt_jax import config
+from ptt_jax.errors import UserError
 from ptt_jax.files import write_atomic
 from ptt_jax.knobs import FREE
 
@@ -54,6 +56,44 @@ class Ledger:
         whole = pd.concat([self.rows[others], rows], ignore_index=True) if any(others) else rows
         write_atomic(self.path, whole.to_csv(index=False, float_format="%.6g"))
         self.read()
+
+
+def finish(
+    ledger: Ledger, cells: Iterable[dict[str, Any]], measure: Callable[..., list[dict]],
+    words: Callable[[list[dict]], str],
+) -> None:  # fmt: skip
+    """Measures each cell (its keys and versions) that is not finished, adds its rows at once and says words of them.
+    One without rows is none."""
+    for cell in cells:
+        if not ledger.has(**cell) and (rows := measure(**cell)):
+            ledger.add(pd.DataFrame(rows))
+            print(words(rows), flush=True)
+
+
+def chosen(text: str, known: Collection[str], flag: str = "data", mark: str = ",") -> list[str]:
+    """Returns the names that a flag lists. Raises UserError for one that is not known."""
+    names = text.split(mark)
+    if wrong := [name for name in names if name not in known]:
+        raise UserError(f"--{flag}={wrong[0]} does not exist; accepted: {f'{mark} '.join(known)}")
+    return names
+
+
+def exit_code(script: str) -> Callable[[Callable[..., None]], Callable[..., int]]:
+    """Decorates what a script runs, so that it returns the exit code: 0, or 2 after a UserError, said in one line."""
+
+    def decorate(main: Callable[..., None]) -> Callable[..., int]:
+        @functools.wraps(main)
+        def run(*args: Any, **kwargs: Any) -> int:
+            try:
+                main(*args, **kwargs)
+            except UserError as e:
+                print(f"{script}: {' '.join(str(e).split())}", file=sys.stderr)
+                return 2
+            return 0
+
+        return run
+
+    return decorate
 
 
 def fingerprint(cfg: Any, **constants: Any) -> str:

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from cells import ROOT, SETS
-from ledger import Ledger, command, fingerprint, pictures, show
+from ledger import Ledger, chosen, command, exit_code, fingerprint, pictures, show
 from ml_collections import ConfigDict
 
 from ptt_jax import (
@@ -298,9 +298,7 @@ def arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="no cell begins after so many")
     parser.add_argument("--tables", action="store_true", help="table and figures of what is finished, run nothing")
     args, rest = parser.parse_known_args(argv)
-    for name in args.data.split(","):
-        if name not in SETS:
-            raise UserError(f"--data={name} does not exist; accepted: {', '.join(SETS)}")
+    args.data = chosen(args.data, SETS)
     if args.seeds < 1:
         raise UserError(f"--seeds={args.seeds} is out of range; accepted: a number of at least 1")
     wrong = [a for a in rest if not a.startswith("--config.")]
@@ -309,38 +307,34 @@ def arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     return args, rest
 
 
-def study(argv: list[str] | None = None) -> int:
+@exit_code("overfit")
+def study(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     ledger = Ledger(RESULTS / "overfit.csv", KEYS, VERSIONS)
-    try:
-        args, overrides = arguments(argv)
-        wanted = [(cell, settle(cell, overrides)) for cell in cells(args.data.split(","), range(args.seeds))]
-        ahead = [
-            (cell, cfg) for cell, cfg in wanted
-            if not ledger.has(**dataclasses.asdict(cell), config=fingerprint(cfg))
-        ]  # fmt: skip
-        ahead = [] if args.tables else ahead
-        prepared: dict[str, Problem] = {}
-        begun = time.monotonic()
-        for i, (cell, cfg) in enumerate(ahead, 1):
-            spent = time.monotonic() - begun
-            if spent > 60 * args.minutes:
-                print(f"overfit: {len(ahead) - i + 1} cells are left after {spent / 60:.0f} minutes")
-                break
-            main.set_up(cfg)
-            if cell.data not in prepared:
-                prepared[cell.data] = problems.prepare(data.load(cfg.data), mesh.make(cfg.devices))
-            rows = run(cell, cfg, args.runs / "overfit", prepared[cell.data], command("overfit", argv))
-            ledger.add(rows)
-            left = (time.monotonic() - begun) / i * (len(ahead) - i) / 60
-            best = rows["validation_mse"].min()
-            print(f"{i} of {len(ahead)}  {cell}  best {best:.4f}  {rows['seconds'].iloc[0]:.0f} s  {left:.0f} min left",
-                  flush=True)  # fmt: skip
-    except UserError as e:
-        print(f"overfit: {' '.join(str(e).split())}", file=sys.stderr)
-        return 2
+    args, overrides = arguments(argv)
+    wanted = [(cell, settle(cell, overrides)) for cell in cells(args.data, range(args.seeds))]
+    ahead = [
+        (cell, cfg) for cell, cfg in wanted
+        if not ledger.has(**dataclasses.asdict(cell), config=fingerprint(cfg))
+    ]  # fmt: skip
+    ahead = [] if args.tables else ahead
+    prepared: dict[str, Problem] = {}
+    begun = time.monotonic()
+    for i, (cell, cfg) in enumerate(ahead, 1):
+        spent = time.monotonic() - begun
+        if spent > 60 * args.minutes:
+            print(f"overfit: {len(ahead) - i + 1} cells are left after {spent / 60:.0f} minutes")
+            break
+        main.set_up(cfg)
+        if cell.data not in prepared:
+            prepared[cell.data] = problems.prepare(data.load(cfg.data), mesh.make(cfg.devices))
+        rows = run(cell, cfg, args.runs / "overfit", prepared[cell.data], command("overfit", argv))
+        ledger.add(rows)
+        left = (time.monotonic() - begun) / i * (len(ahead) - i) / 60
+        best = rows["validation_mse"].min()
+        print(f"{i} of {len(ahead)}  {cell}  best {best:.4f}  {rows['seconds'].iloc[0]:.0f} s  {left:.0f} min left",
+              flush=True)  # fmt: skip
     publish(ledger.rows)
-    return 0
 
 
 if __name__ == "__main__":

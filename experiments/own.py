@@ -21,10 +21,9 @@ from typing import Any
 import jax
 import numpy as np
 import pandas as pd
-from ledger import Ledger, command, show
+from ledger import Ledger, chosen, command, exit_code, finish, show
 
 from ptt_jax import Forecaster, baselines, fitting, frames, intervals, mesh, predict, problems, recipe, scaling
-from ptt_jax.errors import UserError
 
 HERE = Path(__file__).parent
 # file, horizon: a day of hours and half hours, what a bank plans of its machines, a season of flu, a month of rates
@@ -129,28 +128,20 @@ def table(rows: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
+@exit_code("own")
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=",".join(SETS), help="which sets, comma-separated")
     parser.add_argument("--knob", action="append", default=[], help="KEY=VALUE in the recipe's stead; its own rows")
     parser.add_argument("--quantiles", default="", help="like 0.1,0.9: intervals from quantile prompts; their own rows")
     args = parser.parse_args()
-    try:
-        quantiles = tuple(float(q) for q in args.quantiles.split(",") if q)
-        knobs = {k: parse_value(v) for k, _, v in (text.partition("=") for text in args.knob)}
-        ledger = Ledger(HERE / "results" / "own.csv", ("data", "knobs"), ("recipe",))
-        for name in args.data.split(","):
-            if name not in SETS:
-                raise UserError(f"--data={name} is not there; accepted: {', '.join(SETS)}")
-            if not ledger.has(data=name, knobs=said(knobs, quantiles), recipe=recipe_hash()):
-                row = measure(name, knobs, quantiles)
-                ledger.add(pd.DataFrame([row]))
-                print(table(pd.DataFrame([row])), flush=True)
-        show("own", table(ledger.rows[ledger.rows["knobs"] == said({})]))
-    except UserError as e:
-        print(f"own: {' '.join(str(e).split())}", file=sys.stderr)
-        return 2
-    return 0
+    quantiles = tuple(float(q) for q in args.quantiles.split(",") if q)
+    knobs = {k: parse_value(v) for k, _, v in (text.partition("=") for text in args.knob)}
+    ledger = Ledger(HERE / "results" / "own.csv", ("data", "knobs"), ("recipe",))
+    rules = {"knobs": said(knobs, quantiles), "recipe": recipe_hash()}
+    cells = [{"data": name, **rules} for name in chosen(args.data, SETS)]
+    finish(ledger, cells, lambda data, **_: [measure(data, knobs, quantiles)], lambda rows: table(pd.DataFrame(rows)))
+    show("own", table(ledger.rows[ledger.rows["knobs"] == said({})]))
 
 
 def parse_value(text: str) -> Any:

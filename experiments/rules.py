@@ -6,23 +6,19 @@ A rule changes one thing of what intervals are made from; a ridge regression is 
 pinball loss are those of 80 % intervals on windows after each end. What finished is in results/rules.csv.
 """
 
-import argparse
 import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from coverage import ENDS, SETS, Scene, scene
-from ledger import Ledger, show
+from coverage import Scene, scene, study
+from ledger import exit_code
 
 from ptt_jax import calibrate, intervals
-from ptt_jax.errors import UserError
 from ptt_jax.intervals import Intervals, Unit
 
-HERE = Path(__file__).parent
 LEVELS = np.array([0.1, 0.9])  # the only ones that are judged: quantiles at all of them would take most of the time
 AS_IS = "as it is"
 
@@ -149,26 +145,17 @@ def table(rows: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default=",".join(SETS), help="which sets, comma-separated")
-    args = parser.parse_args()
+def judge(data: str, end: float) -> list[dict[str, Any]]:
+    """Returns the rows of the csv, none where the history is too short."""
+    here = scene(data, end)
+    return [{"data": data, "end": end, **row} for row in measure(here)] if here else []
+
+
+@exit_code("rules")
+def main() -> None:
     intervals.LEVELS = LEVELS
     warnings.filterwarnings("ignore", message=".*windows that don't overlap are too few")
-    try:
-        ledger = Ledger(HERE / "results" / "rules.csv", ("data", "end"))
-        for name in args.data.split(","):
-            if name not in SETS:
-                raise UserError(f"--data={name} is not there; accepted: {', '.join(SETS)}")
-            for end in ENDS:
-                if not ledger.has(data=name, end=end) and (here := scene(name, end)):
-                    ledger.add(pd.DataFrame([{"data": name, "end": end, **row} for row in measure(here)]))
-                    print(name, end, flush=True)
-        show("rules", table(ledger.rows))
-    except UserError as e:
-        print(f"rules: {' '.join(str(e).split())}", file=sys.stderr)
-        return 2
-    return 0
+    study("rules", __doc__, judge, lambda rows: f"{rows[0]['data']} {rows[0]['end']}", table)
 
 
 if __name__ == "__main__":

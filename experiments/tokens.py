@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from cells import SETS
 from jax import Array
-from ledger import Ledger, command, fingerprint, pictures, show
+from ledger import Ledger, chosen, command, exit_code, fingerprint, pictures, show
 from ml_collections import ConfigDict
 
 from ptt_jax import architecture, checkpoint, config, data, mesh, problems, prompts
@@ -267,7 +267,8 @@ def draw(seen: Seen) -> None:
     maps.draw(seen, RESULTS / "tokens")
 
 
-def study(argv: list[str] | None = None) -> int:
+@exit_code("tokens")
+def study(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"), help="takes main/DATA-sSEED in it")
@@ -277,34 +278,26 @@ def study(argv: list[str] | None = None) -> int:
     parser.add_argument("--tables", action="store_true", help="the table of what is finished, look at nothing")
     args = parser.parse_args(argv)
     ledger = Ledger(RESULTS / "tokens.csv", KEYS, VERSIONS)
-    try:
-        wrong = [name for name in args.data.split(",") if name not in SETS]
-        if wrong:
-            raise UserError(f"--data={wrong[0]} does not exist; accepted: {', '.join(SETS)}")
-        runs = [args.runs / "main" / f"{d}-s{s}" for d in args.data.split(",") for s in range(args.seeds)]
-        runs = [] if args.tables else [args.run] if args.run else runs
-        about = {
-            "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-            "date": datetime.date.today().isoformat(),
-            "command": command("tokens", argv),
-        }
-        for i, run in enumerate(runs, 1):
-            if ledger.has(**read(run)[2]):
-                print(f"{i} of {len(runs)}  {run}  done before")
-                continue
-            begun, seen = time.monotonic(), look(run)
-            pictures(lambda seen=seen: draw(seen))
-            rows = numbers(seen)
-            seconds = time.monotonic() - begun
-            ledger.add(rows.assign(**seen.about, seconds=seconds, **about))
-            left = seconds * (len(runs) - i) / 60
-            print(f"{i} of {len(runs)}  {run}  done  {seconds:.0f} s  {left:.0f} min left", flush=True)
-    except UserError as e:
-        print(f"tokens: {' '.join(str(e).split())}", file=sys.stderr)
-        return 2
+    runs = [args.runs / "main" / f"{d}-s{s}" for d in chosen(args.data, SETS) for s in range(args.seeds)]
+    runs = [] if args.tables else [args.run] if args.run else runs
+    about = {
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "date": datetime.date.today().isoformat(),
+        "command": command("tokens", argv),
+    }
+    for i, run in enumerate(runs, 1):
+        if ledger.has(**read(run)[2]):
+            print(f"{i} of {len(runs)}  {run}  done before")
+            continue
+        begun, seen = time.monotonic(), look(run)
+        pictures(lambda seen=seen: draw(seen))
+        rows = numbers(seen)
+        seconds = time.monotonic() - begun
+        ledger.add(rows.assign(**seen.about, seconds=seconds, **about))
+        left = seconds * (len(runs) - i) / 60
+        print(f"{i} of {len(runs)}  {run}  done  {seconds:.0f} s  {left:.0f} min left", flush=True)
     if len(ledger.rows):
         show("tokens", markdown(ledger.rows))
-    return 0
 
 
 if __name__ == "__main__":

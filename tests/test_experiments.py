@@ -335,3 +335,30 @@ def test_the_first_of_the_rules_for_intervals_is_the_one_in_force(monkeypatch):
     monkeypatch.setattr(intervals, "LEVELS", rules.LEVELS)
     few = rules.measure(rules.Scene(model, past, whole, 60, 1, after))
     assert [row["coverage"] for row in few] == [row["coverage"] for row in found]
+
+
+def test_a_study_measures_each_cell_once_and_one_without_rows_is_none(tmp_path, capsys):
+    script("own")  # finds what it imports
+    ledger, asked = sys.modules["ledger"], []
+
+    def measure(data: str, end: float) -> list[dict]:
+        asked.append((data, end))
+        return [{"data": data, "end": end, "value": value} for value in (1, 2)] if end else []
+
+    cells = [{"data": "a", "end": 0.0}, {"data": "a", "end": 0.5}]
+    for _ in range(2):
+        book = ledger.Ledger(tmp_path / "a.csv", ("data", "end"))
+        ledger.finish(book, cells, measure, lambda rows: f"{len(rows)} rows")
+    assert asked == [("a", 0.0), ("a", 0.5), ("a", 0.0)]
+    assert capsys.readouterr().out == "2 rows\n"
+    assert pd.read_csv(tmp_path / "a.csv")["value"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["coverage", "rules", "own"])
+def test_a_set_that_is_none_is_refused_in_one_line_before_any_is_measured(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--data=illness,none"])
+    monkeypatch.setattr(intervals, "LEVELS", intervals.LEVELS)  # which rules.py changes
+    assert script(name).main() == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"{name}: --data=none does not exist; accepted: vic_elec, ")
+    assert err.count("\n") == 1

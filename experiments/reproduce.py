@@ -11,7 +11,7 @@ any machine; one whose knobs have changed since is. A stopped one goes on. Table
 results/PART.csv, and the table in README.md between its markers. Imputation, anomalies, overfitting and tokens are
 scripts of their own (impute.py, detect.py, overfit.py, tokens.py), which are called with the same --runs and --seeds.
 Overrides go to every cell and make a table of their own, results/PART-HASH.csv, that no README shows; scripts take
-none. --jobs=N runs N cells at a time, each on its share of the cores.
+none. --jobs=N runs N cells at a time, each on its share of the cores and of a GPU's memory.
 """
 
 import argparse
@@ -40,6 +40,7 @@ from ptt_jax.errors import UserError
 from ptt_jax.files import write_atomic
 from ptt_jax.main import main as run_main
 
+MEMORY = "XLA_PYTHON_CLIENT_MEM_FRACTION"  # of a GPU, by jax's documentation; a CPU does not ask
 # Parts that are scripts of their own.
 STUDIES = {"imputation": "impute", "anomalies": "detect", "overfitting": "overfit", "tokens": "tokens"}
 
@@ -83,11 +84,15 @@ def run(plan: Plan, part: str, cell: Cell) -> int:
     return code
 
 
-def launch(plan: Plan, part: str, cell: Cell, cores: list[int]) -> subprocess.Popen:
-    """Starts a cell in a process of its own on the given cores; none given: where the system puts it."""
+def launch(plan: Plan, part: str, cell: Cell, cores: list[int], jobs: int) -> subprocess.Popen:
+    """Starts a cell in a process of its own, one of `jobs`, on these cores; none given: where the system puts it."""
     file, argv = command(plan, part, cell)
+    # A process takes three quarters of a GPU's memory as it starts, and a second one none.
+    environment = {MEMORY: f"{0.8 / jobs:.3f}"} | os.environ
     with file.open("a", encoding="utf-8") as log:
-        process = subprocess.Popen([sys.executable, "-m", "ptt_jax.main", *argv], stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ptt_jax.main", *argv], stdout=log, stderr=log, env=environment
+        )
     if cores:  # before it has threads; in the child itself it would need a fork, which jax warns of
         with contextlib.suppress(ProcessLookupError):
             os.sched_setaffinity(process.pid, cores)
@@ -123,7 +128,7 @@ def perform(plan: Plan, ahead: list[tuple[str, Cell]], jobs: int) -> Iterator[tu
                 if ready:
                     part, cell = ready.pop(0)
                     waiting.remove((part, cell))
-                    running[slot] = part, cell, launch(plan, part, cell, shares[slot]), time.monotonic()
+                    running[slot] = part, cell, launch(plan, part, cell, shares[slot], jobs), time.monotonic()
             for slot, (part, cell, process, begun) in list(running.items()):
                 if process.poll() is not None:
                     del running[slot]

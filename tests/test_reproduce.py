@@ -221,7 +221,7 @@ def test_a_finished_cell_is_finished_elsewhere_but_its_backbone_is_made_again(re
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores are given out on Linux alone")
 def test_several_jobs_keep_to_the_order_of_backbones(reproduce, monkeypatch, tmp_path):
-    """A run that notes when it began and ended, and on which cores."""
+    """A run that notes when it began and ended, on which cores, and how much of a GPU's memory it may take."""
     script = tmp_path / "run.sh"
     script.write_text(f"""#!{sys.executable}
 import json, os, sys, time
@@ -229,11 +229,13 @@ name = [a for a in sys.argv if a.startswith("--workdir")][0].rpartition("/")[2]
 begun = time.monotonic()
 time.sleep(0.4)
 with open({str(tmp_path / "times")!r}, "a") as f:
-    f.write(json.dumps([name, begun, time.monotonic(), sorted(os.sched_getaffinity(0))]) + "\\n")
+    share = os.environ[{reproduce.MEMORY!r}]
+    f.write(json.dumps([name, begun, time.monotonic(), sorted(os.sched_getaffinity(0)), share]) + "\\n")
 """)
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
     monkeypatch.setattr(reproduce, "keep", lambda *_: None)
+    monkeypatch.delenv(reproduce.MEMORY, raising=False)
     assert run(reproduce, tmp_path, "--data=ETTh1", "--seeds=1", "--jobs=2", "--rows=new head: probe;prompts") == 0
     assert run(reproduce, tmp_path, "--data=ETTh1,ETTh2", "--seeds=1", "--jobs=2", "--rows=prompts") == 0
     lines = [json.loads(line) for line in (tmp_path / "times").read_text().splitlines()]
@@ -244,6 +246,10 @@ with open({str(tmp_path / "times")!r}, "a") as f:
     assert {one[0], two[0]} == {"ETTh1-s0", "ETTh2-s0"}
     assert max(one[1], two[1]) < min(one[2], two[2])
     assert not {*one[3]} & {*two[3]} or len(os.sched_getaffinity(0)) == 1
+    assert one[4] == two[4] == "0.400"  # of a GPU's memory, of which jax itself would give the first all but a quarter
+    monkeypatch.setenv(reproduce.MEMORY, "0.1")
+    assert run(reproduce, tmp_path, "--data=ETTm1", "--seeds=1", "--jobs=2", "--rows=prompts") == 0
+    assert json.loads((tmp_path / "times").read_text().splitlines()[-1])[4] == "0.1"
 
 
 def test_a_cell_that_fails_holds_up_no_other(reproduce, tmp_path, capsys):

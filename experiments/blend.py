@@ -36,6 +36,7 @@ from ptt_jax.windows import Span, Windows
 RESULTS = Path(__file__).parent / "results"
 KEYS, VERSIONS = ("data", "seeds"), ("config", "backbone")
 MODELS = ("prompt", "linear", "blend")
+EVERY = "every"  # of several runs, their mean
 Inputs = dict[str, Any]
 
 
@@ -75,9 +76,6 @@ def identities(runs: list[Path]) -> dict[str, dict[str, str]]:
         backbones = hashlib.sha256(" ".join(of["backbone"] for of in found.values()).encode()).hexdigest()[:12]
         found[EVERY] = first | {"seeds": " ".join(found), "backbone": backbones}
     return found
-
-
-EVERY = "every"  # of several runs, their mean
 
 
 def members(runs: list[Path], problem: problems.Problem) -> tuple[dict[str, evaluate.Forecast], dict[str, Inputs]]:
@@ -127,15 +125,14 @@ def measure(runs: list[Path], of: problems.Problem | None = None) -> pd.DataFram
     shares = {
         who: np.array([best_share(*(e.mse for e in of_k)) for of_k in zip(*at[who], strict=True)]) for who in about
     }
-    chosen = {who: jnp.asarray(share_K, jnp.float32) for who, share_K in shares.items()}
+    taken = {who: jnp.asarray(share_K, jnp.float32) for who, share_K in shares.items()}
     rows = []
     for split, span in spans.items():
-        found = look(problem.panel, whole | {"shares": chosen}, span)
+        found = look(problem.panel, whole | {"shares": taken}, span)
         for who, known in about.items():
             for name in MODELS:
-                for h, share, e in zip(
-                    cfg.horizons, shares[who], found[name if name == "linear" else f"{name} {who}"], strict=True
-                ):
+                errors = found[name if name == "linear" else f"{name} {who}"]
+                for h, share, e in zip(cfg.horizons, shares[who], errors, strict=True):
                     rows.append(
                         {"horizon": h, "split": split, "model": name, "share": share, "mse": e.mse, "mae": e.mae}
                         | known

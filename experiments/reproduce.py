@@ -11,36 +11,32 @@ any machine; one whose knobs have changed since is. A stopped one goes on. Table
 results/PART.csv, and the table in README.md between its markers. Imputation, anomalies, overfitting and tokens are
 scripts of their own (impute.py, detect.py, overfit.py, tokens.py), which are called with the same --runs and --seeds.
 Overrides go to every cell and make a table of their own, results/PART-HASH.csv, that no README shows; scripts take
-none. --jobs=N runs N cells at a time, each on its share of the cores and of a GPU's memory.
+none. --jobs=N runs N cells at a time, each in a process on its share of the cores and of a GPU's memory, which goes on
+with a cell of the same data set and what it has compiled for it (workers.py).
 """
 
 import argparse
-import contextlib
 import importlib
 import itertools
 import os
-import subprocess
 import sys
 import time
-import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import ablations
 import costs
-import jax
 import pandas as pd
 import records
+import workers
 from cells import PARTS, SETS, Cell
 from records import MOST_SEEDS, Plan, finished, found, gather, is_stale, keep, origin
 from tables import by_horizon, markdown, write_table
 
-from ptt_jax import benchmarks, cache
+from ptt_jax import benchmarks
 from ptt_jax.errors import UserError
 from ptt_jax.files import write_atomic
-from ptt_jax.main import main as run_main
 
-MEMORY = "XLA_PYTHON_CLIENT_MEM_FRACTION"  # of a GPU, by jax's documentation; a CPU does not ask
 # Parts that are scripts of their own.
 STUDIES = {"imputation": "impute", "anomalies": "detect", "overfitting": "overfit", "tokens": "tokens"}
 
@@ -67,44 +63,20 @@ def command(plan: Plan, part: str, cell: Cell) -> tuple[Path, list[str]]:
     return Path(f"{folder}.log"), plan.argv(part, cell)
 
 
-def run(plan: Plan, part: str, cell: Cell) -> int:
-    """Runs a cell in this process, its words in RUN.log; returns the exit code."""
-    file, argv = command(plan, part, cell)
-    with contextlib.ExitStack() as stack:
-        log = stack.enter_context(file.open("a", encoding="utf-8"))
-        stack.enter_context(contextlib.redirect_stdout(log))
-        stack.enter_context(contextlib.redirect_stderr(log))
-        try:
-            code = run_main(argv)
-        except Exception:  # hours of other cells wait
-            traceback.print_exc()
-            code = 1
-    cache.forget()
-    jax.clear_caches()
-    return code
-
-
-def launch(plan: Plan, part: str, cell: Cell, cores: list[int], jobs: int) -> subprocess.Popen:
-    """Starts a cell in a process of its own, one of `jobs`, on these cores; none given: where the system puts it."""
-    file, argv = command(plan, part, cell)
-    # A process takes three quarters of a GPU's memory as it starts, and a second one none.
-    environment = {MEMORY: f"{0.8 / jobs:.3f}"} | os.environ
-    with file.open("a", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ptt_jax.main", *argv], stdout=log, stderr=log, env=environment
-        )
-    if cores:  # before it has threads; in the child itself it would need a fork, which jax warns of
-        with contextlib.suppress(ProcessLookupError):
-            os.sched_setaffinity(process.pid, cores)
-    return process
+def pick(ready: Sequence[tuple[str, Cell]], last: str, others: Collection[str]) -> tuple[str, Cell]:
+    """Returns which cell a worker runs next: of the data set of its last one, whose programs it has; else of one that
+    nobody is at; else the first."""
+    of = [item for item in ready if item[1].data == last] or [item for item in ready if item[1].data not in others]
+    return (of or ready)[0]
 
 
 def perform(plan: Plan, ahead: list[tuple[str, Cell]], jobs: int) -> Iterator[tuple[str, Cell, int, float]]:
     """Runs cells, up to `jobs` at a time, a backbone's before those that tune on it; yields (part, cell, exit code,
-    seconds of all calls) as they end."""
+    seconds of all calls) as they end. One job at a time is run in this process."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    shares = [cores[i::jobs] for i in range(jobs)]
-    waiting, running = list(ahead), {}
+    waiting, hand = list(ahead), workers.Hand()
+    crew: dict[int, workers.Worker] = {}
+    running: dict[int, tuple[str, Cell, float]] = {}
 
     def spent(part: str, cell: Cell, seconds: float) -> float:
         """Adds to what stopped calls took before."""
@@ -118,27 +90,32 @@ def perform(plan: Plan, ahead: list[tuple[str, Cell]], jobs: int) -> Iterator[tu
             open_ = {f"{part}/{cell.name}" for part, cell in [*waiting, *(at[:2] for at in running.values())]}
             ready = [(part, cell) for part, cell in waiting if "/".join(origin(part, cell)) not in open_]
             if jobs == 1:
-                part, cell = ready[0]
+                part, cell = pick(ready, hand.data, ())
                 begun = time.monotonic()
-                code = run(plan, part, cell)
+                code = hand.run(*command(plan, part, cell), cell.data)
                 waiting.remove((part, cell))
                 yield part, cell, code, spent(part, cell, time.monotonic() - begun)
                 continue
-            for slot in (i for i in range(jobs) if i not in running):
-                if ready:
-                    part, cell = ready.pop(0)
-                    waiting.remove((part, cell))
-                    running[slot] = part, cell, launch(plan, part, cell, shares[slot], jobs), time.monotonic()
-            for slot, (part, cell, process, begun) in list(running.items()):
-                if process.poll() is not None:
+            for slot in (i for i in range(jobs) if i not in running and ready):
+                if slot not in crew or not crew[slot].alive:
+                    # A process takes three quarters of a GPU's memory as it starts, and a second one none.
+                    crew[slot] = workers.Worker(cores[slot::jobs], 0.8 / jobs)
+                part, cell = pick(ready, crew[slot].data, {cell.data for _, cell, _ in running.values()})
+                ready.remove((part, cell))
+                waiting.remove((part, cell))
+                crew[slot].start(*command(plan, part, cell), cell.data)
+                running[slot] = part, cell, time.monotonic()
+            for slot, (part, cell, begun) in list(running.items()):
+                if (code := crew[slot].answer()) is not None:
                     del running[slot]
-                    yield part, cell, process.returncode, spent(part, cell, time.monotonic() - begun)
+                    yield part, cell, code, spent(part, cell, time.monotonic() - begun)
             time.sleep(0.2)
     finally:  # nobody else may write to a run directory when this has ended
-        for _, _, process, _ in running.values():
-            process.terminate()
-        for part, cell, process, begun in running.values():
-            process.wait()
+        for worker in crew.values():
+            worker.process.terminate()
+        for worker in crew.values():
+            worker.end()
+        for part, cell, begun in running.values():
             spent(part, cell, time.monotonic() - begun)
 
 

@@ -4,7 +4,9 @@ import importlib
 import json
 import os
 import shutil
+import signal
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -49,7 +51,7 @@ def reproduce(monkeypatch, tmp_path):
         pd.DataFrame(rows, columns=columns).to_csv(run / "results.csv", index=False)
         return 0
 
-    monkeypatch.setattr(module, "run_main", pretend)
+    monkeypatch.setattr(module.workers, "run_main", pretend)
     return module
 
 
@@ -219,37 +221,80 @@ def test_a_finished_cell_is_finished_elsewhere_but_its_backbone_is_made_again(re
     assert reproduce.ran == ["ETTh1-s0", "ETTh1-s0-probe"]
 
 
+def notes(asked, share):
+    """A worker whose runs note when they began and ended, in which process, on which cores, and a GPU's share of it.
+    One of ETTm2 kills its process."""
+    while True:
+        try:
+            log, argv, data = asked.recv()
+        except EOFError:
+            return
+        begun, name = time.monotonic(), next(a for a in argv if a.startswith("--workdir")).rpartition("/")[2]
+        if data == "ETTm2":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.4)
+        with open(os.environ["NOTES"], "a") as f:
+            about = [name, begun, time.monotonic(), sorted(os.sched_getaffinity(0)), os.getpid(), share]
+            f.write(json.dumps(about) + "\n")
+        log.write_text("words")
+        asked.send(0)
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores are given out on Linux alone")
-def test_several_jobs_keep_to_the_order_of_backbones(reproduce, monkeypatch, tmp_path):
-    """A run that notes when it began and ended, on which cores, and how much of a GPU's memory it may take."""
-    script = tmp_path / "run.sh"
-    script.write_text(f"""#!{sys.executable}
-import json, os, sys, time
-name = [a for a in sys.argv if a.startswith("--workdir")][0].rpartition("/")[2]
-begun = time.monotonic()
-time.sleep(0.4)
-with open({str(tmp_path / "times")!r}, "a") as f:
-    share = os.environ[{reproduce.MEMORY!r}]
-    f.write(json.dumps([name, begun, time.monotonic(), sorted(os.sched_getaffinity(0)), share]) + "\\n")
-""")
-    script.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(script))
+def test_several_jobs_keep_to_the_order_of_backbones_and_to_their_data(reproduce, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("NOTES", str(tmp_path / "notes"))
+    monkeypatch.setattr(reproduce.workers, "serve", notes)
     monkeypatch.setattr(reproduce, "keep", lambda *_: None)
-    monkeypatch.delenv(reproduce.MEMORY, raising=False)
-    assert run(reproduce, tmp_path, "--data=ETTh1", "--seeds=1", "--jobs=2", "--rows=new head: probe;prompts") == 0
-    assert run(reproduce, tmp_path, "--data=ETTh1,ETTh2", "--seeds=1", "--jobs=2", "--rows=prompts") == 0
-    lines = [json.loads(line) for line in (tmp_path / "times").read_text().splitlines()]
-    base, probe = lines[:2]
-    assert [base[0], probe[0]] == ["ETTh1-s0", "ETTh1-s0-probe"]
-    assert base[2] <= probe[1]
-    one, two = lines[2:]
-    assert {one[0], two[0]} == {"ETTh1-s0", "ETTh2-s0"}
-    assert max(one[1], two[1]) < min(one[2], two[2])
-    assert not {*one[3]} & {*two[3]} or len(os.sched_getaffinity(0)) == 1
-    assert one[4] == two[4] == "0.400"  # of a GPU's memory, of which jax itself would give the first all but a quarter
-    monkeypatch.setenv(reproduce.MEMORY, "0.1")
-    assert run(reproduce, tmp_path, "--data=ETTm1", "--seeds=1", "--jobs=2", "--rows=prompts") == 0
-    assert json.loads((tmp_path / "times").read_text().splitlines()[-1])[4] == "0.1"
+
+    def times(*argv, code=0):
+        (tmp_path / "notes").write_text("")
+        assert run(reproduce, tmp_path, "--seeds=2", "--jobs=2", *argv) == code
+        lines = (tmp_path / "notes").read_text().splitlines()
+        return {of[0]: types.SimpleNamespace(**dict(zip(Noted, of[1:], strict=True))) for of in map(json.loads, lines)}
+
+    found = times("--data=ETTh1", "--rows=new head: probe;prompts")
+    assert len(found) == 4
+    for seed in (0, 1):
+        assert found[f"ETTh1-s{seed}"].end <= found[f"ETTh1-s{seed}-probe"].begin
+    found = times("--data=ETTh1,ETTh2", "--rows=prompts", "--only=main")
+    one, two = ([found[f"{data}-s{seed}"] for seed in (0, 1)] for data in ("ETTh1", "ETTh2"))
+    assert one[0].process != two[0].process
+    for first, then in (one, two):
+        assert first.process == then.process  # which has the set's programs
+        assert first.end <= then.begin
+    assert not {*one[0].cores} & {*two[0].cores} or len(os.sched_getaffinity(0)) == 1
+    assert one[0].share == two[0].share == 0.4  # of a GPU's memory, of which jax itself would give the first most
+    found = times("--data=ETTm2,ETTm1", "--rows=prompts", code=1)  # a process that dies fails its cell alone
+    assert {*found} == {"ETTm1-s0", "ETTm1-s1"}
+    assert capsys.readouterr().out.count("FAILED") == 2
+
+
+Noted = ("begin", "end", "cores", "process", "share")
+
+
+def test_a_process_keeps_its_programs_for_a_data_set(reproduce, monkeypatch, tmp_path):
+    workers, said = reproduce.workers, []
+    answers = iter([(tmp_path / "a.log", ["a"], "ETTh1"), (tmp_path / "b.log", ["b"], "ETTh1"),
+                    (tmp_path / "c.log", ["c"], "ETTh2"), (tmp_path / "d.log", ["d"], "ETTh2")])  # fmt: skip
+
+    def recv():
+        if not (cell := next(answers, None)):
+            raise EOFError
+        return cell
+
+    asked = types.SimpleNamespace(recv=recv, send=said.append)
+    monkeypatch.setattr(workers, "run_main", lambda argv: said.append(argv[0]) or 130 * (argv == ["c"]))
+    monkeypatch.setattr(workers.cache, "forget", lambda: said.append("forgotten"))
+    monkeypatch.setattr(workers.jax, "clear_caches", lambda: None)
+    monkeypatch.setattr(workers.os, "dup2", lambda *_: None)
+    monkeypatch.delenv(workers.MEMORY, raising=False)
+    workers.serve(asked, 0.25)
+    assert said == ["a", 0, "b", 0, "forgotten", "c", 130]  # which ends it
+    assert os.environ.pop(workers.MEMORY) == "0.250"
+    monkeypatch.setenv(workers.MEMORY, "0.1")
+    workers.serve(asked, 0.25)  # whoever sets it has the last word
+    assert os.environ[workers.MEMORY] == "0.1"
+    assert said[-2:] == ["d", 0]
 
 
 def test_a_cell_that_fails_holds_up_no_other(reproduce, tmp_path, capsys):

@@ -43,12 +43,10 @@ from ptt_jax import (
     config,
     data,
     fitted,
-    loop,
     main,
     mesh,
     prompts,
     rundir,
-    tune,
 )
 from ptt_jax import store as stores
 from ptt_jax.errors import UserError
@@ -156,7 +154,7 @@ def stopped(run: Path) -> str:
     of = checkpoint.identity(cfg, ("tune.",), task, card["content_hash"], series.fingerprint)
     store = Store(run / "prompts" / task, ("prompt", "state"), of=of)
     try:
-        trees, meta = loop.resume(store, like(cfg, run), log, "tune", mesh.make(1))
+        trees, meta = checkpoint.resume(store, like(cfg, run), log, "tune", mesh.make(1))
     finally:
         store.close()
     return digest(backbone, jax.device_get(trees), meta["history"], log.path.read_text())
@@ -175,10 +173,10 @@ def like(cfg: Any, run: Path) -> Any:
             shapes().append(jax.device_get(trees))
             raise Stop
 
-        tune.resume = note
+        resume, checkpoint.resume = checkpoint.resume, note
         with tempfile.TemporaryDirectory() as temporary, contextlib.suppress(Stop):
             main.run(cfg, Path(shutil.copytree(run, Path(temporary) / "run")))
-        tune.resume = loop.resume
+        checkpoint.resume = resume
     return shapes()[0]
 
 

@@ -125,6 +125,21 @@ def probe(model: CrossMAE, params: Any, x_RT: Array, observed_RT: Array, dropout
     return y_RH * scale_R1 + mean_R1
 
 
+def forecast(
+    model: CrossMAE, params: Any, x_RT: Array, observed_RT: Array, channel_R: Array, horizon: int, longest: int
+) -> Array:
+    """Returns y_RH in scaled space: of the probe if the parameters have one, else of the mask token, with the prompt if
+    they have one. longest: the horizon that is asked where queries see each other, and cut."""
+    if "probe" in params:
+        return probe(model, params, x_RT, observed_RT)[:, :horizon]
+    asked = longest if model.decoder_attention == "self" else horizon
+    count, prompt = prompts.patches(asked, model.patch), params.get("prompt")
+    tokens = None if prompt is None else prompts.tokens(prompt, count, channel_R)
+    variables = {"params": params["backbone"]}
+    y_RH = cast(Array, model.apply(variables, x_RT, observed_RT, tokens, asked, method=model.forecast))
+    return y_RH[:, :horizon]
+
+
 def probing(model: CrossMAE, span: Span, *, penalty: str, train: bool = False) -> tasks.Loss:
     """Returns the loss of `probe`: on the rows, targets and units of `tasks.forecasting`; train: with dropout.
 

@@ -15,11 +15,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ptt_jax import config
+from ptt_jax import config, processes
+from ptt_jax import mesh as meshes
 from ptt_jax.errors import UserError
 from ptt_jax.knobs import FREE, KNOBS
+from ptt_jax.log import Log
 from ptt_jax.seal import read_json, write_json
 from ptt_jax.store import READ, Store, Tree, content_hash
 
@@ -149,3 +152,31 @@ def load_prompts(run: Path, task: str, backbone_hash: str) -> dict[int, list[Tre
         seeds = range(len(card["seeds"]))
         out[int(h)] = [jax.tree.map(lambda tokens_SMD, s=s: tokens_SMD[s], chosen) for s in seeds]
     return out
+
+
+def resume(store: Store, trees: dict[str, Any], log: Log, stage: str, mesh: Mesh) -> tuple[dict[str, Any], dict]:
+    """Returns the trees as last saved and what was noted with them, their step among it; the given trees and {} from an
+    empty store.
+
+    A later step that is damaged is deleted, which is said, and comes again. Raises UserError when no step is whole.
+    """
+    damaged: dict[int, UserError] = {}
+    for step in store.steps():
+        try:
+            with processes.together():
+                meta = store.meta(step)
+                saved = {item: store.restore(step, item, like) for item, like in trees.items()}
+        except UserError as e:
+            damaged[step] = e
+            continue
+        for later, error in damaged.items():
+            log.say(f"{stage}: {error}; step {step} is whole, and step {later} is done again")
+            store.drop(later)
+        log.rewind(stage, step)
+        log.check(meta.pop("log", None))
+        log.say(f"{stage}: going on from step {step}")
+        return {item: meshes.replicate(mesh, tree) for item, tree in saved.items()}, {**meta, "step": step}
+    if damaged:
+        raise damaged[max(damaged)]
+    log.rewind(stage, -1)
+    return trees, {}

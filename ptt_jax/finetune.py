@@ -10,12 +10,11 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -24,7 +23,6 @@ from ptt_jax import (
     cache,
     checkpoint,
     encodings,
-    evaluate,
     memory,
     optim,
     problems,
@@ -33,6 +31,7 @@ from ptt_jax import (
     rundir,
     step,
     tasks,
+    watch,
 )
 from ptt_jax import mesh as meshes
 from ptt_jax import store as stores
@@ -42,12 +41,12 @@ from ptt_jax.errors import UserError
 from ptt_jax.history import History, logged
 from ptt_jax.knobs import PARTS
 from ptt_jax.log import Log
-from ptt_jax.loop import Loop, Pause, check_finite, keys, parts, resume
+from ptt_jax.loop import Loop, Pause, check_finite, keys, parts
 from ptt_jax.model import CrossMAE
 from ptt_jax.problems import Problem
 from ptt_jax.seal import write_json
 from ptt_jax.store import Store
-from ptt_jax.windows import Span, Windows, past
+from ptt_jax.windows import Span
 
 Params = Any
 GROUPS = {"probe": optim.PROBE, "head": optim.HEAD, "full": optim.ALL}
@@ -66,21 +65,6 @@ def groups_of(section: ConfigDict) -> optim.Groups:
     return optim.Groups((*thawed(section), "prompt")) if section.mode == "thaw" else GROUPS[section.mode]
 
 
-def forecast(
-    model: CrossMAE, params: Params, x_RT: Array, observed_RT: Array, channel_R: Array, horizon: int, longest: int
-) -> Array:
-    """Returns y_RH in scaled space: of the probe if the parameters have one, else of the mask token, with the prompt if
-    they have one. longest: the horizon that is asked where queries see each other, and cut."""
-    if "probe" in params:
-        return baselines.probe(model, params, x_RT, observed_RT)[:, :horizon]
-    asked = longest if model.decoder_attention == "self" else horizon
-    count, prompt = prompts.patches(asked, model.patch), params.get("prompt")
-    tokens = None if prompt is None else prompts.tokens(prompt, count, channel_R)
-    variables = {"params": params["backbone"]}
-    y_RH = cast(Array, model.apply(variables, x_RT, observed_RT, tokens, asked, method=model.forecast))
-    return y_RH[:, :horizon]
-
-
 def loss(mode: str, model: CrossMAE, span: Span, penalty: str, thawed: tuple[str, ...] = ()) -> tasks.Loss:
     """Returns the training loss of a mode. A frozen encoder does not drop: what it says is what it will say."""
     if mode == "full":
@@ -88,34 +72,6 @@ def loss(mode: str, model: CrossMAE, span: Span, penalty: str, thawed: tuple[str
     if mode == "thaw":
         return baselines.thawing(model, span, penalty=penalty, thawed=thawed)
     return baselines.probing(model, span, penalty=penalty, train=mode == "head")
-
-
-def measure(model: CrossMAE, problem: Problem, span: Span, batch: int, few: int = 0) -> evaluate.Measure:
-    """Returns what measures every window of the span. few: of `evaluate.evaluator`."""
-    rows = min(batch, few or span.rows, span.rows)
-    return evaluate.evaluator(foretelling(model), problem.mesh, rows, few)
-
-
-@cache.kept
-def foretelling(model: CrossMAE) -> evaluate.Forecast:
-    """Returns how what is tuned forecasts the rows of a span."""
-
-    def foretell(panel: Windows, params: Params, span: Span, row_R: Array) -> dict[str, tuple[Array, ...]]:
-        longest, channel_R = span.horizons[-1], row_R % span.channels
-        y_RH = forecast(model, params, *past(panel, span, row_R), channel_R, longest, longest)
-        return {"tuned": tuple(y_RH[:, :h] for h in span.horizons)}
-
-    return foretell
-
-
-def watcher(of: evaluate.Measure, problem: Problem, span: Span) -> Callable[[Params], dict[str, np.ndarray]]:
-    """Returns f(params) -> {horizon: MSE_11} over every window of the span."""
-
-    def look(params: Params) -> dict[str, np.ndarray]:
-        errors = of(problem.panel, params, span)["tuned"]
-        return {str(h): np.array([[e.mse]]) for h, e in zip(span.horizons, errors, strict=True)}
-
-    return look
 
 
 def start(
@@ -168,7 +124,7 @@ class Plan:
         self.loop = Loop(
             "tune", steps, t.validations, chunk, Cached(problem.panel), train, order, (key,), log, words=words
         )
-        self.measure = measure(model, problem, self.validation, cfg.evaluate.batch)
+        self.measure = watch.measure(model, problem, self.validation, cfg.evaluate.batch)
         self.encoder = None
         if t.mode == "thaw" and {*thawed(t)} <= UNREAD:
             dtype = model.dtype if t.cache_dtype == "compute" else jnp.dtype(t.cache_dtype)
@@ -211,9 +167,9 @@ def finetune(
     plan = plan or Plan(cfg, problem, model, log)
     train, steps, groups = plan.loop.span, plan.loop.steps, plan.groups
     params = plan.params(backbone)
-    look = watcher(plan.measure, problem, plan.validation)
+    look = watch.watcher(plan.measure, problem, plan.validation)
     few = t.watch_train
-    watch = few and watcher(measure(model, problem, train, cfg.evaluate.batch, few), problem, train)
+    learned = few and watch.watcher(watch.measure(model, problem, train, cfg.evaluate.batch, few), problem, train)
 
     def kept(params: Params) -> Params:
         return {root: params[root] for root in KEPT[mode]}
@@ -223,7 +179,7 @@ def finetune(
     store = Store(run / "finetuned" / task, ("best", "state"), of=whose)
     best = {str(h): kept(params) for h in cfg.horizons}
     trees = {"best": best, "state": {"params": kept(params), "opt_state": state.opt_state}}
-    trees, meta = resume(store, trees, log, "tune", problem.mesh)
+    trees, meta = checkpoint.resume(store, trees, log, "tune", problem.mesh)
     best, saved = jax.device_get(trees["best"]), trees["state"]
     history, spent = History.load(t.patience, meta.get("history", [])), meta.get("seconds", 0.0)
     at = jnp.int32(meta.get("step", 0))
@@ -245,8 +201,8 @@ def finetune(
         best.update({h: now for h, better_11 in history.better(values).items() if better_11.all()})
         history.looks.append((pause.step, values))
         shown = {"validation_mse": {h: float(v[0, 0]) for h, v in values.items()}}
-        if watch:
-            shown["train_mse"] = logged(watch(pause.state.params), values)
+        if learned:
+            shown["train_mse"] = logged(learned(pause.state.params), values)
         log.pause("tune", pause, steps, t.batch / train.rows, spent + pause.seconds, shown)
         save(pause, now)
 

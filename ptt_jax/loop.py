@@ -1,4 +1,4 @@
-"""What both loops share: chunks of steps, pauses to look at validation, going on after a stop."""
+"""What both loops share: chunks of steps, and pauses to look at validation."""
 
 import contextlib
 import dataclasses
@@ -12,16 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh
 
 from ptt_jax import memory, preemption, processes
-from ptt_jax import mesh as meshes
 from ptt_jax.encodings import Cached
 from ptt_jax.errors import UserError
 from ptt_jax.log import Log
 from ptt_jax.preemption import Preempted
 from ptt_jax.step import State, Sums
-from ptt_jax.store import Store
 from ptt_jax.windows import Span
 
 CHUNK = 50  # most steps in a dispatch: long enough to hide the host, short enough to show progress
@@ -232,34 +229,6 @@ def check_finite(stage: str, what: str, *values: float, knob: str = "") -> None:
     turn, if it is not the stage's learning rate."""
     if not all(map(math.isfinite, values)):
         raise lost(stage, what, knob or f"{stage}.learning_rate")
-
-
-def resume(store: Store, trees: dict[str, Any], log: Log, stage: str, mesh: Mesh) -> tuple[dict[str, Any], dict]:
-    """Returns the trees as last saved and what was noted with them, their step among it; the given trees and {} from an
-    empty store.
-
-    A later step that is damaged is deleted, which is said, and comes again. Raises UserError when no step is whole.
-    """
-    damaged: dict[int, UserError] = {}
-    for step in store.steps():
-        try:
-            with processes.together():
-                meta = store.meta(step)
-                saved = {item: store.restore(step, item, like) for item, like in trees.items()}
-        except UserError as e:
-            damaged[step] = e
-            continue
-        for later, error in damaged.items():
-            log.say(f"{stage}: {error}; step {step} is whole, and step {later} is done again")
-            store.drop(later)
-        log.rewind(stage, step)
-        log.check(meta.pop("log", None))
-        log.say(f"{stage}: going on from step {step}")
-        return {item: meshes.replicate(mesh, tree) for item, tree in saved.items()}, {**meta, "step": step}
-    if damaged:
-        raise damaged[max(damaged)]
-    log.rewind(stage, -1)
-    return trees, {}
 
 
 def stalled(values: list[float], patience: int) -> bool:

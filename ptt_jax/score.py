@@ -69,7 +69,7 @@ def models(
             history = x_RT, observed_RT
             of = inputs["tuned"]
             tuned = (
-                finetune.forecast(model, of[h], *history, row_R % span.channels, h, longest) for h in span.horizons
+                baselines.forecast(model, of[h], *history, row_R % span.channels, h, longest) for h in span.horizons
             )
             return out | {f"{mode} {seeds[0]}": tuple(tuned)}
         count = len(span.horizons)

@@ -29,7 +29,7 @@ from ptt_jax import store as stores
 from ptt_jax.encodings import Cached
 from ptt_jax.errors import UserError
 from ptt_jax.log import Log
-from ptt_jax.loop import Loop, Pause, check_finite, keys, parts, resume, stalled
+from ptt_jax.loop import Loop, Pause, check_finite, keys, parts, stalled
 from ptt_jax.model import CrossMAE, init
 from ptt_jax.problems import Problem
 from ptt_jax.seal import write_json
@@ -131,7 +131,7 @@ def pretrain(
     whose = checkpoint.identity(cfg, ("pretrain.", "model."), *fingerprints)
     store = Store(run / "backbone", ("params", "state"), of=whose)
     trees = {"params": params["backbone"], "state": {"params": params["backbone"], "opt_state": state.opt_state}}
-    trees, meta = resume(store, trees, log, "pretrain", problem.mesh)
+    trees, meta = checkpoint.resume(store, trees, log, "pretrain", problem.mesh)
     chosen, saved = jax.device_get(trees["params"]), trees["state"]
     history: list[tuple[int, float]] = [(at, value) for at, value in meta.get("history", [])]
     spent: float = meta.get("seconds", 0.0)

@@ -18,7 +18,7 @@ from ptt_jax import store as stores
 from ptt_jax.architecture import build, shapes
 from ptt_jax.history import History, finite, logged
 from ptt_jax.log import Log
-from ptt_jax.loop import Pause, check_finite, resume
+from ptt_jax.loop import Pause, check_finite
 from ptt_jax.model import CrossMAE
 from ptt_jax.plan import Encodings, Job, Plan, Read
 from ptt_jax.problems import Problem
@@ -111,7 +111,7 @@ def learn(
     whose = checkpoint.identity(cfg, ("tune.",), task, card["content_hash"], problem.series.fingerprint)
     store = Store(run / "prompts" / task, ("prompt", "state"), of=whose)
     trees = {"prompt": best, "state": {"prompt": params["prompt"], "opt_state": opt_state}}
-    trees, meta = resume(store, trees, log, stage, problem.mesh)
+    trees, meta = checkpoint.resume(store, trees, log, stage, problem.mesh)
     best, saved = jax.device_get(trees["prompt"]), trees["state"]
     history, spent = History.load(t.patience, meta.get("history", [])), meta.get("seconds", 0.0)
     at = jnp.int32(meta.get("step", 0))

@@ -1,4 +1,5 @@
-"""What looks at validation while something learns: a backbone, or prompts, all members from one cache of encodings."""
+"""What looks at validation while something learns: a backbone; prompts, all members from one cache of encodings; what
+prompts are compared with."""
 
 import functools
 from collections.abc import Callable
@@ -11,13 +12,13 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from ptt_jax import cache, encodings, memory, tasks
+from ptt_jax import baselines, cache, encodings, memory, tasks
 from ptt_jax import mesh as meshes
 from ptt_jax.encodings import Cached
 from ptt_jax.evaluate import Forecast, Measure, evaluator
 from ptt_jax.model import CrossMAE
 from ptt_jax.problems import Problem
-from ptt_jax.windows import Span, Windows, shuffle, stretch
+from ptt_jax.windows import Span, Windows, past, shuffle, stretch
 
 Params = Any
 
@@ -84,6 +85,34 @@ def foretelling(model: CrossMAE) -> Forecast:
 def penalty(levels: tuple[float, ...]) -> tasks.Penalty:
     """Returns what is measured in the place of the absolute error."""
     return tasks.pinball(np.array(levels, np.float32)[None, :, None, None]) if levels else jnp.abs
+
+
+def measure(model: CrossMAE, problem: Problem, span: Span, batch: int, few: int = 0) -> Measure:
+    """Returns what measures every window of the span by parameters of `baselines.forecast`. few: of `evaluator`."""
+    rows = min(batch, few or span.rows, span.rows)
+    return evaluator(refitted(model), problem.mesh, rows, few)
+
+
+@cache.kept
+def refitted(model: CrossMAE) -> Forecast:
+    """Returns how such parameters forecast the rows of a span."""
+
+    def foretell(panel: Windows, params: Params, span: Span, row_R: Array) -> dict[str, tuple[Array, ...]]:
+        longest, channel_R = span.horizons[-1], row_R % span.channels
+        y_RH = baselines.forecast(model, params, *past(panel, span, row_R), channel_R, longest, longest)
+        return {"tuned": tuple(y_RH[:, :h] for h in span.horizons)}
+
+    return foretell
+
+
+def watcher(of: Measure, problem: Problem, span: Span) -> Callable[[Params], dict[str, np.ndarray]]:
+    """Returns f(params) -> {horizon: MSE_11} over every window of the span."""
+
+    def look(params: Params) -> dict[str, np.ndarray]:
+        errors = of(problem.panel, params, span)["tuned"]
+        return {str(h): np.array([[e.mse]]) for h, e in zip(span.horizons, errors, strict=True)}
+
+    return look
 
 
 def sampler(

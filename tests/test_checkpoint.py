@@ -9,10 +9,11 @@ import subprocess
 import numpy as np
 import pytest
 
-from ptt_jax import checkpoint, config, provenance, rundir
+from ptt_jax import checkpoint, config, mesh, provenance, rundir
 from ptt_jax import store as stores
 from ptt_jax.errors import UserError
 from ptt_jax.files import write_atomic
+from ptt_jax.log import Log
 from ptt_jax.seal import write_json
 from ptt_jax.store import Store
 
@@ -295,3 +296,31 @@ def test_a_backbone_that_another_run_no_longer_holds_is_no_backbone(tmp_path):
     write_json(tmp_path / "a" / "backbone.json", {**card, "content_hash": "f" * 64})
     with pytest.raises(UserError, match=r"c uses backbone a{12}, and .*/a holds f{12} now; accepted"):
         checkpoint.find_backbone(tmp_path / "c")
+
+
+@pytest.mark.parametrize("missing", [("meta/metadata",), ("meta",), ("params",), ("state/_METADATA",)])
+def test_a_stage_without_a_whole_step_is_one_sentence_and_left_alone(tmp_path, missing):
+    trees = {item: {"w": np.arange(6, dtype=np.float32)} for item in ("params", "state")}
+    store = Store(tmp_path / "s", tuple(trees))
+    for at in (1, 2):
+        store.save(at, trees, {})
+        for name in missing:
+            path = tmp_path / "s" / str(at) / name
+            path.rename(tmp_path / f"{at}")
+    store.close()
+    store, log = Store(tmp_path / "s", tuple(trees)), Log(tmp_path / "metrics.jsonl")
+    with pytest.raises(UserError, match=r"s/2.* accepted: "):
+        checkpoint.resume(store, trees, log, "tune", mesh.make(1))
+    store.close()
+    assert {"1", "2"} <= {p.name for p in (tmp_path / "s").iterdir()}
+
+
+def test_going_on_says_when_the_curves_are_not_what_was_written(tmp_path, capsys):
+    log, store = Log(tmp_path / "metrics.jsonl"), Store(tmp_path / "s", ("params",))
+    log.write({"stage": "tune", "step": 1, "loss": 0.25})
+    store.save(1, {"params": {"w": np.zeros(2)}}, {"log": log.mark()})
+    for content, warned in ((b"", True), (b"\xff\n", True), (log.path.read_bytes(), False)):
+        log.path.write_bytes(content)
+        checkpoint.resume(store, {"params": {"w": np.zeros(2)}}, log, "tune", mesh.make(1))
+        assert ("metrics.jsonl is not what was written" in capsys.readouterr().out) == warned
+    store.close()

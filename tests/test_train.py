@@ -674,7 +674,7 @@ def test_what_one_process_cannot_read_ends_all_at_once(copy, problem, monkeypatc
     if who == "this one":
         monkeypatch.setattr(Store, "restore", tear)
     log, calls = Log(copy / "metrics.jsonl"), {
-        "resume": lambda: loop.resume(store, {"params": like}, log, "pretrain", problem.mesh),
+        "resume": lambda: checkpoint.resume(store, {"params": like}, log, "pretrain", problem.mesh),
         "tune": lambda: tune.tune(make_config(), copy, problem, log),
         "score": lambda: score.score(make_config(), copy, problem, TASK, log),
     }  # fmt: skip

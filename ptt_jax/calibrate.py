@@ -69,6 +69,23 @@ def back_test(predictor: Predictor, table: Table, after: list[int], unit: Unit) 
     return beyond(table, y_WHC, after, predictor.lookback), unit_WC
 
 
+def beside_season(predictor: Predictor, table: Table, kept: int, season: int) -> float:
+    """Returns the mean absolute error of a model in the last `kept` rows, which taught it nothing, as a share of that
+    of the last season's values again: each series in units of its own spread, where both say something and the truth
+    is known. NaN where that is nowhere, or where the season is never wrong."""
+    after, *_ = windows(predictor, table, kept)
+    y_WHC, _ = predict.foretell(predictor, table.values_TC, after, predictor.horizon, Unit())
+    truth_WHC = frames.truth(table, predictor.horizon, after)
+    padded_TC = np.pad(table.values_TC, ((season, 0), (0, 0)), constant_values=np.nan)
+    ahead_H = np.arange(predictor.horizon) % season
+    naive_WHC = np.stack([padded_TC[len(table.values_TC) + a + ahead_H] for a in after])
+    scale_C = scaling.exact(table.values_TC, ~np.isnan(table.values_TC)).scale_C
+    own_WHC, other_WHC = np.abs(y_WHC - truth_WHC) / scale_C, np.abs(naive_WHC - truth_WHC) / scale_C
+    known_WHC = ~np.isnan(own_WHC + other_WHC)
+    other = other_WHC[known_WHC].sum()
+    return float(own_WHC[known_WHC].sum() / other) if other > 0 else float("nan")
+
+
 def beyond(table: Table, y_WHC: np.ndarray, after: list[int], lookback: int) -> np.ndarray:
     """Returns residual_WHC of forecasts from histories that end `after` steps from the end."""
     return usual(table, frames.truth(table, y_WHC.shape[1], after) - y_WHC, after, lookback)

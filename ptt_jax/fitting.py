@@ -207,6 +207,9 @@ def learn(table: Table, wish: Wish, card: dict[str, Any], alive: tuple[Scratch, 
     how = quantiles if predictor.levels else calibrate
     known = how.fit(predictor, table, kept, Unit.of(season, wish.horizon, cfg.lookback))
     log.progress("")
+    share = calibrate.beside_season(predictor, table, kept, season)
+    if share == share:
+        log.say(f"in the last {kept} rows the forecast errs by {share:.2f} of what last season's values again err by")
     tail = frames.write(table, {name: table.values_TC[-cfg.lookback :]}, after=-min(cfg.lookback, len(table.values_TC)))
     return Fitted(folder, task, cfg, predictor, known, table.names_C, step, season, tail, (*own, *alive))
 

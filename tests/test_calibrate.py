@@ -113,3 +113,24 @@ def test_a_history_whose_last_rows_are_missing_has_the_residuals_of_the_others()
         short = calibrate.fit(Mean(), table(values_TC), 60, Unit.of(1, 6, 24))
     widths = [known.at(0.9) - known.at(0.1) for known in (whole, short)]
     np.testing.assert_allclose(*widths, rtol=0.5)
+
+
+def test_a_model_is_measured_beside_last_season_on_rows_that_taught_it_nothing():
+    t_T, rng = np.arange(400), np.random.default_rng(0)
+    season_TC = np.stack([np.sin(t_T / 6 * 2 * np.pi), 1e6 * np.cos(t_T / 6 * 2 * np.pi)], 1)
+    noise_TC = rng.normal(size=(400, 2)) * [0.3, 3e5]
+    of = table(season_TC + noise_TC)
+    last_WHC = frames.truth(of, 6, calibrate.cutoffs(-90, -6, 300))
+    before_WHC = np.stack([of.values_TC[400 + a - 6 : 400 + a] for a in calibrate.cutoffs(-90, -6, 300)])
+    mean_WHC = np.stack([of.values_TC[400 + a - 24 : 400 + a].mean(0) for a in calibrate.cutoffs(-90, -6, 300)])[
+        :, None
+    ]
+    scale_C = of.values_TC.std(0)
+    expected = (np.abs(mean_WHC - last_WHC) / scale_C).mean() / (np.abs(before_WHC - last_WHC) / scale_C).mean()
+    assert calibrate.beside_season(Mean(), of, 90, 6) == pytest.approx(expected, rel=1e-6)
+    assert expected > 1.2
+    noisy = calibrate.beside_season(Mean(), table(noise_TC), 90, 6)
+    assert noisy == pytest.approx(np.sqrt((1 + 1 / 24) / 2), abs=0.06)  # a mean of 24 against one value
+    of.values_TC[-70:-64, 0] = np.nan  # a season that nobody saw is not compared with
+    assert calibrate.beside_season(Mean(), of, 90, 6) == pytest.approx(expected, rel=0.1)
+    assert np.isnan(calibrate.beside_season(Mean(), table(t_T[:, None] % 6.0), 90, 6))

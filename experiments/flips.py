@@ -173,10 +173,13 @@ def like(cfg: Any, run: Path) -> Any:
             shapes().append(jax.device_get(trees))
             raise Stop
 
+        # The run's pre-training is done, so that tuning is what asks first.
         resume, checkpoint.resume = checkpoint.resume, note
-        with tempfile.TemporaryDirectory() as temporary, contextlib.suppress(Stop):
-            main.run(cfg, Path(shutil.copytree(run, Path(temporary) / "run")))
-        checkpoint.resume = resume
+        try:
+            with tempfile.TemporaryDirectory() as temporary, contextlib.suppress(Stop):
+                main.run(cfg, Path(shutil.copytree(run, Path(temporary) / "run")))
+        finally:
+            checkpoint.resume = resume
     return shapes()[0]
 
 

@@ -172,9 +172,15 @@ def found(plan: Plan, part: str) -> pd.DataFrame:
 
 
 def gather(rows: pd.DataFrame) -> pd.DataFrame:
-    """Returns one row for each data set, row of the table and horizon: mean and spread over seeds, and where from."""
-    return rows.groupby(["data", "model", "lookback", "horizon"], sort=False).agg(
+    """Returns one row for each data set, row of the table and horizon: mean and spread over seeds, and where from:
+    every device, and the mean of the seconds if it is one."""
+
+    def devices(of: pd.Series) -> str:
+        return ", ".join(sorted({*of}))
+
+    table = rows.groupby(["data", "model", "lookback", "horizon"], sort=False).agg(
         mse=("mse", "mean"), mse_spread=("mse", "std"), mae=("mae", "mean"), mae_spread=("mae", "std"),
         seeds=("seed", "nunique"), windows=("windows", "first"), config=("config", "first"),
-        seconds=("seconds", "mean"), device=("device", "first"), date=("date", "max"), command=("command", "first"),
+        seconds=("seconds", "mean"), device=("device", devices), date=("date", "max"), command=("command", "first"),
     ).reset_index()  # fmt: skip
+    return table.assign(seconds=table["seconds"].where(~table["device"].str.contains(", ")))

@@ -12,17 +12,20 @@ results/PART.csv, and the table in README.md between its markers. Imputation, an
 scripts of their own (impute.py, detect.py, overfit.py, tokens.py), which are called with the same --runs and --seeds.
 Overrides go to every cell and make a table of their own, results/PART-HASH.csv, that no README shows; scripts take
 none. --jobs=N runs N cells at a time, each in a process on its share of the cores and of a GPU's memory, which goes on
-with a cell of the same data set and what it has compiled for it (workers.py).
+with a cell of the same shapes and what it has compiled for them (workers.py).
 """
 
 import argparse
+import contextlib
 import importlib
 import itertools
+import json
 import os
 import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import ablations
 import costs
@@ -33,12 +36,21 @@ from cells import PARTS, SETS, Cell
 from records import MOST_SEEDS, Plan, finished, found, gather, is_stale, keep, origin
 from tables import by_horizon, markdown, write_table
 
-from ptt_jax import benchmarks
+from ptt_jax import benchmarks, preemption
 from ptt_jax.errors import UserError
 from ptt_jax.files import write_atomic
+from ptt_jax.preemption import Preempted
 
 # Parts that are scripts of their own.
 STUDIES = {"imputation": "impute", "anomalies": "detect", "overfitting": "overfit", "tokens": "tokens"}
+
+
+class Ahead(NamedTuple):
+    """A cell of a part, and of what kind its programs are (`shapes`)."""
+
+    part: str
+    cell: Cell
+    kind: str
 
 
 def at_hand(names: list[str]) -> list[str]:
@@ -63,10 +75,20 @@ def command(plan: Plan, part: str, cell: Cell) -> tuple[Path, list[str]]:
     return Path(f"{folder}.log"), plan.argv(part, cell)
 
 
-def pick(ready: Sequence[tuple[str, Cell]], last: str, others: Collection[str]) -> tuple[str, Cell]:
-    """Returns which cell a worker runs next: of the data set of its last one, whose programs it has; else of one that
+def shapes(plan: Plan, part: str, cell: Cell) -> str:
+    """Returns a word for what decides the shapes of a cell's programs, its data set first: those of its model, which is
+    its backbone's, and of its windows."""
+    home, name = origin(part, cell)
+    base = next(c for c in PARTS[home](SETS, range(MOST_SEEDS)) if c.name == name) if home else cell
+    model, own = (records.asked(plan, *of) for of in ((home or part, base), (part, cell)))
+    knobs = {k: v for k, v in model.items() if k.startswith("model.")}
+    return json.dumps([cell.data, *(own[k] for k in ("lookback", "horizons", "views", "compute_dtype")), knobs])
+
+
+def pick(ready: Sequence[Ahead], last: str, others: Collection[str]) -> Ahead:
+    """Returns what a worker runs next: of the kind of its last cell, whose programs it has; else of a data set that
     nobody is at; else the first."""
-    of = [item for item in ready if item[1].data == last] or [item for item in ready if item[1].data not in others]
+    of = [ahead for ahead in ready if ahead.kind == last] or [ahead for ahead in ready if ahead.cell.data not in others]
     return (of or ready)[0]
 
 
@@ -74,49 +96,48 @@ def perform(plan: Plan, ahead: list[tuple[str, Cell]], jobs: int) -> Iterator[tu
     """Runs cells, up to `jobs` at a time, a backbone's before those that tune on it; yields (part, cell, exit code,
     seconds of all calls) as they end. One job at a time is run in this process."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    waiting, hand = list(ahead), workers.Hand()
+    waiting, hand = [Ahead(*of, shapes(plan, *of)) for of in ahead], workers.Hand()
     crew: dict[int, workers.Worker] = {}
-    running: dict[int, tuple[str, Cell, float]] = {}
+    running: dict[int, tuple[Ahead, float]] = {}
 
-    def spent(part: str, cell: Cell, seconds: float) -> float:
+    def spent(of: Ahead, seconds: float) -> float:
         """Adds to what stopped calls took before."""
-        file = Path(f"{plan.folder(part) / cell.name}.seconds")
+        file = Path(f"{plan.folder(of.part) / of.cell.name}.seconds")
         seconds += float(file.read_text(encoding="utf-8")) if file.exists() else 0.0
         write_atomic(file, f"{seconds:.1f}")
         return seconds
 
     try:
         while waiting or running:
-            open_ = {f"{part}/{cell.name}" for part, cell in [*waiting, *(at[:2] for at in running.values())]}
-            ready = [(part, cell) for part, cell in waiting if "/".join(origin(part, cell)) not in open_]
+            open_ = {f"{of.part}/{of.cell.name}" for of in [*waiting, *(of for of, _ in running.values())]}
+            ready = [of for of in waiting if "/".join(origin(of.part, of.cell)) not in open_]
             if jobs == 1:
-                part, cell = pick(ready, hand.data, ())
+                of = pick(ready, hand.kind, ())
                 begun = time.monotonic()
-                code = hand.run(*command(plan, part, cell), cell.data)
-                waiting.remove((part, cell))
-                yield part, cell, code, spent(part, cell, time.monotonic() - begun)
+                code = hand.run(*command(plan, of.part, of.cell), of.kind)
+                waiting.remove(of)
+                yield of.part, of.cell, code, spent(of, time.monotonic() - begun)
                 continue
             for slot in (i for i in range(jobs) if i not in running and ready):
                 if slot not in crew or not crew[slot].alive:
-                    # A process takes three quarters of a GPU's memory as it starts, and a second one none.
                     crew[slot] = workers.Worker(cores[slot::jobs], 0.8 / jobs)
-                part, cell = pick(ready, crew[slot].data, {cell.data for _, cell, _ in running.values()})
-                ready.remove((part, cell))
-                waiting.remove((part, cell))
-                crew[slot].start(*command(plan, part, cell), cell.data)
-                running[slot] = part, cell, time.monotonic()
-            for slot, (part, cell, begun) in list(running.items()):
+                of = pick(ready, crew[slot].kind, {at.cell.data for at, _ in running.values()})
+                ready.remove(of)
+                waiting.remove(of)
+                crew[slot].start(*command(plan, of.part, of.cell), of.kind)
+                running[slot] = of, time.monotonic()
+            for slot, (of, begun) in list(running.items()):
                 if (code := crew[slot].answer()) is not None:
                     del running[slot]
-                    yield part, cell, code, spent(part, cell, time.monotonic() - begun)
+                    yield of.part, of.cell, code, spent(of, time.monotonic() - begun)
             time.sleep(0.2)
     finally:  # nobody else may write to a run directory when this has ended
         for worker in crew.values():
-            worker.process.terminate()
+            worker.tell()  # all of them, before one is waited for
         for worker in crew.values():
             worker.end()
-        for part, cell, begun in running.values():
-            spent(part, cell, time.monotonic() - begun)
+        for of, begun in running.values():
+            spent(of, time.monotonic() - begun)
 
 
 def publish(plan: Plan, part: str) -> None:
@@ -224,13 +245,17 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if wrong:
             raise UserError(f"argument {wrong[0]} is unknown; accepted: those of --help, and --config.key=value")
-        return work(make_plan(args, rest), args)
+        with preemption.heeded():
+            return work(make_plan(args, rest), args)
     except UserError as e:
         print(f"reproduce: {e}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nreproduce: stopped; the same command goes on", file=sys.stderr)
         return 130
+    except Preempted:
+        print("reproduce: told to end (SIGTERM); the same command goes on", file=sys.stderr)
+        return preemption.CODE
 
 
 def work(plan: Plan, args: argparse.Namespace) -> int:
@@ -241,20 +266,21 @@ def work(plan: Plan, args: argparse.Namespace) -> int:
     ahead = with_lost(plan, ahead)
     seconds: dict[str, list[float]] = {}
     failed, rest_of = 0, list(ahead)
-    for i, (part, cell, code, spent) in enumerate(perform(plan, ahead, args.jobs), 1):
-        if code == 130:
-            return code
-        rest_of.remove((part, cell))
-        failed += code != 0
-        log = Path(f"{plan.folder(part) / cell.name}.log")
-        if not code:
-            seconds.setdefault(kind(cell), []).append(spent)
-            keep(plan, part, cell, spent)
-            publish(plan, part)
-        last = "" if not code else (log.read_text(encoding="utf-8").strip().splitlines() or [""])[-1]
-        said = "done" if not code else f"FAILED, see {log}: {last}"
-        remaining = left(seconds, [c for _, c in rest_of], args.jobs)
-        print(f"{i} of {len(ahead)}  {part}/{cell.name}  {said}  {spent:.0f} s{remaining}", flush=True)
+    with contextlib.closing(perform(plan, ahead, args.jobs)) as cells:
+        for i, (part, cell, code, spent) in enumerate(cells, 1):
+            if code in workers.STOPPED:
+                return code
+            rest_of.remove((part, cell))
+            failed += code != 0
+            log = Path(f"{plan.folder(part) / cell.name}.log")
+            if not code:
+                seconds.setdefault(kind(cell), []).append(spent)
+                keep(plan, part, cell, spent)
+                publish(plan, part)
+            last = "" if not code else (log.read_text(encoding="utf-8").strip().splitlines() or [""])[-1]
+            said = "done" if not code else f"FAILED, see {log}: {last}"
+            remaining = left(seconds, [c for _, c in rest_of], args.jobs)
+            print(f"{i} of {len(ahead)}  {part}/{cell.name}  {said}  {spent:.0f} s{remaining}", flush=True)
     for part in plan.parts:
         publish(plan, part)
     asked = args.only.split(",") if args.only else () if args.rows or args.data else STUDIES

@@ -1,11 +1,11 @@
-"""Processes that run one cell after another: what one has traced and compiled for a data set, its next cell does not
-wait for."""
+"""Processes that run one cell after another: what one has traced and compiled, its next cell of the same shapes does
+not wait for."""
 
 import contextlib
 import multiprocessing
 import os
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -14,23 +14,25 @@ import jax
 from ptt_jax import cache, preemption
 from ptt_jax.main import main as run_main
 
-MEMORY = "XLA_PYTHON_CLIENT_MEM_FRACTION"  # of a GPU, by jax's documentation; a CPU does not ask
-LAST = (130, preemption.CODE)  # after these codes a process runs no other cell
+# A GPU's memory, of which a process takes three quarters as it starts, and a second one none; by jax's documentation,
+# and its older name, which may not stand beside the other. A CPU does not ask.
+MEMORY, OLDER = "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"
+STOPPED = (130, preemption.CODE)  # by Ctrl-C, by SIGTERM: nobody wants another cell
 
 
 class Hand:
-    """What runs cells in this process. It keeps its programs while they are of one data set, since those of another
-    have other shapes, and some hundred megabytes of them stay on a CPU's host."""
+    """What runs cells in this process. It keeps its programs from one cell to the next of the same kind, a word for all
+    that decides their shapes."""
 
     def __init__(self) -> None:
-        self.data = ""
+        self.kind = ""
 
-    def run(self, log: Path, argv: Sequence[str], data: str) -> int:
+    def run(self, log: Path, argv: Sequence[str], kind: str) -> int:
         """Runs a cell, its words in `log`; returns the exit code."""
-        if self.data not in ("", data):
+        if self.kind not in ("", kind):
             cache.forget()
             jax.clear_caches()
-        self.data = data
+        self.kind = kind
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(log.open("a", encoding="utf-8"))
             stack.enter_context(contextlib.redirect_stdout(file))
@@ -43,53 +45,66 @@ class Hand:
 
 
 def serve(asked: Connection, share: float) -> None:
-    """What a worker does: runs what it is asked for and answers with the exit code, until nobody asks."""
-    os.environ.setdefault(MEMORY, f"{share:.3f}")  # jax reads it with the first array
+    """What a worker does: runs what it is asked for and answers with the exit code, until nobody asks, it is stopped,
+    or a cell fails by more than what its user got wrong: who knows what that leaves of a GPU."""
+    if not {MEMORY, OLDER} & {*os.environ}:
+        os.environ[MEMORY] = f"{share:.3f}"  # which is read with the first array
     hand = Hand()
-    with contextlib.suppress(EOFError, KeyboardInterrupt):
+    with contextlib.suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
         while True:
-            log, argv, data = asked.recv()
+            log, argv, kind = asked.recv()
             with log.open("a", encoding="utf-8") as file:  # what no Python says, too
                 os.dup2(file.fileno(), 1)
                 os.dup2(file.fileno(), 2)
-            code = hand.run(log, argv, data)
+            code = hand.run(log, argv, kind)
             asked.send(code)
-            if code in LAST:
+            if code not in (0, 2):
                 return
 
 
+@contextlib.contextmanager
+def pinned(cores: Sequence[int]) -> Iterator[None]:
+    """Around what starts a process that is to have these cores alone; of none given, all that this one has."""
+    if not cores:
+        yield
+        return
+    former = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, former)
+
+
 class Worker:
-    """A process that runs cells, on these cores, of a GPU's memory on this share; where no cores are given, where the
-    system puts it. `data` is the set of its last cell."""
+    """A process that runs cells, on these cores, on this share of a GPU's memory. `kind` is its last cell's."""
 
     def __init__(self, cores: Sequence[int], share: float) -> None:
         context = multiprocessing.get_context("spawn")
         self.asks, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, share))
-        self.process.start()
+        with pinned(cores):
+            self.process.start()
         theirs.close()
-        self.data = ""
-        if cores:  # before it has threads; in the child itself it would need a fork, which jax warns of
-            with contextlib.suppress(ProcessLookupError):
-                os.sched_setaffinity(self.process.pid or 0, cores)
+        self.kind = ""
 
-    def start(self, log: Path, argv: Sequence[str], data: str) -> None:
+    def start(self, log: Path, argv: Sequence[str], kind: str) -> None:
         """Has it run a cell."""
-        self.data = data
+        self.kind = kind
         log.touch()  # there is one, whatever happens to the process
-        with contextlib.suppress(BrokenPipeError):  # `answer` says so
-            self.asks.send((log, argv, data))
+        with contextlib.suppress(OSError):  # `answer` says so
+            self.asks.send((log, argv, kind))
 
     def answer(self) -> int | None:
         """Returns the exit code of the cell that it runs, None while it does; of a process that is dead, its own."""
-        if not self.asks.poll():
-            return None
         try:
+            if not self.asks.poll():
+                return None
             code = int(self.asks.recv())
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):
             self.process.join()
             return self.process.exitcode or 1
-        if code in LAST:
+        if code not in (0, 2):
             self.process.join()
         return code
 
@@ -97,8 +112,12 @@ class Worker:
     def alive(self) -> bool:
         return self.process.is_alive()
 
-    def end(self) -> None:
-        """Tells it to end, which saves what it is at, and waits for that."""
-        self.asks.close()
+    def tell(self) -> None:
+        """Tells it to end, which saves what it is at where there is a SIGTERM."""
         self.process.terminate()
+        self.asks.close()
+
+    def end(self) -> None:
+        """Tells it to end, and waits for that."""
+        self.tell()
         self.process.join()

@@ -167,9 +167,9 @@ def finetune(
     plan = plan or Plan(cfg, problem, model, log)
     train, steps, groups = plan.loop.span, plan.loop.steps, plan.groups
     params = plan.params(backbone)
-    look = watch.watcher(plan.measure, problem, plan.validation)
+    look = watch.looks(plan.measure, problem, plan.validation)
     few = t.watch_train
-    learned = few and watch.watcher(watch.measure(model, problem, train, cfg.evaluate.batch, few), problem, train)
+    learned = few and watch.looks(watch.measure(model, problem, train, cfg.evaluate.batch, few), problem, train)
 
     def kept(params: Params) -> Params:
         return {root: params[root] for root in KEPT[mode]}

@@ -206,10 +206,11 @@ def learn(table: Table, wish: Wish, card: dict[str, Any], alive: tuple[Scratch, 
     log.progress("intervals: back-testing")
     how = quantiles if predictor.levels else calibrate
     known = how.fit(predictor, table, kept, Unit.of(season, wish.horizon, cfg.lookback))
+    share = calibrate.beside_season(predictor, table, kept, season) if wish.verbose else float("nan")
     log.progress("")
-    share = calibrate.beside_season(predictor, table, kept, season)
     if share == share:
-        log.say(f"in the last {kept} rows the forecast errs by {share:.2f} of what last season's values again err by")
+        told = f"in the last {kept} rows the forecast errs by {share:.2f} of what last season's values again err by"
+        log.say(f"{told}{': repeating those does as well' * (share >= 1)}")
     tail = frames.write(table, {name: table.values_TC[-cfg.lookback :]}, after=-min(cfg.lookback, len(table.values_TC)))
     return Fitted(folder, task, cfg, predictor, known, table.names_C, step, season, tail, (*own, *alive))
 

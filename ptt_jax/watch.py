@@ -105,7 +105,7 @@ def refitted(model: CrossMAE) -> Forecast:
     return foretell
 
 
-def watcher(of: Measure, problem: Problem, span: Span) -> Callable[[Params], dict[str, np.ndarray]]:
+def looks(of: Measure, problem: Problem, span: Span) -> Callable[[Params], dict[str, np.ndarray]]:
     """Returns f(params) -> {horizon: MSE_11} over every window of the span."""
 
     def look(params: Params) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 import types
 from pathlib import Path
@@ -81,6 +82,20 @@ def test_a_table_has_means_over_seeds_and_where_they_come_from(reproduce, tmp_pa
     assert "words of a run" not in out
     assert "6 of 6  main/ETTm2-s2  done" in out
     assert "words of a run" in (tmp_path / "runs/main/ETTm2-s2.log").read_text()
+
+
+def test_a_number_of_two_devices_says_so_and_has_no_seconds(reproduce, tmp_path):
+    assert run(reproduce, tmp_path, "--data=ETTh1", "--rows=prompts", "--seeds=2") == 0
+    file = tmp_path / "results/cells/main.jsonl"
+    first, second = map(json.loads, file.read_text().splitlines())
+    second["about"]["versions"]["device"] = "1 x another"
+    file.write_text("".join(json.dumps(r) + "\n" for r in (first, second)))
+    assert run(reproduce, tmp_path, "--data=ETTh1", "--tables") == 0
+    table = pd.read_csv(tmp_path / "results/main.csv").set_index("model")
+    assert {*table.loc["prompts", "device"]} == {"1 x another, 1 x chip"}
+    assert table.loc["prompts", "seconds"].isna().all()
+    assert {*table.loc["linear", "device"]} == {"1 x chip"}
+    assert table.loc["linear", "seconds"].notna().all()
 
 
 def test_finished_cells_are_not_run_again_and_a_stopped_one_goes_on(reproduce, tmp_path):
@@ -221,80 +236,160 @@ def test_a_finished_cell_is_finished_elsewhere_but_its_backbone_is_made_again(re
     assert reproduce.ran == ["ETTh1-s0", "ETTh1-s0-probe"]
 
 
+NOTED = ("begin", "end", "cores", "process", "share")
+
+
 def notes(asked, share):
-    """A worker whose runs note when they began and ended, in which process, on which cores, and a GPU's share of it.
-    One of ETTm2 kills its process."""
+    """A worker whose runs note NOTED of themselves. One of ETTm2 kills its process, one of Weather never ends."""
     while True:
         try:
-            log, argv, data = asked.recv()
+            log, argv, kind = asked.recv()
         except EOFError:
             return
         begun, name = time.monotonic(), next(a for a in argv if a.startswith("--workdir")).rpartition("/")[2]
-        if data == "ETTm2":
+        if "ETTm2" in kind:
             os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(0.4)
         with open(os.environ["NOTES"], "a") as f:
             about = [name, begun, time.monotonic(), sorted(os.sched_getaffinity(0)), os.getpid(), share]
             f.write(json.dumps(about) + "\n")
+        if "Weather" in kind:
+            time.sleep(600)
         log.write_text("words")
         asked.send(0)
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores are given out on Linux alone")
-def test_several_jobs_keep_to_the_order_of_backbones_and_to_their_data(reproduce, monkeypatch, tmp_path, capsys):
+@pytest.fixture
+def noted(reproduce, monkeypatch, tmp_path):
+    """f() -> {cell: what its run noted}, of jobs that are `notes`."""
     monkeypatch.setenv("NOTES", str(tmp_path / "notes"))
     monkeypatch.setattr(reproduce.workers, "serve", notes)
     monkeypatch.setattr(reproduce, "keep", lambda *_: None)
 
+    def read():
+        lines = (tmp_path / "notes").read_text().splitlines()
+        return {of[0]: types.SimpleNamespace(**dict(zip(NOTED, of[1:], strict=True))) for of in map(json.loads, lines)}
+
+    return read
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores are given out on Linux alone")
+def test_several_jobs_keep_to_the_order_of_backbones_and_to_their_programs(reproduce, noted, tmp_path, capsys):
+    mine = os.sched_getaffinity(0)
+
     def times(*argv, code=0):
         (tmp_path / "notes").write_text("")
         assert run(reproduce, tmp_path, "--seeds=2", "--jobs=2", *argv) == code
-        lines = (tmp_path / "notes").read_text().splitlines()
-        return {of[0]: types.SimpleNamespace(**dict(zip(Noted, of[1:], strict=True))) for of in map(json.loads, lines)}
+        return noted()
 
     found = times("--data=ETTh1", "--rows=new head: probe;prompts")
     assert len(found) == 4
     for seed in (0, 1):
         assert found[f"ETTh1-s{seed}"].end <= found[f"ETTh1-s{seed}-probe"].begin
-    found = times("--data=ETTh1,ETTh2", "--rows=prompts", "--only=main")
+    found = times("--data=ETTh1,ETTh2", "--rows=prompts")
     one, two = ([found[f"{data}-s{seed}"] for seed in (0, 1)] for data in ("ETTh1", "ETTh2"))
     assert one[0].process != two[0].process
     for first, then in (one, two):
         assert first.process == then.process  # which has the set's programs
         assert first.end <= then.begin
-    assert not {*one[0].cores} & {*two[0].cores} or len(os.sched_getaffinity(0)) == 1
+    assert one[0].cores == sorted(mine)[::2]
+    assert os.sched_getaffinity(0) == mine
     assert one[0].share == two[0].share == 0.4  # of a GPU's memory, of which jax itself would give the first most
     found = times("--data=ETTm2,ETTm1", "--rows=prompts", code=1)  # a process that dies fails its cell alone
     assert {*found} == {"ETTm1-s0", "ETTm1-s1"}
     assert capsys.readouterr().out.count("FAILED") == 2
 
 
-Noted = ("begin", "end", "cores", "process", "share")
+def test_jobs_that_are_told_to_end_leave_nobody_behind(reproduce, noted, tmp_path, capsys):
+    """SIGTERM to the program itself: its workers end, and what they spent is noted."""
+
+    def told():
+        while not noted_yet():
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def noted_yet():
+        return (tmp_path / "notes").exists() and len(noted()) == 1
+
+    thread = threading.Thread(target=told)
+    thread.start()
+    assert run(reproduce, tmp_path, "--data=Weather", "--seeds=1", "--jobs=2", "--rows=prompts") == 75
+    thread.join()
+    assert "reproduce: told to end (SIGTERM); the same command goes on" in capsys.readouterr().err
+    with pytest.raises(ProcessLookupError):
+        os.kill(noted()["Weather-s0"].process, 0)
+    assert float((tmp_path / "runs/main/Weather-s0.seconds").read_text()) > 0
 
 
-def test_a_process_keeps_its_programs_for_a_data_set(reproduce, monkeypatch, tmp_path):
+@pytest.mark.parametrize("code", [130, 75])
+def test_a_cell_that_was_told_to_end_is_the_last(reproduce, monkeypatch, tmp_path, code):
+    ran = []
+    monkeypatch.setattr(reproduce.workers, "run_main", lambda argv: ran.append(argv) or code)
+    assert run(reproduce, tmp_path, "--data=ETTh1", "--rows=prompts", "--seeds=2") == code
+    assert len(ran) == 1
+
+
+def test_a_process_keeps_its_programs_for_cells_of_the_same_shapes(reproduce, monkeypatch, tmp_path):
     workers, said = reproduce.workers, []
-    answers = iter([(tmp_path / "a.log", ["a"], "ETTh1"), (tmp_path / "b.log", ["b"], "ETTh1"),
-                    (tmp_path / "c.log", ["c"], "ETTh2"), (tmp_path / "d.log", ["d"], "ETTh2")])  # fmt: skip
+    cells = [("a", "1"), ("b", "1"), ("c", "2"), ("fails", "2"), ("d", "2")]
+    answers = iter([(tmp_path / name, [name], kind) for name, kind in cells])
 
     def recv():
         if not (cell := next(answers, None)):
             raise EOFError
         return cell
 
+    def fake(argv):
+        said.append(argv[0])
+        if argv == ["fails"]:
+            raise ValueError
+        return 2 * (argv == ["b"])
+
     asked = types.SimpleNamespace(recv=recv, send=said.append)
-    monkeypatch.setattr(workers, "run_main", lambda argv: said.append(argv[0]) or 130 * (argv == ["c"]))
+    monkeypatch.setattr(workers, "run_main", fake)
     monkeypatch.setattr(workers.cache, "forget", lambda: said.append("forgotten"))
     monkeypatch.setattr(workers.jax, "clear_caches", lambda: None)
     monkeypatch.setattr(workers.os, "dup2", lambda *_: None)
-    monkeypatch.delenv(workers.MEMORY, raising=False)
+    for name in (workers.MEMORY, workers.OLDER):
+        monkeypatch.delenv(name, raising=False)
     workers.serve(asked, 0.25)
-    assert said == ["a", 0, "b", 0, "forgotten", "c", 130]  # which ends it
+    assert said == ["a", 0, "b", 2, "forgotten", "c", 0, "fails", 1]  # after which the process ends
     assert os.environ.pop(workers.MEMORY) == "0.250"
-    monkeypatch.setenv(workers.MEMORY, "0.1")
-    workers.serve(asked, 0.25)  # whoever sets it has the last word
-    assert os.environ[workers.MEMORY] == "0.1"
+    monkeypatch.setenv(workers.OLDER, "0.1")  # jax takes one of the names alone
+    workers.serve(asked, 0.25)
+    assert workers.MEMORY not in os.environ
     assert said[-2:] == ["d", 0]
+
+
+def test_kinds_of_cells_differ_where_shapes_do(reproduce, tmp_path):
+    plan = reproduce.Plan({}, tmp_path, [])
+
+    def kind(part, name):
+        cells = reproduce.PARTS[part](("ETTh1", "ETTh2"), (0, 1))
+        return reproduce.shapes(plan, part, next(c for c in cells if c.name == name))
+
+    of = kind("main", "ETTh1-s0")
+    for same in ("ETTh1-s1", "ETTh1-s0-probe", "ETTh1-s1-scratch"):
+        assert kind("main", same) == of
+    assert kind("main", "ETTh2-s0") != of
+    assert kind("transfer", "ETTh2-to-ETTh1-s0") == of  # a backbone of the same architecture
+    for other in ("patch-12", "lookback-96", "decoder-of-2-blocks", "decoder-of-2-blocks-prompts-at-each"):
+        assert kind("ablations", f"ETTh1-s0-{other}") != of
+    assert kind("ablations", "ETTh1-s0-mask-ratio-0.2") == of
+
+
+def test_a_worker_runs_cells_and_all_its_words_are_in_their_logs(reproduce, tmp_path):
+    worker = reproduce.workers.Worker([], 0.5)
+    try:
+        for name in ("one", "two"):  # a user's mistake ends no process
+            worker.start(tmp_path / f"{name}.log", [f"--nothing={name}"], "kind")
+            while (code := worker.answer()) is None:
+                time.sleep(0.05)
+            assert code == 2
+            assert (tmp_path / f"{name}.log").read_text().startswith("ptt_jax: ")
+            assert worker.alive
+    finally:
+        worker.end()
+    assert not worker.alive
 
 
 def test_a_cell_that_fails_holds_up_no_other(reproduce, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Stages of the command line: a file in, a file out. One small Forecaster is learned and kept, and asked by all."""
 
+import contextlib
 import re
 import shutil
 
@@ -7,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ptt_jax import config, main, recipe, userfile
+from ptt_jax import calibrate, config, frames, main, recipe, userfile
 from ptt_jax.forecaster import Forecaster
 from ptt_jax.scales import number
 
@@ -35,7 +36,8 @@ def kept(tmp_path_factory):
     make().to_csv(folder / "mine.csv", index=False)
     knobs = [f"--config.{key}={value}" for key, value in TINY.items()]
     argv = ["forecast", f"--config.data.path={folder / 'mine.csv'}", f"--config.horizons={HORIZON},", *knobs]
-    assert main.main([*argv, f"--workdir={folder / 'kept'}", f"--config.output={folder / 'first.csv'}"]) == 0
+    with (folder / "words").open("w") as words, contextlib.redirect_stdout(words):
+        assert main.main([*argv, f"--workdir={folder / 'kept'}", f"--config.output={folder / 'first.csv'}"]) == 0
     return folder
 
 
@@ -51,6 +53,17 @@ def test_the_command_line_writes_what_the_forecaster_says(kept, tmp_path):
     assert len(first) == HORIZON
     assert call("forecast", kept, kept / "mine.csv", out) == 0
     np.testing.assert_allclose(pd.read_csv(out)["load"], first["load"], rtol=1e-6)
+
+
+def test_a_fit_says_how_it_compares_with_last_season(kept):
+    of = Forecaster.load(kept / "kept").fitted
+    rows = recipe.validation_rows(ROWS, HORIZON)
+    share = calibrate.beside_season(of.predictor, frames.read(make()), rows, of.season)
+    words = (kept / "words").read_text()
+    assert (
+        f"in the last {rows} rows the forecast errs by {share:.2f} of what last season's values again err by" in words
+    )
+    assert ("repeating those does as well" in words) == (share >= 1)
 
 
 def test_a_forecast_is_learned_again_from_its_own_config_bit_for_bit(kept, tmp_path):

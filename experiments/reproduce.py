@@ -190,6 +190,8 @@ def make_plan(args: argparse.Namespace, overrides: list[str]) -> Plan:
     sets = [s for s in (args.data.split(",") if args.data else at_hand(list(SETS)))]
     asked = args.only.split(",") if args.only else PARTS
     parts = {part: PARTS[part](sets, range(args.seeds)) for part in asked if part in PARTS}
+    if not args.data and not args.rows:  # everything that the files at hand allow
+        parts = {part: with_files(cells) for part, cells in parts.items()}
     if args.rows:
         names = {row for cells in parts.values() for cell in cells for row in cell.rows.values()}
         wrong = [row for row in args.rows.split(";") if row not in names]
@@ -200,6 +202,18 @@ def make_plan(args: argparse.Namespace, overrides: list[str]) -> Plan:
             wanted |= {c.backbone for c in cells if c.name in wanted and c.backbone}
             parts[part] = [c for c in cells if c.name in wanted]
     return Plan(with_backbones(parts, sets, args.seeds), args.runs, overrides)
+
+
+def with_files(cells: list[Cell]) -> list[Cell]:
+    """Returns the cells whose backbone learns from no file of its own beside the data sets, or from such as are there;
+    and those that take it."""
+    folder = Path(os.environ.get("PTT_DATA_DIR", "."))
+    lost: set[str] = set()
+    for cell in cells:
+        also = [name for text in cell.overrides if text.startswith("pretrain.also=") for name in text[14:].split(",")]
+        if any(not (folder / name).is_file() for name in also if name not in SETS) or cell.backbone in lost:
+            lost.add(cell.name)
+    return [cell for cell in cells if cell.name not in lost]
 
 
 def with_backbones(parts: dict[str, list[Cell]], sets: list[str], seeds: int) -> dict[str, list[Cell]]:

@@ -59,10 +59,15 @@ def cache_dir() -> Path:
     return (Path(own) if own else shared / "ptt_jax").expanduser()
 
 
+def folders_of(data: Any) -> list[Path]:
+    """Where files lie that are named without a folder: data.dir, then $PTT_DATA_DIR."""
+    said = {"config.data.dir": data.dir, "$PTT_DATA_DIR": os.environ.get("PTT_DATA_DIR", "")}
+    return [to_path(folder, name) for name, folder in said.items() if folder]
+
+
 def find(row: DataSet, data: Any) -> Path:
     """Path of the file: data.dir, then $PTT_DATA_DIR, then the cache, then the network."""
-    said = {"config.data.dir": data.dir, "$PTT_DATA_DIR": os.environ.get("PTT_DATA_DIR", "")}
-    folders = [to_path(folder, name) for name, folder in said.items() if folder] + [cache_dir()]
+    folders = [*folders_of(data), cache_dir()]
     if data.dir and not folders[0].is_dir():
         raise UserError(f"config.data.dir = {data.dir!r} is no folder; give the one that holds {row.file}, or ''")
     for folder in folders:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ptt_jax import config
-from ptt_jax.benchmarks import TABLE, find
+from ptt_jax.benchmarks import TABLE, find, folders_of
 from ptt_jax.clock import counted, read_stamps, season, step_seconds, to_grid
 from ptt_jax.errors import UserError
 from ptt_jax.files import to_path
@@ -59,16 +59,23 @@ def load(data: Any) -> Series:
 
 
 def load_also(data: Any, names: str, own: Series) -> list[Series]:
-    """The further series that a backbone learns from, comma-separated: rows of TABLE, or own files, every column.
+    """The further series that a backbone learns from, comma-separated: rows of TABLE, or own files, every column; a
+    path is one from here, or else from where benchmark files lie.
 
     UserError when one cannot be had, or is the data's own again.
     """
     found: list[Series] = []
+
+    def path_of(name: str) -> str:
+        places = (to_path(name, "config.pretrain.also"), *(folder / name for folder in folders_of(data)))
+        return str(next((place for place in places if place.exists()), name))
+
     for name in filter(None, names.split(",")):
         section = data.copy_and_resolve_references() if name in TABLE else config.default().data
         section.columns, section.split = "", data.split
-        section.name, section.path = (name, "") if name in TABLE else ("csv", name)
+        section.name = name if name in TABLE else "csv"
         try:
+            section.path = "" if name in TABLE else path_of(name)
             series = load(section)
         except UserError as e:
             raise UserError(f"config.pretrain.also: {e}") from None

@@ -137,7 +137,8 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
     ("pretrain.horizon", -1, count(-1),
      "steps that a window covers past the lookback; 0 = none, -1 = the longest horizon"),
     ("pretrain.also", "", anything,
-     "further series to learn from, each as often as the first: names of data sets and files, comma-separated"),
+     "further series to learn from, each as often as the first: names of data sets and files (from here, or else from "
+     "where benchmark files lie), comma-separated"),
     ("pretrain.mask_ratio", 0.6, open_fraction, "share of a window's patches that is hidden"),
     ("pretrain.tail_share", 0.25, within(0, 1), "share of rows whose hidden patches include the window's tail"),
     ("pretrain.loss", "mse", one_of("mse", "mae", "huber"), "of hidden patches"),

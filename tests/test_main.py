@@ -261,13 +261,19 @@ def test_a_backbone_that_saw_the_test_rows_is_refused(run, files, tmp_path, caps
 
 @pytest.fixture(scope="module")
 def mixed(files):
-    """A run whose backbone learned from two files: 'three.csv' is its own, 'five.csv.gz' came also."""
+    """A run whose backbone learned from two files: 'three.csv' is its own, 'five.csv.gz' came also, from where data
+    lies."""
     patch = pytest.MonkeyPatch()
     patch.chdir(ROOT)
     patch.setattr(main, "set_up", lambda cfg: None)
     patch.setitem(sys.modules, "matplotlib", None)
-    also = f"--config.pretrain.also={files / 'five.csv.gz'}"
-    argv = [*TINY, f"--config.data.path={files / 'three.csv'}", also, f"--workdir={files / 'mixed'}"]
+    patch.setenv("PTT_DATA_DIR", str(files))
+    argv = [
+        *TINY,
+        f"--config.data.path={files / 'three.csv'}",
+        "--config.pretrain.also=five.csv.gz",
+        f"--workdir={files / 'mixed'}",
+    ]
     assert main.main(argv) == 0
     patch.undo()
     return files / "mixed"

@@ -273,7 +273,7 @@ def noted(reproduce, monkeypatch, tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores are given out on Linux alone")
-def test_several_jobs_keep_to_the_order_of_backbones_and_to_their_programs(reproduce, noted, tmp_path, capsys):
+def test_several_jobs_keep_to_the_order_of_backbones_and_to_their_cores(reproduce, noted, tmp_path, capsys):
     mine = os.sched_getaffinity(0)
 
     def times(*argv, code=0):
@@ -288,15 +288,27 @@ def test_several_jobs_keep_to_the_order_of_backbones_and_to_their_programs(repro
     found = times("--data=ETTh1,ETTh2", "--rows=prompts")
     one, two = ([found[f"{data}-s{seed}"] for seed in (0, 1)] for data in ("ETTh1", "ETTh2"))
     assert one[0].process != two[0].process
-    for first, then in (one, two):
-        assert first.process == then.process  # which has the set's programs
-        assert first.end <= then.begin
+    assert len({of.process for of in (*one, *two)}) == 2
     assert one[0].cores == sorted(mine)[::2]
     assert os.sched_getaffinity(0) == mine
     assert one[0].share == two[0].share == 0.4  # of a GPU's memory, of which jax itself would give the first most
     found = times("--data=ETTm2,ETTm1", "--rows=prompts", code=1)  # a process that dies fails its cell alone
     assert {*found} == {"ETTm1-s0", "ETTm1-s1"}
     assert capsys.readouterr().out.count("FAILED") == 2
+
+
+def test_a_worker_goes_on_with_what_it_has_programs_for(reproduce):
+    def cell(name, data, kind):
+        return reproduce.Ahead("main", reproduce.Cell(name, data, "", (), "", {}), kind)
+
+    ready = [cell("a", "ETTh1", "1"), cell("b", "ETTh1", "2"), cell("c", "ETTh2", "3")]
+    for last, others, name in (
+        ("2", {"ETTh1"}, "b"),
+        ("", {"ETTh1"}, "c"),
+        ("", {"ETTh1", "ETTh2"}, "a"),
+        ("", (), "a"),
+    ):
+        assert reproduce.pick(ready, last, others).cell.name == name
 
 
 def test_jobs_that_are_told_to_end_leave_nobody_behind(reproduce, noted, tmp_path, capsys):
@@ -431,6 +443,20 @@ def test_one_backbone_of_all_sets_comes_before_its_prompts(reproduce, tmp_path):
     assert reproduce.ran == ["five-s0", "five-to-Weather-s0"]
     made = [c for c in reproduce.PARTS["transfer"](["ETTh1", "Weather"], [0]) if c.name == "five-s0"]
     assert "pretrain.also=ETTh2,ETTm1,ETTm2,Weather" in made[0].overrides
+
+
+def test_what_learns_from_further_files_is_asked_for_where_they_are(reproduce, monkeypatch, tmp_path):
+    monkeypatch.setenv("PTT_DATA_DIR", str(tmp_path))
+    cells = reproduce.PARTS["transfer"](["ETTh1", "Weather"], [0])
+    nine = {"nine-s0", "nine-to-Weather-s0"}
+    assert {c.name for c in cells} - {c.name for c in reproduce.with_files(cells)} == nine
+    (made,) = (c for c in cells if c.name == "nine-s0")
+    (also,) = (text.partition("=")[2].split(",") for text in made.overrides if text.startswith("pretrain.also"))
+    assert len(also) == 8
+    for name in also[4:]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert reproduce.with_files(cells) == cells
 
 
 def test_every_cell_is_a_command_that_parses(reproduce, monkeypatch, tmp_path):

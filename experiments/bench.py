@@ -10,7 +10,7 @@
 Each phase is what training runs: a loop of steps under one jit, its state donated, its rows cut out on the device. All
 phases are timed in turn, round by round, and a phase's time is the median over the rounds, so that two of them compare
 on a busy machine, too. FLOPs and bytes are the compiler's own (cost_analysis, memory_analysis) of one step, whose loop
-they count once. `bound`:
+they count once; on a GPU, FLOPs are those that a CPU's compiler counts for the same phases. `bound`:
 what the device needs at least for these FLOPs and bytes, whichever takes longer; an operation's bytes are counted as if
 none stayed in a cache. `full`: full fine-tuning of the same horizons.
 """
@@ -21,7 +21,9 @@ import json
 import os
 import shlex
 import statistics
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,6 +83,23 @@ def figures(phase: Phase, program: Any, peak: Peak) -> Record:
         record |= {"mflops_a_row": cost["flops"] / rows / 1e6, "accessed_kib_a_row": accessed / rows / 2**10}
         record |= {"bound_ms": 1e3 * bound, "bound_by": bound_by}
     return record
+
+
+def all_flops(records: list[Record], argv: list[str], peak: Peak, batch: int) -> None:
+    """Gives the records of a GPU, whose compiler counts no product that it leaves to a library, the FLOPs that a CPU's
+    counts for the same arguments, and the bound of these. argv: of this script."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "counted.jsonl"
+        own = [a for before, a in zip(["", *argv], argv, strict=False) if "--json" not in (before, a.partition("=")[0])]
+        command = [sys.executable, __file__, *own, f"--chip={peaks.CHIPS[0]}", f"--json={file}"]
+        subprocess.run(command, env=os.environ | {"JAX_PLATFORMS": "cpu"}, stdout=subprocess.DEVNULL, check=True)
+        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    counted = {(r["phase"], r["channels"], *r["horizons"]): r.get("mflops_a_row") for r in lines}
+    for r in records:
+        if "mflops_a_row" in r:
+            r["mflops_a_row"] = counted[r["phase"], r["channels"], *r["horizons"]]
+            bound, r["bound_by"] = peak.bound(r["mflops_a_row"] * batch * 1e6, r["accessed_kib_a_row"] * batch * 2**10)
+            r["bound_ms"] = 1e3 * bound
 
 
 class Warm:
@@ -230,7 +249,7 @@ def adapt(cfg: ConfigDict, args: argparse.Namespace) -> None:
         raise UserError(f"--chip={args.chip} is in no table; accepted: {', '.join(peaks.CHIPS)}")
 
 
-def bench(cfg: ConfigDict, args: argparse.Namespace) -> tuple[Peak, list[Record]]:
+def bench(cfg: ConfigDict, args: argparse.Namespace, argv: list[str]) -> tuple[Peak, list[Record]]:
     """Returns what the device can do at most and a record for each phase."""
     pace = QUICK if args.quick else FULL
     length = LONG if args.wide else LENGTH // 4 if args.quick else LENGTH
@@ -250,6 +269,8 @@ def bench(cfg: ConfigDict, args: argparse.Namespace) -> tuple[Peak, list[Record]
     if not args.chip:
         times = time_all(todo, programs, {s.channels: s.material() for s in subjects}, pace)
         records = [{**record, **spent} for record, spent in zip(records, times, strict=True)]
+        if jax.default_backend() == "gpu":
+            all_flops(records, argv, peak, args.batch)
     horizons = subjects[0].horizons
     single = [r for r in records if r["phase"] == "full fine-tuning" and len(r["horizons"]) == 1]
     if len(single) == len(horizons) > 1:
@@ -288,7 +309,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         cfg = load_file(args.config)
         adapt(cfg, args)
-        peak, records = bank(cfg, args) if args.bank else bench(cfg, args)
+        peak, records = bank(cfg, args) if args.bank else bench(cfg, args, argv)
     except UserError as e:
         print(f"bench: {e}", file=sys.stderr)
         return 2

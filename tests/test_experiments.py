@@ -127,6 +127,29 @@ def test_the_bench_times_every_phase_and_writes_lines_of_finite_numbers(bench, s
     assert "windows of 2 channels a second" in out
 
 
+def test_a_gpus_flops_are_those_that_a_cpu_counts(bench, small, tmp_path, monkeypatch):
+    """A fake GPU, which is this CPU, and a fake CPU that counts a thousand times as many."""
+    monkeypatch.setattr(bench.phases, "every", lambda s, quick: [s.forecasting(s.horizons)])
+    files = [tmp_path / f"{name}.jsonl" for name in ("gpu", "computed")]
+    assert bench.main([*small, "--quick", "--chip=H100", f"--json={files[1]}"]) == 0
+    (computed,) = map(json.loads, files[1].read_text().splitlines())
+
+    def counts(command, env, **_):
+        assert env["JAX_PLATFORMS"] == "cpu"
+        assert command[2:-1] == [*small, "--quick", f"--chip={bench.peaks.CHIPS[0]}"]
+        file = command[-1].partition("=")[2]
+        Path(file).write_text(json.dumps(computed | {"mflops_a_row": 1000 * computed["mflops_a_row"]}) + "\n")
+
+    monkeypatch.setattr(bench.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(bench.subprocess, "run", counts)
+    assert bench.main([*small, "--json", f"{files[0]}", "--quick"]) == 0
+    (record,) = map(json.loads, files[0].read_text().splitlines())
+    assert record["mflops_a_row"] == pytest.approx(1000 * computed["mflops_a_row"])
+    assert record["bound_by"] == "compute"
+    assert record["bound_ms"] == pytest.approx(record["mflops_a_row"] * 16 * 1e6 / 1e11 * 1e3)
+    assert record["gflops_per_s"] == pytest.approx(record["mflops_a_row"] * 16 / record["step_ms"])
+
+
 def test_a_wide_series_is_timed_beside_a_narrow_one(bench, small, monkeypatch, capsys):
     monkeypatch.setattr(bench, "LONG", 200)
     monkeypatch.setattr(bench, "WIDE", 5)

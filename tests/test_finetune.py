@@ -20,7 +20,7 @@ from ptt_jax.seal import read_json
 from ptt_jax.store import Store
 from ptt_jax.windows import span
 
-MODES = ("probe", "head", "full")
+MODES = ("probe", "head", "full", "thaw")
 
 
 def make_config(mode, backbone=""):
@@ -30,6 +30,7 @@ def make_config(mode, backbone=""):
     cfg.model.update(patch=12, width=16, mlp=16, heads=2, encoder_layers=1)
     cfg.pretrain.update(epochs=0.0, batch=16, validation_rows=32)
     cfg.tune.update(mode=mode, steps=4, batch=16, validations=2, learning_rate=1e-2)
+    cfg.tune.thaw = "mask_token,head" if mode == "thaw" else ""  # which learn from cached encodings
     cfg.evaluate.update(batch=600, samples=2)
     return cfg
 
@@ -43,7 +44,8 @@ def runs(tmp_path_factory, foretold):
             if mode != "full":  # whose figures are drawn
                 patch.setitem(sys.modules, "matplotlib", None)
             main.run(make_config(mode, folder / "probe" if mode != "probe" else ""), folder / mode)
-        assert known[-3:] == ["evaluation", "tune", "evaluation"], known
+        encoded = ["encoding"] if mode == "thaw" else []
+        assert known[-3 - len(encoded) :] == ["evaluation", *encoded, "tune", "evaluation"], known
     return folder
 
 
@@ -73,7 +75,8 @@ def test_a_mode_changes_what_it_says(runs, mode):
             jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(params["backbone"]), strict=True
         ):
             changed |= {group("/".join(k.key for k in path))} if (np.asarray(a) != np.asarray(b)).any() else set()
-        assert changed | ({"probe"} if "probe" in params else set()) == set(finetune.GROUPS[mode].tuned)
+        changed |= {"probe", "prompt"} & {*params}
+        assert changed == set(finetune.groups_of(make_config(mode).tune).tuned)
         assert "probe" not in params or np.abs(params["probe"]["kernel"]).max() > 0
 
 

@@ -49,8 +49,9 @@ class Plan:
 
 
 class Store:
-    """What finished cells of a part found, a JSON object a line: {'cell', 'config', 'on', 'about', 'rows'}, 'on' the
-    config of the cell whose backbone it took. Raises UserError for a line that is none."""
+    """What finished cells of a part found, a JSON object a line: {'cell', 'config', 'on', 'about', 'rows'}; 'on' is the
+    config of the cell whose backbone it took, 'rows' are 'columns' and 'data' of its results.csv. Raises UserError for
+    a line that is none."""
 
     def __init__(self, plan: Plan, part: str) -> None:
         self.file = HERE / "results" / "cells" / f"{part}{plan.suffix}.jsonl"
@@ -67,13 +68,20 @@ class Store:
 
     def put(self, record: dict[str, Any]) -> None:
         self.records[record["cell"]] = record
-        write_atomic(self.file, "".join(json.dumps(r) + "\n" for _, r in sorted(self.records.items())))
+        lines = [json.dumps(r, separators=(",", ":")) for _, r in sorted(self.records.items())]
+        write_atomic(self.file, "\n".join([*lines, ""]))
 
 
 def origin(part: str, cell: Cell) -> tuple[str, str]:
     """Returns (part, cell) of the backbone that a cell takes, ('', '') without one."""
     home, _, name = cell.backbone.rpartition("/")
     return (home or part, name) if name else ("", "")
+
+
+def backbone_of(part: str, cell: Cell) -> tuple[str, Cell] | None:
+    """Returns the part and the cell of the backbone that a cell takes; None without one."""
+    home, name = origin(part, cell)
+    return (home, next(c for c in PARTS[home](SETS, range(MOST_SEEDS)) if c.name == name)) if home else None
 
 
 def keep(plan: Plan, part: str, cell: Cell, seconds: float) -> None:
@@ -89,7 +97,7 @@ def keep(plan: Plan, part: str, cell: Cell, seconds: float) -> None:
             str(plan.runs), "runs/reproduce"
         ),
     }  # fmt: skip
-    rows = [{key: value for key, value in row.items() if value == value} for row in frame.to_dict("records")]
+    rows = json.loads(frame.to_json(orient="split", index=False))
     record = {"cell": cell.name, "config": knobs(cfg), "about": about, "rows": rows}
     if home:
         file = plan.folder(home) / name / "config.json"
@@ -110,16 +118,14 @@ def finished(plan: Plan, part: str) -> dict[str, tuple[Cell, dict[str, Any]]]:
     """Returns {cell: (cell, record)} of what is finished of a part, whatever is asked for now, under the recipe of now:
     a cell of another config, or on a backbone of another, is not among them, and is run again when asked for."""
     found: dict[str, tuple[Cell, dict[str, Any]]] = {}
-    records, every = Store(plan, part).records, range(MOST_SEEDS)
-    for cell in PARTS[part](SETS, every):
+    records = Store(plan, part).records
+    for cell in PARTS[part](SETS, range(MOST_SEEDS)):
         if not (record := records.get(cell.name)):
             continue
-        home, name = origin(part, cell)
-        if home:
-            (base,) = (c for c in PARTS[home](SETS, every) if c.name == name)
-            if differences(record.get("on", {}), asked(plan, home, base), AFTER):
-                continue
-        if not differences(record["config"], asked(plan, part, cell), "model." if home else ()):  # its backbone's
+        base = backbone_of(part, cell)
+        if base and differences(record.get("on", {}), asked(plan, *base), AFTER):
+            continue
+        if not differences(record["config"], asked(plan, part, cell), "model." if base else ()):  # its backbone's
             found[cell.name] = cell, record
     return found
 
@@ -156,7 +162,7 @@ def found(plan: Plan, part: str) -> pd.DataFrame:
     """Returns one row for each data set, row of the table, horizon and seed, and where it comes from."""
     frames = []
     for cell, record in finished(plan, part).values():
-        frame, about = pd.DataFrame(record["rows"]), record["about"]
+        frame, about = pd.DataFrame(**record["rows"]), record["about"]
         frame = frame[frame["split"] == frame["split"].iloc[-1]]  # validation where test is hidden
         frame = frame[frame["model"].isin(cell.rows)].assign(
             seconds=about["seconds"], date=about["date"], config=about["hash"], command=about["command"],

@@ -33,7 +33,7 @@ import pandas as pd
 import records
 import workers
 from cells import PARTS, SETS, Cell
-from records import MOST_SEEDS, Plan, finished, found, gather, is_stale, keep, origin
+from records import MOST_SEEDS, Plan, backbone_of, finished, found, gather, is_stale, keep, origin
 from tables import by_horizon, markdown, write_table
 
 from ptt_jax import benchmarks, preemption
@@ -78,9 +78,7 @@ def command(plan: Plan, part: str, cell: Cell) -> tuple[Path, list[str]]:
 def shapes(plan: Plan, part: str, cell: Cell) -> str:
     """Returns a word for what decides the shapes of a cell's programs, its data set first: those of its model, which is
     its backbone's, and of its windows."""
-    home, name = origin(part, cell)
-    base = next(c for c in PARTS[home](SETS, range(MOST_SEEDS)) if c.name == name) if home else cell
-    model, own = (records.asked(plan, *of) for of in ((home or part, base), (part, cell)))
+    model, own = (records.asked(plan, *of) for of in (backbone_of(part, cell) or (part, cell), (part, cell)))
     knobs = {k: v for k, v in model.items() if k.startswith("model.")}
     return json.dumps([cell.data, *(own[k] for k in ("lookback", "horizons", "views", "compute_dtype")), knobs])
 
@@ -210,8 +208,9 @@ def with_files(cells: list[Cell]) -> list[Cell]:
     folder = Path(os.environ.get("PTT_DATA_DIR", "."))
     lost: set[str] = set()
     for cell in cells:
-        also = [name for text in cell.overrides if text.startswith("pretrain.also=") for name in text[14:].split(",")]
-        if any(not (folder / name).is_file() for name in also if name not in SETS) or cell.backbone in lost:
+        also = next((text for text in cell.overrides if text.startswith("pretrain.also=")), "")
+        files = {name for name in also.removeprefix("pretrain.also=").split(",") if name} - {*SETS}
+        if not all((folder / name).is_file() for name in files) or cell.backbone in lost:
             lost.add(cell.name)
     return [cell for cell in cells if cell.name not in lost]
 
@@ -233,11 +232,10 @@ def with_lost(plan: Plan, ahead: list[tuple[str, Cell]]) -> list[tuple[str, Cell
     another recipe."""
     out: list[tuple[str, Cell]] = []
     for part, cell in ahead:
-        home, name = origin(part, cell)
-        if home:
-            known = any(p == home and c.name == name for p, c in [*out, *ahead])
-            base = next(c for c in PARTS[home](SETS, range(MOST_SEEDS)) if c.name == name)
-            there = (plan.folder(home) / name / "backbone.json").exists() and not is_stale(plan, home, base)
+        if of := backbone_of(part, cell):
+            home, base = of
+            known = any(p == home and c.name == base.name for p, c in [*out, *ahead])
+            there = (plan.folder(home) / base.name / "backbone.json").exists() and not is_stale(plan, home, base)
             if not known and not there:
                 out.append((home, base))
         out.append((part, cell))

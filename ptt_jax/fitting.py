@@ -208,7 +208,7 @@ def learn(table: Table, wish: Wish, card: dict[str, Any], alive: tuple[Scratch, 
     known = how.fit(predictor, table, kept, Unit.of(season, wish.horizon, cfg.lookback))
     share = calibrate.beside_season(predictor, table, kept, season) if wish.verbose else float("nan")
     log.progress("")
-    if share == share:
+    if not np.isnan(share):
         told = f"in the last {kept} rows the forecast errs by {share:.2f} of what last season's values again err by"
         log.say(f"{told}{': repeating those does as well' * (share >= 1)}")
     tail = frames.write(table, {name: table.values_TC[-cfg.lookback :]}, after=-min(cfg.lookback, len(table.values_TC)))

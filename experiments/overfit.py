@@ -39,6 +39,7 @@ from ptt_jax import (
     evaluate,
     finetune,
     flags,
+    layers,
     main,
     mesh,
     optim,
@@ -176,7 +177,7 @@ def linear(cell: Cell, cfg: ConfigDict, folder: Path, problem: Problem) -> pd.Da
     def forecast(params: Any, panel: Any, span: Span, row_R: jax.Array) -> jax.Array:
         p = params["probe"]
         weights_TH = p["first_TK"] @ p["second_KH"] if "first_TK" in p else p["weights_TH"]
-        return baselines.linear(weights_TH, *past(panel, span, row_R), span.horizons[-1])
+        return layers.linear(weights_TH, *past(panel, span, row_R))
 
     def loss(params: Any, data: Cached, row_R: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         return tasks.errors(forecast(params, data.panel, train, row_R), data.panel, train, row_R, t.loss)

@@ -10,6 +10,7 @@ knobs.
 """
 
 import argparse
+import ast
 import hashlib
 import os
 import sys
@@ -23,7 +24,7 @@ import numpy as np
 import pandas as pd
 from ledger import Ledger, chosen, command, exit_code, finish, show
 
-from ptt_jax import Forecaster, baselines, fitting, frames, intervals, mesh, predict, problems, recipe, scaling
+from ptt_jax import Forecaster, baselines, fitting, frames, intervals, layers, mesh, predict, problems, recipe, scaling
 
 HERE = Path(__file__).parent
 # file, horizon: a day of hours and half hours, what a bank plans of its machines, a season of flu, a month of rates
@@ -80,7 +81,7 @@ def measure(name: str, knobs: Mapping[str, Any], quantiles: tuple[float, ...] = 
         return y_RH.reshape(count, len(labels), horizon).swapaxes(1, 2) / spread_C
 
     naive = restore(baselines.seasonal_naive(x_RT, of.season, horizon))
-    linear = restore(baselines.linear(weights_TH, x_RT, seen_RT, horizon))
+    linear = restore(layers.linear(weights_TH, x_RT, seen_RT))
     error = {"last season": naive, "linear": linear, "prompts": forecast}
     known = ~np.isnan(truth + forecast)  # the same for all
     mae = {model: float(np.abs(y - truth)[known].mean()) for model, y in error.items()}
@@ -145,13 +146,12 @@ def main() -> None:
 
 
 def parse_value(text: str) -> Any:
-    """Returns a number where the text is one."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    """Returns a number, True or False where the text is one."""
+    try:
+        value = ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
+    return value if isinstance(value, int | float) else text
 
 
 if __name__ == "__main__":

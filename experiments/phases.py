@@ -196,7 +196,7 @@ class Subject:
 
     def prompt(self, horizons: tuple[int, ...]) -> prompts.Prompt:
         count = prompts.patches(horizons[-1], self.model.patch)
-        return prompts.make(self.cfg.tune.prompts, count, self.model.width, self.channels, self.model.decoder_layers)
+        return prompts.make(self.cfg.tune.prompts, count, self.model.token, self.channels, self.model.decoder_layers)
 
 
 def fresh(m: Material) -> Cached:

@@ -53,7 +53,7 @@ def draw(cfg: ConfigDict, horizon: int, tenants: int, folder: Path) -> tuple[Ban
     params, at_K = Forecaster(horizon).get_params(), intervals.knots(horizon)
     count = prompts.patches(horizon, model.patch)
     for k in range(tenants):
-        tokens_MD = rng.normal(size=(count, model.width)).astype(np.float32)
+        tokens_MD = rng.normal(size=(count, model.token)).astype(np.float32)
         quantile_QK = np.sort(rng.normal(size=(len(intervals.LEVELS), len(at_K))), axis=0).astype(np.float32)
         bank.put(
             Parcel(

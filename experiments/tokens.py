@@ -93,7 +93,7 @@ def look(run: Path) -> Seen:
     check(run, model, cfg.tune.prompts)
     backbone = checkpoint.load_backbone(card, architecture.shapes(model))
     by_horizon = checkpoint.load_prompts(run, prompts.name(series.name, cfg.horizons), card["content_hash"])
-    tuned = [h for h, (prompt, *_) in by_horizon.items() if any(np.any(leaf) for leaf in prompt.values())]
+    tuned = [h for h, (prompt, *_) in by_horizon.items() if any(np.any(a[..., : model.width]) for a in prompt.values())]
     if not tuned:
         raise UserError(f"{run} chose step 0 for every horizon, so no prompt was tuned; accepted: a run with a prompt")
     horizon = max(tuned)
@@ -102,6 +102,7 @@ def look(run: Path) -> Seen:
     count = prompts.patches(horizon, model.patch)
     prompt_RMD = prompts.tokens(jax.tree.map(jnp.asarray, by_horizon[horizon][0]), count, row_R % span.channels)
     prompt_RMD = prompt_RMD if prompt_RMD.ndim == 3 else prompt_RMD[None]
+    prompt_RMD = prompt_RMD.at[..., model.width :].set(0)  # it is the network that is looked at, without a linear map
 
     waves = model.width // model.heads // 2 if model.position == "rotary" else 0
     periods = np.geomspace(2, 4 * model.patches, waves)  # as in layers.angles
@@ -125,9 +126,14 @@ def look(run: Path) -> Seen:
     return Seen(
         series.name, cfg.seed, tuple(h for h in cfg.horizons if h <= horizon), model.patch,
         states, [list(map(np.asarray, w)) for _, w, _ in found],
-        [np.asarray(mse_M) for *_, mse_M in found], np.linalg.norm(np.asarray(prompt_RMD), axis=-1).mean(0),
+        [np.asarray(mse_M) for *_, mse_M in found], norms(prompt_RMD[..., : model.width]),
         float(np.linalg.norm(backbone["mask_token"])), periods, label, phase(states, label), about,
     )  # fmt: skip
+
+
+def norms(prompt_RMD: Array) -> np.ndarray:
+    """Returns each token's size, mean over the rows."""
+    return np.asarray(np.linalg.norm(np.asarray(prompt_RMD), axis=-1).mean(0))
 
 
 def labels(stamp_RM: np.ndarray, channel_R: np.ndarray) -> dict[str, np.ndarray]:

@@ -21,18 +21,22 @@ RECORDED = (
 def of(cfg: ConfigDict) -> dict[str, Any]:
     """Returns what a checkpoint records of the model: all that decides shapes and meaning of its parameters."""
     ahead = prompts.patches(max(cfg.horizons[-1], cfg.pretrain.horizon), cfg.model.patch)
-    return {**{k: cfg.model[k] for k in RECORDED}, "patches": cfg.lookback // cfg.model.patch + ahead}
+    history = cfg.lookback // cfg.model.patch
+    beside = {"linear": history} if cfg.model.linear else {}
+    return {**{k: cfg.model[k] for k in RECORDED}, "patches": history + ahead, **beside}
 
 
 def build(card: dict[str, Any], compute_dtype: str, dropout: float = 0.0, views: int = 1) -> CrossMAE:
     """Returns the model of a recorded architecture. Raises UserError for what no version recorded, or a later one."""
-    rules = {"patches": (1, knobs.count(1))}
-    rules |= {key.removeprefix("model."): (value, rule) for key, value, rule, _ in knobs.KNOBS}
-    later = ("decoder_attention", "hiding")  # than format 1
-    fits = isinstance(card, dict) and {"patches", *RECORDED} - {*later} <= {*card} <= {"patches", *RECORDED}
+    rules = {key.removeprefix("model."): (value, rule) for key, value, rule, _ in knobs.KNOBS}
+    rules |= {key: (1, knobs.count(1)) for key in ("patches", "linear")}
+    later = ("decoder_attention", "hiding", "linear")  # than format 1
+    known = {"patches", "linear", *RECORDED}
+    fits = isinstance(card, dict) and known - {*later} <= {*card} <= known
     for key, value in card.items() if fits else ():
         standard, rule = rules[key]
         fits = fits and type(value) is type(standard) and rule.holds(value)
+    fits = fits and card.get("linear", 0) < card["patches"]
     if not fits:
         raise UserError(
             f"the architecture in backbone.json, {brief(card)}, is none of this version's; accepted: the file "
@@ -47,6 +51,7 @@ def adopt(cfg: ConfigDict, card: dict) -> None:
     standard = config.default().model
     for key in RECORDED:
         cfg.model[key] = card["architecture"].get(key, standard[key])
+    cfg.model.linear = "linear" in card["architecture"]
     config.check_lookback(cfg.lookback, patch)
     need = cfg.lookback // patch + -(-cfg.horizons[-1] // patch)
     if need > window and (cfg.model.position == "learned" or cfg.model.hiding == "value"):

@@ -4,7 +4,7 @@ Arrays in, y_RH out.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import jax
@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from ptt_jax import cache, prompts, tasks
 from ptt_jax import mesh as meshes
 from ptt_jax.encodings import Cached
-from ptt_jax.layers import instance_stats
+from ptt_jax.layers import centre
 from ptt_jax.model import CrossMAE, flatten
 from ptt_jax.problems import Problem
 from ptt_jax.windows import Span, Windows, past, shuffle, stretch, take
@@ -33,30 +33,21 @@ def seasonal_naive(x_RT: Array, season: int, horizon: int) -> Array:
     return x_RT[:, lookback - season + jnp.arange(horizon) % season]
 
 
-def centre(x_RT: Array, observed_RT: Array) -> tuple[Array, Array]:
-    """Returns the history around its own mean, 0 where missing, and mean_R1."""
-    mean_R1, _ = instance_stats(x_RT, observed_RT.astype(jnp.float32))
-    return jnp.where(observed_RT, x_RT - mean_R1, 0), mean_R1
-
-
-def linear(weights_TH: Array, x_RT: Array, observed_RT: Array, horizon: int) -> Array:
-    """Returns y_RH: one linear map for all channels, around the history's mean.
-
-    Trend and season of DLinear (Zeng et al. 2023) are linear in the history too: the class of functions is the same.
-    """
-    x_RT, mean_R1 = centre(x_RT, observed_RT)
-    return x_RT @ weights_TH[:, :horizon] + mean_R1
-
-
-def fit_linear(problem: Problem, train: Span, validation: Span) -> np.ndarray:
-    """Returns weights_TH in closed form, ridge regression with the ridge chosen on validation (Toner and Darlow 2024
-    show that least squares does what DLinear's training approaches).
+def fit_linear(
+    problem: Problem, train: Span, validation: Span, also: Sequence[tuple[Problem, Span]] = ()
+) -> np.ndarray:
+    """Returns weights_TH of `layers.linear` in closed form, ridge regression with the ridge chosen on validation (Toner
+    and Darlow 2024 show that least squares does what DLinear's training approaches).
 
     Missing targets are filled with the fit's own prediction, twice (EM); with none missing one solution is exact.
+    also: further series and the windows of them that teach, too.
     """
-    weights_TH, complete = None, bool(problem.panel.observed_CT.all())
+    taught = ((problem, train), *also)
+    weights_TH, complete = None, all(bool(of.panel.observed_CT.all()) for of, _ in taught)
     for _ in range(1 if complete else 3):
-        gram, cross, _ = moments(problem, train, weights_TH)
+        each = [moments(of, span, weights_TH) for of, span in taught]
+        grams, crosses, _ = zip(*each, strict=True)
+        gram, cross = np.sum(grams, 0), np.sum(crosses, 0)
         gram_v, cross_v, power_v = moments(problem, validation, weights_TH)
         scale = np.trace(gram) / len(gram) or 1.0  # a series that never moves
         fits = [np.linalg.solve(gram + ridge * scale * np.eye(len(gram)), cross) for ridge in RIDGES]
@@ -93,10 +84,10 @@ def gathering(mesh: Mesh, span: Span, used: int, size: int) -> tuple[Callable, C
         history, target = slice(0, span.lookback), slice(span.lookback, None)
         x_RT, mean_R1 = centre(x_RL[:, history], observed_RL[:, history])
         x_RT = x_RT * real_R[:, None]
-        filled_RH = 0.0 if weights_TH is None else x_RT @ weights_TH
+        dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)  # a ridge of 1e-4 needs the digits
+        filled_RH = 0.0 if weights_TH is None else dot(x_RT, weights_TH)
         y_RH = jnp.where(observed_RL[:, target], x_RL[:, target] - mean_R1, filled_RH) * real_R[:, None]
         x_TR = x_RT.T
-        dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)  # a ridge of 1e-4 needs the digits
         return meshes.whole(mesh, (dot(x_TR, x_RT), dot(x_TR, y_RH), jnp.square(y_RH).sum()))
 
     return order, block
@@ -168,7 +159,7 @@ def retraining(model: CrossMAE, span: Span, *, penalty: str) -> tasks.Loss:
 
 
 def thawing(model: CrossMAE, span: Span, *, penalty: str, thawed: tuple[str, ...]) -> tasks.Loss:
-    """Returns the loss of tuning in which parts of the backbone (`model.GROUPS`) learn with the prompt: encoder and
+    """Returns the loss of tuning in which parts of the backbone (`model.LEARNED`) learn with the prompt: encoder and
     decoder drop where they learn. Rows, targets and units are those of `tasks.forecasting`, which serves as it is where
     neither learns, and so from the cache."""
     encoder, decoder = bool({"embed", "encoder"} & {*thawed}), "decoder" in thawed

@@ -99,9 +99,9 @@ def check(cfg: ConfigDict) -> None:
             f"accepted: under mode thaw 'all' or some of {','.join(PARTS)}, under any other ''"
         )
     if cfg.tune.mode != "prompt":
-        for key in ("seeds", "learning_rates", "weight_decays", "quantiles"):
-            if cfg.tune[key] not in (1, ()):
-                usual = {k: v for k, v, *_ in KNOBS}[f"tune.{key}"]
+        for key in ("seeds", "learning_rates", "weight_decays", "linear_shares", "quantiles"):
+            usual = {k: v for k, v, *_ in KNOBS}[f"tune.{key}"]
+            if cfg.tune[key] != usual:
                 raise UserError(
                     f"config.tune.{key} = {cfg.tune[key]} is for prompts, which learn side by side, and "
                     f"config.tune.mode = {cfg.tune.mode}; accepted: config.tune.{key} = {usual}, or mode prompt"

@@ -82,7 +82,7 @@ def start(
         return {"backbone": backbone}
     if mode == "thaw":
         count = prompts.patches(horizon, model.patch)
-        one = prompts.make(kind, count, model.width, channels, model.decoder_layers)
+        one = prompts.make(kind, count, model.token, channels, model.decoder_layers)
         return {"backbone": backbone, "prompt": one}
     return {"backbone": backbone, "probe": baselines.make_probe(model, lookback, horizon)}
 

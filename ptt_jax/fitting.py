@@ -166,6 +166,7 @@ def unlearned(knobs: Mapping[str, Any], card: dict[str, Any]) -> list[str]:
     path = Path(card["run"]) / "config.json"
     known = config.flat(config.from_json(json.dumps(read_json(path)))) if path.exists() else {}
     known |= {f"model.{key}": value for key, value in card["architecture"].items()}
+    known["model.linear"] = "linear" in card["architecture"]
     return [k for k, v in knobs.items() if k.startswith(("model.", "pretrain.")) and (k not in known or known[k] != v)]
 
 

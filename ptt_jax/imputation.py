@@ -33,7 +33,9 @@ from ptt_jax.windows import Panel, Span, Windows, few, take
 
 Params = Any
 # Of tuning, what decides no prompt for imputation; its loss is the squared error.
-UNREAD = (*FREE, "tune.mode", "tune.thaw", "tune.loss", "tune.watch_train", "tune.cache_dtype")
+UNREAD = (
+    *FREE, "tune.mode", "tune.thaw", "tune.loss", "tune.watch_train", "tune.cache_dtype", "tune.linear_shares",
+)  # fmt: skip
 
 
 def way(cfg: ConfigDict, model: CrossMAE, series: Series) -> impute.Way:
@@ -181,7 +183,7 @@ def tuning(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str 
             return {str(cfg.lookback): measure(problem.panel, params, validation, hiding)["prompt"].mse}
 
         tokens, loss = {cfg.lookback: cfg.lookback // model.patch}, losses(model, learned, hiding, of)
-        job = Job(learned, tokens, loss, lambda _: Read(Cached(problem.panel), look), about)
+        job = Job(learned, tokens, loss, lambda _: Read(Cached(problem.panel), look), about, forecasts=False)
         return Plan(cfg, problem, model, job, log)
 
     return tune.learn(cfg, run, problem, log, task, plan, profile)

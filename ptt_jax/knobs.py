@@ -39,6 +39,10 @@ def is_decays(v: Any) -> bool:
     return all(type(r) in (int, float) and (r == 0 or TINY <= r <= HUGE) for r in v) and len(v) == len(set(v))
 
 
+def is_shares(v: Any) -> bool:
+    return is_decays(v) and len(v) > 0 and all(s < 1 for s in v)
+
+
 def is_ratios(v: Any) -> bool:
     return is_positives(v) and len(v) > 0 and all(r < 1 for r in v)
 
@@ -59,7 +63,7 @@ def is_split(v: Any) -> bool:
     return len(v) == 3 and all(type(f) in (int, float) and f > 0 for f in v) and abs(sum(v) - 1) < 1e-6
 
 
-PARTS = ("embed", "encoder", "mask_token", "decoder", "head")  # model.GROUPS, which stand higher in the house
+PARTS = ("embed", "encoder", "mask_token", "decoder", "head")  # model.LEARNED, which stands higher in the house
 
 
 def is_parts(v: Any) -> bool:
@@ -125,6 +129,9 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
      "see each other, a forecast depends on all that is asked, and the longest horizon is always asked, then cut"),
     ("model.hiding", "feature", one_of("feature", "value"),
      "feature: hidden patches are absent from the encoder; value: they enter it as zeros, the mean"),
+    ("model.linear", False, anything,
+     "whether the backbone holds a linear map from history to future, too, solved in closed form and frozen like the "
+     "rest; a prompt says what share of the forecast it has"),
 
     ("pretrain.epochs", 6.0, Rule(lambda v: 0 <= v <= 1e9, "a number from 0 to 1e9"),
      "passes over all training rows (window x channel); fractions are fine; 0.0 = none, a random backbone as control"),
@@ -175,6 +182,9 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
      "sweep in one run; each horizon takes what is best on validation; () = tune.learning_rate"),
     ("tune.weight_decays", (), Rule(is_decays, "numbers of at least 0 like 0.0,0.1 or 0.1,"),
      "sweep in one run, with each learning rate; () = tune.weight_decay"),
+    ("tune.linear_shares", (0.0, 0.25, 0.5, 0.75), Rule(is_shares, "different numbers from 0 to below 1 like 0.0,0.5"),
+     "sweep in one run where the backbone holds a linear map: its share of the forecast; prompts learn beside each, "
+     "and each horizon takes what is best on validation"),
     ("tune.clip", 1.0, positive, "largest norm of a step's gradient, over what learns"),
     ("tune.prompts", "position", one_of("position", "shared", "channel", "layer"),
      "one prompt token for each future patch, one for all, one for each channel and future patch, or one for each "

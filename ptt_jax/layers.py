@@ -37,6 +37,22 @@ def instance_stats(x_RL: Array, seen_RL: Array) -> tuple[Array, Array]:
     return mean_R1, jnp.maximum(jnp.sqrt(variance_R1), SCALE_FLOOR)
 
 
+def centre(x_RT: Array, observed_RT: Array) -> tuple[Array, Array]:
+    """Returns a history around its own mean, 0 where missing, and mean_R1."""
+    mean_R1, _ = instance_stats(x_RT, observed_RT.astype(jnp.float32))
+    return jnp.where(observed_RT, x_RT - mean_R1, 0), mean_R1
+
+
+def linear(weights_TH: Array, x_RT: Array, observed_RT: Array) -> Array:
+    """Returns y_RH: one linear map for all channels, around the history's mean.
+
+    Trend and season of DLinear (Zeng et al. 2023) are linear in the history too: the class of functions is the same.
+    """
+    x_RT, mean_R1 = centre(x_RT, observed_RT)
+    # Weights of a small ridge cancel, which takes more digits than an accelerator's matrix units keep by default.
+    return jnp.matmul(x_RT, weights_TH, precision=jax.lax.Precision.HIGHEST) + mean_R1
+
+
 def patchify(x_RL: Array, patch: int) -> Array:
     """Returns x_RNP: L steps as N = L / P equal pieces."""
     return x_RL.reshape(*x_RL.shape[:-1], -1, patch)

@@ -3,7 +3,7 @@
 Letters, one for each axis, as suffixes of names:
   B windows  C channels  R rows = independent univariate windows  T lookback  H horizon  L steps of a window
   P patch length  N patches  V visible patches  M queried patches (hidden, or future)
-  D width  K heads  F mlp width  I decoder blocks
+  D width  K heads  F mlp width  I decoder blocks  E numbers of a prompt token: D, beside a linear map D + 1
 """
 
 import functools
@@ -17,10 +17,11 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from ptt_jax.layers import Block, Memory, instance_stats, patchify, product, sincos
+from ptt_jax.layers import Block, Memory, instance_stats, linear, patchify, product, sincos
 
-# The groups that can be frozen or trained apart, by the first part of a parameter's path.
-GROUPS = ("embed", "encoder", "mask_token", "decoder", "head")
+# The groups of parameters, by the first part of their path.
+GROUPS = ("embed", "encoder", "mask_token", "decoder", "head", "linear")
+LEARNED = GROUPS[:-1]  # by gradients, each of which can be frozen or trained apart
 VISIBLE_FLOOR = 0.1  # smallest scale when pre-training normalises by visible patches alone, in scaled units
 
 
@@ -41,6 +42,8 @@ class CrossMAE(nn.Module):
         times the window.
       dtype: of activations and matrix products; parameters are float32.
       views: lookbacks whose forecasts are averaged: the whole one and evenly shorter ones; no part of what is learned.
+      linear: patches of a history that a linear map beside the network reads, 0 = there is none. A prompt says in one
+        more number of each token what share of its patch the map has (`linear.py`).
     """
 
     patch: int
@@ -56,6 +59,7 @@ class CrossMAE(nn.Module):
     hiding: str = "feature"
     dtype: DTypeLike = jnp.float32
     views: int = 1
+    linear: int = 0
 
     def setup(self) -> None:
         longest = 4.0 * self.patches if self.position == "rotary" else 0.0
@@ -77,6 +81,9 @@ class CrossMAE(nn.Module):
         )
         if self.position == "learned":
             self.table = self.param("embed_position", nn.initializers.normal(0.02), (self.patches, self.width))
+        if self.linear:
+            read, ahead = self.linear * self.patch, (self.patches - self.linear) * self.patch
+            self.map_TH = self.param("linear_map", nn.initializers.zeros, (read, ahead))
 
     def place(self, x_RND: Array, at_RN: Array) -> Array:
         """Adds what says where a token is; nothing under rotary positions. Inputs and queries share the scheme."""
@@ -208,32 +215,60 @@ class CrossMAE(nn.Module):
         patches = x_RT.shape[1] // self.patch
         counts = {-(-patches * left // self.views) for left in range(1, self.views)} - {patches}  # fewer of few patches
         steps = [self.patch * count for count in sorted(counts, reverse=True)]
-        return look(x_RT, observed_RT).replace(others=tuple(map(shorter, steps)))  # type: ignore[attr-defined, no-any-return]
+        line_RH = self.extrapolate(x_RT, observed_RT) if self.linear else None
+        return look(x_RT, observed_RT).replace(others=tuple(map(shorter, steps)), line_RH=line_RH)  # type: ignore[attr-defined, no-any-return]
 
-    def foretell(self, encoded: "Encoded", ahead_M: Array, prompt_MD: Array | None, *, train: bool = False) -> Array:
+    def extrapolate(self, x_RT: Array, observed_RT: Array) -> Array:
+        """Returns what the linear map says of all steps that it knows, in the units of the history: around the mean of
+        what it reads, its last steps; where a history is shorter or misses values, that mean stands for them."""
+        missing = max(len(self.map_TH) - x_RT.shape[1], 0)
+        x_RT, observed_RT = (
+            jnp.pad(a_RT[:, -len(self.map_TH) :], ((0, 0), (missing, 0))) for a_RT in (x_RT, observed_RT)
+        )
+        return linear(self.map_TH, x_RT, observed_RT)
+
+    @property
+    def token(self) -> int:
+        """How many numbers a prompt token has that asks for a forecast: D, and beside a linear map its share."""
+        return self.width + bool(self.linear)
+
+    def foretell(self, encoded: "Encoded", ahead_M: Array, prompt_ME: Array | None, *, train: bool = False) -> Array:
         """Returns y_RMP in the units of the history: the patches that lie `ahead`, 0 the first one after it.
 
-        prompt_MD None is the zero-shot forecast of the mask token alone; other shapes of it are those of `decode`. Of
-        several views it is the mean of what each says, of which each has statistics of its own; a shorter one without
-        any observed value says nothing.
+        prompt_ME None is the zero-shot forecast of the mask token alone; other shapes of it are those of `decode`.
+        Where there is a linear map, E = D + 1, and the last number is its share of the patch: it mixes what the map
+        says with what the network says, and does not learn. Past the patches that the map knows the network speaks
+        alone.
         """
+        if encoded.line_RH is None or prompt_ME is None:
+            return self.speak(encoded, ahead_M, prompt_ME, train=train)
+        y_RMP = self.speak(encoded, ahead_M, prompt_ME[..., :-1], train=train)
+        line_RMP = patchify(encoded.line_RH, self.patch)
+        known_M = jnp.minimum(ahead_M, line_RMP.shape[1] - 1)
+        first_RM = prompt_ME[0, ..., -1] if prompt_ME.ndim == 4 else prompt_ME[..., -1]  # of the first block's tokens
+        share_RM = jax.lax.stop_gradient(first_RM.reshape(-1, len(ahead_M))) * (ahead_M == known_M)[None]
+        return y_RMP + share_RM[..., None] * (line_RMP[:, known_M] - y_RMP)
+
+    def speak(self, encoded: "Encoded", ahead_M: Array, prompt_MD: Array | None, *, train: bool = False) -> Array:
+        """Returns what the network says of `foretell`'s patches. Of several views it is the mean of what each says, of
+        which each has statistics of its own; a shorter one without any observed value says nothing."""
         at_1M = encoded.keep_RN.shape[1] + ahead_M[None]
         y_RMP = self.decode(encoded.memory, at_1M, prompt_MD, self.with_zeros(encoded.keep_RN), train=train)
         y_RMP = y_RMP * encoded.scale_R1[..., None] + encoded.mean_R1[..., None]
         weight_R11 = jnp.ones_like(encoded.scale_R1)[..., None]
         for view in encoded.others:
             seen_R11 = jnp.asarray(view.seen_R1, jnp.float32)[..., None]
-            y_RMP = y_RMP + seen_R11 * self.foretell(view, ahead_M, prompt_MD, train=train)
+            y_RMP = y_RMP + seen_R11 * self.speak(view, ahead_M, prompt_MD, train=train)
             weight_R11 = weight_R11 + seen_R11
         return y_RMP / weight_R11 if encoded.others else y_RMP
 
     def forecast(
-        self, x_RT: Array, observed_RT: Array, prompt_MD: Array | None, horizon: int, *, train: bool = False
+        self, x_RT: Array, observed_RT: Array, prompt_ME: Array | None, horizon: int, *, train: bool = False
     ) -> Array:
         """Returns y_RH from a history x_RT: the reconstruction of M = ceil(H / P) hidden future patches."""
         ahead_M = jnp.arange(-(-horizon // self.patch))
         encoded = self.observe(x_RT, observed_RT, train=train)
-        return flatten(self.foretell(encoded, ahead_M, prompt_MD, train=train))[:, :horizon]
+        return flatten(self.foretell(encoded, ahead_M, prompt_ME, train=train))[:, :horizon]
 
     def __call__(self, x_RT: Array, observed_RT: Array) -> Array:
         """Touches every parameter once, for `init`."""
@@ -243,7 +278,8 @@ class CrossMAE(nn.Module):
 @flax.struct.dataclass
 class Encoded:
     """A history after the frozen encoder: what the decoder reads of it, (k_RNKh, v_RNKh) for each of its blocks, which
-    patches hold anything, the statistics to undo, whether anything was seen; and the same of shorter views of it."""
+    patches hold anything, the statistics to undo, whether anything was seen; the same of shorter views of it; and what
+    a linear map says."""
 
     memory: tuple[Memory, ...]
     keep_RN: Array
@@ -251,6 +287,7 @@ class Encoded:
     scale_R1: Array
     others: tuple["Encoded", ...] = ()
     seen_R1: Array | None = None  # of a shorter view
+    line_RH: Array | None = None  # what a linear map says of the steps ahead
 
     def with_memory(self, change: Callable[[Array], Array]) -> "Encoded":
         """Returns it with each array of its memory changed."""

@@ -9,7 +9,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from ptt_jax.errors import UserError
-from ptt_jax.model import GROUPS, group
+from ptt_jax.model import GROUPS, LEARNED, group
 
 Tree = Any
 
@@ -72,6 +72,12 @@ def averaging(decay: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
+def without_last() -> optax.GradientTransformation:
+    """Returns a transformation after which the last number of each token stays as it is: a linear map's share, which no
+    gradient moves, and weight decay would."""
+    return optax.stateless(lambda updates, _: jax.tree.map(lambda u: u.at[..., -1].set(0), updates))
+
+
 def averaged(opt_state: Tree) -> Tree:
     """Returns the moving average of the parameters in the state of a `chain` with one."""
     return optax.tree.get(opt_state, "average")
@@ -132,7 +138,7 @@ class Groups(NamedTuple):
         return tuned, frozen
 
 
-ALL = Groups(GROUPS)
+ALL = Groups(LEARNED)
 PROMPT = Groups(("prompt",))
 PROBE = Groups(("probe",))
 HEAD = Groups(("embed", "encoder", "probe"))

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -31,14 +32,18 @@ AXES: Any = step.State(step=None, params={"backbone": None, "prompt": 0}, opt_st
 
 
 class Sweep:
-    """The settings of a sweep: each learning rate with each weight decay; of quantile prompts one for each level."""
+    """The settings of a sweep: each learning rate with each weight decay, and with each share of a linear map where
+    there is one; of quantile prompts one for each level."""
 
-    def __init__(self, section: ConfigDict, levels: tuple[float, ...] = ()) -> None:
+    def __init__(self, section: ConfigDict, levels: tuple[float, ...] = (), linear: bool = False) -> None:
         rates = tuple(section.learning_rates) or (section.learning_rate,)
         decays = tuple(section.weight_decays) or (section.weight_decay,)
         self.settings = [
             {"learning_rate": float(r), "weight_decay": float(d)} for r, d in itertools.product(rates, decays)
         ]
+        if linear:
+            each = itertools.product(self.settings, section.linear_shares)
+            self.settings = [{**setting, "linear_share": float(share)} for setting, share in each]
         if levels:
             one = {"learning_rate": section.quantile_rate, "weight_decay": section.weight_decay}
             self.settings = [{"level": q, **one} for q in levels]
@@ -85,6 +90,7 @@ class Job(NamedTuple):
     read: Callable[[Any], Read]
     about: dict[str, Any]
     levels: tuple[float, ...] = ()
+    forecasts: bool = True  # and so may give a linear map a share
     foresee: Callable[..., tuple[Cached, Any]] | None = None
 
 
@@ -127,17 +133,18 @@ class Encodings:
 @cache.kept
 def learner(
     model: CrossMAE, mesh: Mesh, span: Span, batch: int, loss: Callable[[dict[str, Array]], tasks.Loss],
-    said: tuple[tuple[str, Any], ...], prompt: tuple[str, int, int],
+    said: tuple[tuple[str, Any], ...], prompt: tuple[str, int, int, int, int],
 ) -> tuple[Callable[[dict[str, Any]], Any], Callable]:  # fmt: skip
     """Returns f(setting) -> its optimiser, and `step.many` of all seeds and settings; loss: of `Job`, said: of
-    `optim.terms`, prompt: kind, count and channels of `prompts.make`."""
-    kind, count, channels = prompt
-    one = jax.eval_shape(lambda: prompts.make(kind, count, model.width, channels, model.decoder_layers))
+    `optim.terms`, prompt: what `prompts.make` takes."""
+    one = jax.eval_shape(lambda: prompts.make(*prompt))
+    shared = prompt[2] > model.width
     alone = {"backbone": shapes(model), "prompt": one}  # shapes: what is kept holds no array
 
     def transform(setting: dict[str, Any]) -> Any:
         instead = {"peak": setting["learning_rate"], "weight_decay": setting["weight_decay"]}
-        return optim.PROMPT.transform(optim.optimiser(said, **instead), alone)
+        tx = optim.optimiser(said, **instead)
+        return optim.PROMPT.transform(optax.chain(tx, optim.without_last()) if shared else tx, alone)
 
     def member(setting: dict[str, Array]) -> step.Step:
         return step.one(loss(setting), transform(setting), optim.PROMPT, mesh, batch, span.rows)
@@ -151,14 +158,14 @@ class Plan:
     def __init__(self, cfg: ConfigDict, problem: Problem, model: CrossMAE, job: Job, log: Log) -> None:
         t, mesh = cfg.tune, problem.mesh
         self.job, self.mesh = job, mesh
-        self.seeds, self.sweep = range(cfg.seed, cfg.seed + t.seeds), Sweep(t, job.levels)
+        width = model.token if job.forecasts else model.width
+        self.seeds, self.sweep = range(cfg.seed, cfg.seed + t.seeds), Sweep(t, job.levels, width > model.width)
         self.steps = optim.plan(t.epochs, t.steps, t.batch, job.train.rows, "tune")
         longest, channels = max(job.tokens.values()), len(problem.series.names_C)
-        self.one = prompts.make(t.prompts, longest, model.width, channels, model.decoder_layers)
+        prompt = t.prompts, longest, width, channels, model.decoder_layers
+        self.one = prompts.make(*prompt)
         self.alone = {"backbone": shapes(model), "prompt": self.one}
-        self.transform, many = learner(
-            model, mesh, job.train, t.batch, job.loss, optim.terms(t, self.steps), (t.prompts, longest, channels)
-        )
+        self.transform, many = learner(model, mesh, job.train, t.batch, job.loss, optim.terms(t, self.steps), prompt)
         stage = "quantiles" if job.levels else "tune"
         knobs = f"config.tune.batch{' or config.tune.seeds' * (t.seeds > 1)}, or config.compute_dtype=bfloat16"
         chunk = memory.Program(many, mesh, stage, knobs, log.say, parts)
@@ -172,9 +179,13 @@ class Plan:
         )  # fmt: skip
 
     def start(self, of_seed: Sequence[prompts.Prompt] = ()) -> tuple[Any, Any]:
-        """Returns the members' prompts and the state of their optimisers, on the host: each seed's prompt, or zeros."""
+        """Returns the members' prompts and the state of their optimisers, on the host: each seed's prompt, or zeros
+        with the setting's share of a linear map."""
         first = [jax.tree.map(np.asarray, p) for p in of_seed or [self.one] * len(self.seeds)]
         many = jax.tree.map(lambda *a: np.repeat(np.stack(a)[:, None], len(self.sweep), 1), *first)
+        shares = [setting["linear_share"] for setting in self.sweep.settings if "linear_share" in setting]
+        if shares and not of_seed:
+            many = jax.tree.map(lambda tokens_SGME: prompts.with_shares(tokens_SGME, shares), many)
         opt_state = self.transform(self.sweep.settings[0]).init(self.alone)
         members = len(self.seeds), len(self.sweep)
         return many, jax.tree.map(lambda a: np.broadcast_to(a, (*members, *a.shape)), opt_state)

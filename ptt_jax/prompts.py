@@ -3,6 +3,9 @@
 A prompt is a tree of one float32 leaf: {'tokens_MD'}, M = one token for each future patch, or 1 shared by all of them;
 or {'tokens_CMD'}, one for each channel and future patch; or {'tokens_IMD'}, one for each block of the decoder and
 future patch. Several tasks that are asked at once are one {'tokens_CIMD'}, a task in the place of a channel.
+
+On a backbone with a linear map a token has one number more, the last: the map's share of its patch
+(`CrossMAE.foretell`), which tuning leaves as it is.
 """
 
 from collections.abc import Sequence
@@ -22,7 +25,8 @@ def patches(horizon: int, patch: int) -> int:
 
 
 def make(kind: str, count: int, width: int, channels: int = 1, blocks: int = 1) -> Prompt:
-    """Returns a prompt of zeros, so that step 0 of tuning is exactly the zero-shot forecast.
+    """Returns a prompt of zeros, so that step 0 of tuning is exactly the zero-shot forecast, unless a linear map is
+    given a share of it. width: numbers of a token.
 
     kind: 'position' for `count` tokens, 'shared' for one, 'channel' for `count` of each channel, 'layer' for `count` of
     each block of the decoder (where zero is zero-shot to the bit in float32; under bfloat16 XLA may round one fewer
@@ -53,6 +57,15 @@ def cut(prompt: Prompt, count: int) -> Prompt:
     return jax.tree.map(lambda tokens_MD: tokens_MD[..., :count, :], prompt)
 
 
+def with_shares(tokens_SGME: np.ndarray, shares: Sequence[float]) -> np.ndarray:
+    """Returns members' tokens in which a setting's share of the linear map is the last number of each; any axes between
+    G and M."""
+    tokens_SGME = tokens_SGME.copy()
+    for g, share in enumerate(shares):
+        tokens_SGME[:, g, ..., -1] = share
+    return tokens_SGME
+
+
 def stack(each: Sequence[Prompt], count: int, capacity: int) -> Prompt:
     """Returns the prompts of several tasks as one of {'tokens_CIMD'}, on the host, with room for `capacity` tasks.
 
@@ -69,7 +82,7 @@ def stack(each: Sequence[Prompt], count: int, capacity: int) -> Prompt:
 
 
 def size(prompt: Prompt) -> int:
-    """Returns how many numbers were tuned."""
+    """Returns how many numbers a task has of its own."""
     return sum(int(tokens.size) for tokens in jax.tree.leaves(prompt))
 
 

@@ -28,6 +28,7 @@ from ptt_jax import mesh as meshes
 from ptt_jax.data import season
 from ptt_jax.encodings import Cached
 from ptt_jax.files import write_atomic
+from ptt_jax.layers import linear
 from ptt_jax.log import Log
 from ptt_jax.model import CrossMAE
 from ptt_jax.problems import Problem
@@ -62,7 +63,7 @@ def models(
             model, inputs["backbone"], encoded, [(None, longest), *prompted, *of_level], row_R % span.channels
         )
         naive_RH = baselines.seasonal_naive(x_RT, steps_a_season, longest)
-        linear_RH = baselines.linear(inputs["weights_TH"], x_RT, observed_RT, longest)
+        linear_RH = linear(inputs["weights_TH"], x_RT, observed_RT)
         wholes = {"seasonal_naive": naive_RH, "linear": linear_RH, "zero_shot": zero_RH}
         out = {name: tuple(y_RH[:, :h] for h in span.horizons) for name, y_RH in wholes.items()}
         if mode != "prompt":

@@ -132,7 +132,7 @@ def forecasts(
         parts = wanted[:half], wanted[half:]
         return [y_RH for part in parts for y_RH in forecasts(model, backbone, encoded, part, channel_R)]
     tokens = [
-        jnp.zeros((count, model.width)) if prompt is None else prompts.tokens(prompt, count, channel_R)
+        jnp.zeros((count, model.token)) if prompt is None else prompts.tokens(prompt, count, channel_R)
         for (prompt, _), count in zip(wanted, counts, strict=True)
     ]
     lead = np.broadcast_shapes(*(prompt_MD.shape[:-2] for prompt_MD in tokens))  # where rows or blocks have their own

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -14,6 +15,7 @@ from ptt_jax import (
     architecture,
     cache,
     checkpoint,
+    linear,
     memory,
     optim,
     problems,
@@ -53,6 +55,10 @@ def check(cfg: ConfigDict, problem: Problem, also: Sequence[Problem] = ()) -> No
             )
     if not cfg.backbone:
         problem.span("validation", *window(cfg))
+        if cfg.model.linear:
+            whole = architecture.build(architecture.of(cfg), cfg.compute_dtype)
+            for of, split in ((problem, "validation"), *((of, "train") for of in (problem, *also))):
+                linear.span(whole, of, cfg.lookback, split)
         _, train = windows(cfg, problem, also)
         optim.plan(cfg.pretrain.epochs, cfg.pretrain.steps, cfg.pretrain.batch, train.rows, "pretrain")
         meshes.check_divides(problem.mesh, "pretrain.batch", cfg.pretrain.batch)
@@ -111,7 +117,8 @@ def pretrain(
         log.say(f"pretrain: done before ({run / 'backbone.json'})")
         return
     p, card = cfg.pretrain, architecture.of(cfg)
-    model = architecture.build(card, cfg.compute_dtype, cfg.model.dropout)
+    whole = architecture.build(card, cfg.compute_dtype, cfg.model.dropout)
+    model = whole.clone(linear=0)  # what learns
     panel, train = windows(cfg, problem, also)
     validation = problem.span("validation", *window(cfg))
     steps = optim.plan(p.epochs, p.steps, p.batch, train.rows, "pretrain")
@@ -130,7 +137,10 @@ def pretrain(
     fingerprints = (other.series.fingerprint for other in (problem, *also))
     whose = checkpoint.identity(cfg, ("pretrain.", "model."), *fingerprints)
     store = Store(run / "backbone", ("params", "state"), of=whose)
-    trees = {"params": params["backbone"], "state": {"params": params["backbone"], "opt_state": state.opt_state}}
+    trees = {
+        "params": linear.beside(whole, params["backbone"], None),
+        "state": {"params": params["backbone"], "opt_state": state.opt_state},
+    }
     trees, meta = checkpoint.resume(store, trees, log, "pretrain", problem.mesh)
     chosen, saved = jax.device_get(trees["params"]), trees["state"]
     history: list[tuple[int, float]] = [(at, value) for at, value in meta.get("history", [])]
@@ -140,6 +150,10 @@ def pretrain(
     mixed = f" of {1 + len(also)} series" if also else ""
     size = architecture.count(params)
     log.say(f"pretrain: {size:,} parameters, {train.rows:,} rows{mixed}, {steps:,} steps of {p.batch}")
+
+    @functools.cache
+    def map_TH() -> np.ndarray | None:
+        return linear.fit(whole, problem, cfg.lookback, also) if whole.linear else None
 
     def save(pause: Pause) -> None:
         meta.update(
@@ -156,7 +170,7 @@ def pretrain(
         check_finite("pretrain", f"validation after step {pause.step}", *losses.values())
         value = {**losses, "last": -float(pause.step)}[p.choose]
         if all(value < past for _, past in history):
-            chosen = jax.device_get(params["backbone"])
+            chosen = linear.beside(whole, params["backbone"], map_TH())
         history.append((pause.step, value))
         log.pause("pretrain", pause, steps, p.batch / train.rows, spent + pause.seconds, {
             "validation_loss": losses["reconstruction"], "validation_forecast": losses["forecast"],

@@ -87,9 +87,9 @@ def learn(
     """Tunes a task's prompts on the run's backbone, unless that was done; returns the task's name.
 
     make(model): the plan. read: f(plan, backbone) -> what is read. start(): each seed's prompt to start from; none =
-    zeros. Each horizon keeps the tokens of the step that was best for it on validation, step 0 (the mask token alone,
-    or what they start from) among them; of a sweep it takes the setting that was best on validation over all seeds, of
-    quantile prompts every level.
+    zeros. Each horizon keeps the tokens of the step that was best for it on validation, step 0 (the mask token alone
+    beside the share of a linear map, if there is one, or what they start from) among them; of a sweep it takes the
+    setting that was best on validation over all seeds, of quantile prompts every level.
     """
     if processes.once((run / "prompts" / f"{task}.json").exists):
         log.say(f"tune: done before ({run / 'prompts' / task}.json)")

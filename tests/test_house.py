@@ -19,7 +19,7 @@ RANKS = (
     ("predict",),
     ("step", "baselines", "calibrate"),
     ("evaluate", "store", "log", "detect", "quantiles"),
-    ("checkpoint", "rundir", "watch", "userfile"),
+    ("checkpoint", "rundir", "watch", "userfile", "linear"),
     ("loop",),
     ("train", "history"),
     ("plan", "lessons", "exhibits"),

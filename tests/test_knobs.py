@@ -13,8 +13,8 @@ from ptt_jax import architecture, baselines, checkpoint, config, encodings, fine
 from ptt_jax import store as stores
 from ptt_jax.errors import UserError
 from ptt_jax.knobs import PARTS
-from ptt_jax.layers import sincos
-from ptt_jax.model import GROUPS, CrossMAE, flatten, group, init
+from ptt_jax.layers import instance_stats, sincos
+from ptt_jax.model import GROUPS, LEARNED, CrossMAE, flatten, group, init
 
 SIZES = {"patch": 12, "width": 16, "mlp": 16, "heads": 2, "encoder_layers": 1, "patches": 8}
 
@@ -147,7 +147,7 @@ def test_forecasting_is_the_reconstruction_of_a_hidden_future(history, hiding):
     at = (jnp.broadcast_to(jnp.arange(*ends), (5, 4)) for ends in ((0, 4), (4, 8)))
     y_RMP, *_ = model.apply({"params": params}, *window, *at, norm="visible", method="reconstruct")
     seen_RT = observed_RT.astype(jnp.float32)
-    mean_R1, scale_R1 = baselines.instance_stats(x_RT, seen_RT)
+    mean_R1, scale_R1 = instance_stats(x_RT, seen_RT)
     assert (scale_R1 > 0.1).all()
     y_RH = forecast(model, params, history, None, 48)
     np.testing.assert_allclose(flatten(y_RMP) * scale_R1 + mean_R1, y_RH, rtol=1e-4, atol=1e-4)
@@ -266,7 +266,7 @@ def test_what_is_not_thawed_stays_as_it_is_to_the_bit(runs, parts):
 
 
 @pytest.mark.parametrize(
-    ("parts", "drops"), [(("mask_token", "head"), False), (("embed",), True), (("decoder",), True), (GROUPS, True)]
+    ("parts", "drops"), [(("mask_token", "head"), False), (("embed",), True), (("decoder",), True), (LEARNED, True)]
 )
 def test_what_thaws_drops(problem, parts, drops):
     (model, params), span = make(), problem.span("train", 48, (20,))
@@ -293,7 +293,7 @@ def test_what_the_cache_holds_does_not_depend_on_what_thaws_with_it(problem):
 
 
 def test_the_config_knows_the_parts_of_the_model():
-    assert PARTS == GROUPS
+    assert PARTS == LEARNED == GROUPS[:-1]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,48 @@
+"""The linear map of a backbone: what stands beside its network.
+
+Prompts steer a network that was trained to fill what is hidden. Where a future is mostly a linear function of the
+past, ridge regression says as much, and errs elsewhere (experiments/README.md). With `model.linear` a backbone holds
+both. The map belongs to what is frozen; how much of a forecast it has belongs to the task: prompts learn beside each
+of `tune.linear_shares`, by default none of it among them, and validation takes one for each horizon. Other modes
+(`tune.mode`) and other tasks leave it out.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ptt_jax import baselines
+from ptt_jax.model import CrossMAE
+from ptt_jax.problems import Problem
+from ptt_jax.windows import Span
+
+Params = Any
+
+
+def fit(model: CrossMAE, problem: Problem, lookback: int, also: Sequence[Problem] = ()) -> np.ndarray:
+    """Returns map_TH (`baselines.fit_linear`) from the lookback to all patches that a model with `linear` knows.
+
+    also: further series that teach it, as much as they have rows (of each at most `baselines.MOST_ROWS`). Raises
+    UserError when a split has no window of that length.
+    """
+    train, validation = (span(model, problem, lookback, split) for split in ("train", "validation"))
+    return baselines.fit_linear(
+        problem, train, validation, [(other, span(model, other, lookback, "train")) for other in also]
+    )
+
+
+def span(model: CrossMAE, problem: Problem, lookback: int, split: str) -> Span:
+    """Returns a split's windows of the lookback and all that the map knows. Raises UserError when there is none."""
+    return problem.span(split, lookback, ((model.patches - model.linear) * model.patch,))
+
+
+def beside(model: CrossMAE, network: Params, map_TH: np.ndarray | None) -> Params:
+    """Returns a backbone of its network and its map, which is zeros where there is none yet, on the host; of a model
+    without one, the network."""
+    if not model.linear:
+        return jax.device_get(network)
+    steps = model.linear * model.patch, (model.patches - model.linear) * model.patch
+    return {**jax.device_get(network), "linear_map": jnp.zeros(steps) if map_TH is None else map_TH}

@@ -1,0 +1,334 @@
+"""The linear map of a backbone: what it says, the share that a prompt gives it, and that it stays as it was made."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from test_forecaster import TINY, make
+from test_train import TASK, both, make_config, open_run, outcome, stopped
+
+from ptt_jax import (
+    Bank,
+    Forecaster,
+    architecture,
+    baselines,
+    checkpoint,
+    data,
+    encodings,
+    finetune,
+    imputation,
+    layers,
+    linear,
+    mesh,
+    problems,
+    prompts,
+    tasks,
+    train,
+    tune,
+)
+from ptt_jax import store as stores
+from ptt_jax.errors import UserError
+from ptt_jax.log import Log
+from ptt_jax.model import group
+from ptt_jax.store import Store
+
+SHARES = np.array([0.25, 0.75], np.float32)
+
+
+@pytest.fixture(scope="module")
+def beside(model, params):
+    """The model with a map of its four patches to the next two; random."""
+    rng = np.random.default_rng(0)
+    return model.clone(linear=4), {**params, "linear_map": jnp.asarray(rng.normal(size=(48, 24)) / 7, jnp.float32)}
+
+
+def shared(*lead: int) -> np.ndarray:
+    """Tokens for two patches and the shares that they give the map."""
+    tokens = np.random.default_rng(1).normal(size=(*lead, 2, 17)).astype(np.float32)
+    tokens[..., -1] = SHARES
+    return tokens
+
+
+@pytest.fixture(scope="module")
+def say():
+    """f(model, params, history, horizon, prompt) -> y_RH, under jit."""
+
+    def forecast(model, params, history, horizon=24, prompt=None):
+        ask = jax.jit(lambda p, *a: model.apply({"params": p}, *a, horizon, method=model.forecast))
+        return np.asarray(ask(params, *history, prompt))
+
+    return forecast
+
+
+@pytest.mark.parametrize("views", [1, 3])
+@pytest.mark.parametrize("lead", [(), (5,), (1, 1)], ids=["position", "channel", "layer"])
+def test_a_forecast_is_the_shares_of_what_map_and_network_say(model, params, beside, history, say, views, lead):
+    whole, weights = beside
+    prompt, share_H = shared(*lead), np.repeat(SHARES, 12)
+    network_RH = say(model.clone(views=views), params, history, prompt=prompt[..., :-1])
+    map_RH = np.asarray(layers.linear(weights["linear_map"], *history))
+    expected_RH = share_H * map_RH + (1 - share_H) * network_RH
+    assert np.abs(map_RH - network_RH).mean() > 0.3
+    found_RH = say(whole.clone(views=views), weights, history, prompt=prompt)
+    np.testing.assert_allclose(found_RH, expected_RH, rtol=1e-4, atol=1e-4)
+
+
+def test_without_a_share_and_without_a_prompt_the_network_speaks_alone(model, params, beside, history, say):
+    whole, weights = beside
+    silent = shared()
+    silent[:, -1] = 0
+    found = say(whole, weights, history, prompt=silent)
+    np.testing.assert_allclose(found, say(model, params, history, prompt=silent[:, :-1]), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(say(whole, weights, history), say(model, params, history), rtol=1e-5, atol=1e-5)
+
+
+def test_a_shorter_horizon_is_the_first_steps_and_past_the_map_the_network_speaks_alone(
+    model, params, beside, history, say
+):
+    prompt = np.concatenate([shared(), shared()])
+    far_RH = say(*beside, history, 40, prompt)
+    np.testing.assert_allclose(say(*beside, history, 7, prompt[:1]), far_RH[:, :7], rtol=1e-4, atol=1e-5)
+    network_RH = say(model, params, history, 40, prompt[:, :-1])
+    np.testing.assert_allclose(far_RH[:, 24:], network_RH[:, 24:], rtol=1e-4, atol=1e-5)
+
+
+def test_a_map_reads_the_last_steps_and_of_less_what_there_is(beside, history, say):
+    (whole, weights), (x_RT, observed_RT) = beside, history
+    alone = shared()
+    alone[:, -1] = 1
+    more = jnp.pad(x_RT, ((0, 0), (12, 0)), constant_values=5.0), jnp.pad(observed_RT, ((0, 0), (12, 0)))
+    longer = more[0], more[1].at[:, :12].set(True)
+    expected = say(whole, weights, history, prompt=alone)
+    np.testing.assert_allclose(expected, layers.linear(weights["linear_map"], *history), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(say(whole, weights, longer, prompt=alone), expected, rtol=1e-4, atol=1e-4)
+    late = (jnp.arange(48) >= 12)[None]
+    hidden = say(whole, weights, (x_RT, observed_RT & late), prompt=alone)
+    shorter = say(whole, weights, (x_RT[:, 12:], observed_RT[:, 12:]), prompt=alone)
+    np.testing.assert_allclose(shorter, hidden, rtol=1e-4, atol=1e-4)
+
+
+def test_a_share_does_not_learn(problem, beside):
+    (whole, weights), span = beside, problem.span("train", 48, (20,))
+    loss = tasks.forecasting(whole, span, penalty="mse")
+
+    def of(prompt_ME):
+        tree = {"backbone": weights, "prompt": {"tokens_MD": prompt_ME}}
+        return loss(tree, encodings.Cached(problem.panel), jnp.arange(40), jax.random.key(0))[0].sum()
+
+    slope_ME = np.asarray(jax.jit(jax.grad(of))(jnp.asarray(shared())))
+    assert not slope_ME[:, -1].any()
+    assert slope_ME[:, :-1].all()
+
+
+def test_a_cache_holds_what_the_map_says(problem, beside):
+    (whole, weights), span = beside, problem.span("train", 48, (20,))
+    kept = encodings.encode_all(whole, weights, problem, span, 64, 2**30, jnp.float32)
+    assert kept.complete
+    losses = [
+        jax.jit(tasks.forecasting(whole, span, penalty="mse"))(
+            {"backbone": weights, "prompt": {"tokens_MD": jnp.asarray(shared())}},
+            source,
+            jnp.arange(40),
+            jax.random.key(0),
+        )[0]
+        for source in (kept, encodings.Cached(problem.panel))
+    ]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+def test_the_map_is_the_ridge_regression_of_the_longest_window(problem, model):
+    whole = model.clone(linear=4)
+    train_, validation = (problem.span(split, 48, (24,)) for split in ("train", "validation"))
+    expected = baselines.fit_linear(problem, train_, validation)
+    np.testing.assert_array_equal(linear.fit(whole, problem, 48), expected)
+
+
+def test_further_series_teach_the_map(problem, tiny):
+    span = problem.span("train", 48, (24,))
+    validation = problem.span("validation", 48, (24,))
+    alone = baselines.fit_linear(problem, span, validation)
+    twice = baselines.fit_linear(problem, span, validation, [(problem, span)])
+    np.testing.assert_allclose(twice, alone, atol=1e-4)
+    tiny.data.seed = 5
+    other = problems.prepare(data.load(tiny.data), mesh.make(1))
+    with_other = baselines.fit_linear(problem, span, validation, [(other, other.span("train", 48, (24,)))])
+    assert np.abs(with_other - alone).max() > 1e-3
+
+
+@pytest.fixture(scope="module")
+def run(problem, tmp_path_factory):
+    """A finished run with a map."""
+    cfg = with_map()
+    folder = open_run(tmp_path_factory.mktemp("linear") / "run", cfg)
+    both(cfg, folder, problem)
+    return folder
+
+
+def with_map():
+    cfg = make_config()
+    cfg.model.linear = True
+    return cfg
+
+
+def weights(folder):
+    card = checkpoint.find_backbone(folder)
+    model = architecture.build(card["architecture"], "float32")
+    return model, checkpoint.load_backbone(card, architecture.shapes(model))
+
+
+def test_a_run_keeps_map_and_network_in_one_backbone_and_each_horizon_its_share(run, problem, tmp_path):
+    cfg = make_config()
+    bare = open_run(tmp_path / "bare", cfg)
+    train.pretrain(cfg, bare, problem, Log(bare / "metrics.jsonl"))
+    (model, whole), (_, network) = weights(run), weights(bare)
+    assert (model.linear, model.patches) == (4, 6)
+    np.testing.assert_array_equal(whole["linear_map"], linear.fit(model, problem, 48))
+    assert {group(name) for name in stores.names(whole)} - {group(name) for name in stores.names(network)} == {"linear"}
+    for name, a in stores.names(network).items():  # what learns is not touched by what stands beside it
+        np.testing.assert_array_equal(a, stores.names(whole)[name])
+    card = json.loads((run / "prompts" / f"{TASK}.json").read_text())
+    assert {k for k, of in card["groups"].items() if of["tuned"]} == {"prompt"}
+    assert card["groups"]["linear"]["parameters"] == 48 * 24
+    assert {setting["linear_share"] for setting in card["setting"].values()} - {0.0}  # a network of six steps is poor
+    for h, (prompt,) in checkpoint.load_prompts(run, TASK, checkpoint.find_backbone(run)["content_hash"]).items():
+        assert prompt["tokens_MD"].shape == (h // 12 + (h % 12 > 0), 17)
+        assert {*prompt["tokens_MD"][:, -1].tolist()} == {card["setting"][str(h)]["linear_share"]}
+
+
+def test_the_member_without_a_share_learns_what_it_learns_alone(run, problem, tmp_path):
+    cfg = with_map()
+    cfg.tune.linear_shares, cfg.backbone = (0.0,), str(run)
+    one = open_run(tmp_path / "one", cfg)
+    checkpoint.refer(one, card := checkpoint.find_backbone(run))
+    tune.tune(cfg, one, problem, Log(one / "metrics.jsonl"))
+    plain = make_config()
+    bare = open_run(tmp_path / "bare", plain)
+    both(plain, bare, problem)
+    found, expected = (
+        checkpoint.load_prompts(of, TASK, checkpoint.find_backbone(of)["content_hash"]) for of in (one, bare)
+    )
+    for h in (12, 20):
+        alone = found[h][0]["tokens_MD"]
+        assert not alone[:, -1].any()
+        np.testing.assert_allclose(alone[:, :-1], expected[h][0]["tokens_MD"], rtol=1e-4, atol=1e-6)
+    assert card["content_hash"] != checkpoint.find_backbone(bare)["content_hash"]
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_map(run, problem, tmp_path):
+    cfg = with_map()
+    again = open_run(tmp_path / "again", cfg)
+    for after in (1, 2):
+        with stopped(after):
+            both(cfg, again, problem)
+    both(cfg, again, problem)
+    assert outcome(again) == outcome(run)
+
+
+def test_another_task_takes_the_map_with_the_backbone(run, problem, tmp_path):
+    cfg = make_config()
+    cfg.lookback, cfg.horizons, cfg.backbone = 72, (30,), str(run)
+    card = checkpoint.find_backbone(run)
+    architecture.adopt(cfg, card)
+    assert cfg.model.linear
+    folder = open_run(tmp_path / "other", cfg)
+    checkpoint.refer(folder, card)
+    task = tune.tune(cfg, folder, problem, Log(folder / "metrics.jsonl"))
+    assert json.loads((folder / "prompts" / f"{task}.json").read_text())["backbone"] == card["content_hash"]
+
+
+def test_weight_decay_leaves_the_share(run, problem, tmp_path):
+    cfg = with_map()
+    cfg.tune.update(linear_shares=(0.25, 0.5), weight_decay=1.0, learning_rate=0.1, quantiles=(0.1, 0.9))
+    cfg.backbone = str(run)
+    folder = open_run(tmp_path / "pulled", cfg)
+    checkpoint.refer(folder, card := checkpoint.find_backbone(run))
+    tune.tune(cfg, folder, problem, Log(folder / "metrics.jsonl"))
+    about = json.loads((folder / "prompts" / f"{TASK}.json").read_text())
+    share = {int(h): setting["linear_share"] for h, setting in about["setting"].items()}
+    for task in (TASK, prompts.quantiles(TASK)):
+        for h, (prompt,) in checkpoint.load_prompts(folder, task, card["content_hash"]).items():
+            assert {*prompt["tokens_MD"][..., -1].ravel().tolist()} == {share[h]}
+    store = Store(folder / "prompts" / TASK, ("prompt", "state"), write=False)
+    last = store.read(store.latest(), "state", ocp.args.StandardRestore())["prompt"]["tokens_MD"]
+    store.close()
+    np.testing.assert_array_equal(last[0, :, :, -1], [[0.25, 0.25], [0.5, 0.5]])  # of a step at which all had learned
+    assert np.abs(last[..., :-1]).min() > 0
+
+
+def test_a_prompt_for_gaps_has_nothing_to_do_with_the_map(run, problem, tmp_path):
+    cfg = with_map()
+    cfg.backbone, cfg.impute.ratios = str(run), (0.25,)
+    cfg.tune.update(steps=2, validations=1, learning_rate=1e-3)
+    folder = open_run(tmp_path / "gaps", cfg)
+    checkpoint.refer(folder, checkpoint.find_backbone(run))
+    task = imputation.tuning(cfg, folder, problem, Log(folder / "metrics.jsonl"))
+    about = json.loads((folder / "prompts" / f"{task}.json").read_text())
+    assert {shape[-1] for shape in about["shapes"].values()} == {16}
+    assert all("linear_share" not in setting for setting in about["setting"].values())
+
+
+def test_what_fine_tunes_everything_leaves_the_map(run, problem, tmp_path):
+    cfg = with_map()
+    cfg.tune.update(mode="full", steps=2)
+    cfg.backbone = str(run)
+    _, before = weights(run)
+    folder, card = open_run(tmp_path / "full", cfg), checkpoint.find_backbone(run)
+    checkpoint.refer(folder, card)
+    task = finetune.finetune(cfg, folder, problem, Log(folder / "metrics.jsonl"))
+    about = json.loads((folder / "finetuned" / f"{task}.json").read_text())
+    assert {k for k, of in about["groups"].items() if not of["tuned"]} == {"linear"}
+    for params in finetune.load(cfg, folder, task, card, before, 3).values():
+        np.testing.assert_array_equal(params["backbone"]["linear_map"], before["linear_map"])
+
+
+def test_an_architecture_that_no_version_wrote_is_refused(tiny):
+    tiny.model.linear = True
+    card = architecture.of(tiny)
+    assert card["linear"] == 4
+    for wrong in (0, 6, True, 4.0):
+        with pytest.raises(UserError, match="is none of this version's"):
+            architecture.build({**card, "linear": wrong}, "float32")
+
+
+def test_a_window_too_long_for_the_map_is_known_before_anything_is_learned(tiny):
+    tiny.data.rows, tiny.horizons, tiny.pretrain.horizon, tiny.data.split = 110, (1,), 0, (0.5, 0.2, 0.3)
+    short = problems.prepare(data.load(tiny.data), mesh.make(1))
+    train.check(tiny, short)
+    tiny.model.linear = True
+    tiny.data.rows, tiny.data.split = 500, (0.7, 0.1, 0.2)
+    long_one = problems.prepare(data.load(tiny.data), mesh.make(1))
+    train.check(tiny, long_one)
+    for series in ((short,), (long_one, short)):
+        with pytest.raises(UserError, match=r"too few for one window of 48 steps of history and 12 to forecast"):
+            train.check(tiny, series[0], series[1:])
+    tiny.data.rows, tiny.data.split = 110, (0.5, 0.2, 0.3)
+    with pytest.raises(UserError, match=r"too few for one window of 48 steps of history and 12 to forecast; accepted"):
+        train.check(tiny, short)
+
+
+def test_a_forecaster_with_a_map_is_saved_exported_and_banked_with_it(tmp_path):
+    knobs = {**TINY, "model.linear": True}
+    f = Forecaster(30, knobs=knobs, quantiles=(0.1, 0.9)).fit(make())
+    found = f.predict(levels=(80,))
+    assert f.fitted.predictor.prompt["tokens_MD"][0, -1] > 0
+    np.testing.assert_array_equal(  # a quantile's prompt begins at the forecast's, and has its share
+        f.fitted.predictor.quantiles["tokens_MD"][..., -1],
+        f.fitted.predictor.prompt["tokens_MD"][None, :, -1].repeat(2, 0),
+    )
+    f.save(tmp_path / "kept")
+    again = Forecaster.load(tmp_path / "kept")
+    np.testing.assert_array_equal(again.predict(levels=(80,)).drop(columns="ds"), found.drop(columns="ds"))
+    bank = Bank.create(tmp_path / "bank", f)
+    bank.add("one", f)
+    np.testing.assert_allclose(bank.predict({"one": make()})["one"]["load"], found["load"], rtol=1e-5)
+    task = Forecaster(12, knobs={k: v for k, v in TINY.items() if k.startswith(("tune", "cache"))}).tune(make(), f)
+    assert task.fitted.cfg.model.linear
+    pytest.importorskip("flatbuffers")
+    f.export(tmp_path / "model.stablehlo")
+    program = jax.export.deserialize((tmp_path / "model.stablehlo").read_bytes())
+    history = make()[["load", "wind"]].to_numpy("float32").T[:, -f.fitted.cfg.lookback :]
+    y_RH, _ = jax.jit(program.call)(history)
+    np.testing.assert_allclose(y_RH[0], found["load"], rtol=1e-4)

@@ -26,6 +26,8 @@ OWN = {
     "zero_shot": "mask token: zero-shot",
     "prompt": "prompts",
 }
+NO_STEPS = ("pretrain.epochs=0.0", "pretrain.steps=0")  # a random backbone
+RANDOM_BESIDE = "random backbone: prompts beside a linear map"
 
 
 class Cell(NamedTuple):
@@ -57,7 +59,9 @@ def main(sets: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
             cells += [
                 cell("", OWN),
                 cell("-mae", {"prompt": "prompts, tuned by absolute error"}, "tune.loss=mae", on="."),
-                cell("-random", {"prompt": "random backbone: prompts"}, "pretrain.epochs=0.0", "pretrain.steps=0"),
+                cell("-linear", {"prompt": "prompts beside a linear map"}, "model.linear=True"),
+                cell("-random", {"prompt": "random backbone: prompts"}, *NO_STEPS),
+                cell("-random-linear", {"prompt": RANDOM_BESIDE}, "model.linear=True", *NO_STEPS),
                 cell("-probe", {"probe": "new head: probe"}, "tune.mode=probe", *MORE, on="."),
                 cell("-random-probe", {"probe": "random backbone: probe"}, "tune.mode=probe", *MORE, on="-random"),
                 cell("-head", {"head": "new head: everything"}, "tune.mode=head", *MORE, on="."),

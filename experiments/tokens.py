@@ -126,14 +126,9 @@ def look(run: Path) -> Seen:
     return Seen(
         series.name, cfg.seed, tuple(h for h in cfg.horizons if h <= horizon), model.patch,
         states, [list(map(np.asarray, w)) for _, w, _ in found],
-        [np.asarray(mse_M) for *_, mse_M in found], norms(prompt_RMD[..., : model.width]),
+        [np.asarray(mse_M) for *_, mse_M in found], np.linalg.norm(np.asarray(prompt_RMD), axis=-1).mean(0),
         float(np.linalg.norm(backbone["mask_token"])), periods, label, phase(states, label), about,
     )  # fmt: skip
-
-
-def norms(prompt_RMD: Array) -> np.ndarray:
-    """Returns each token's size, mean over the rows."""
-    return np.asarray(np.linalg.norm(np.asarray(prompt_RMD), axis=-1).mean(0))
 
 
 def labels(stamp_RM: np.ndarray, channel_R: np.ndarray) -> dict[str, np.ndarray]:

@@ -72,10 +72,11 @@ def averaging(decay: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def without_last() -> optax.GradientTransformation:
-    """Returns a transformation after which the last number of each token stays as it is: a linear map's share, which no
-    gradient moves, and weight decay would."""
-    return optax.stateless(lambda updates, _: jax.tree.map(lambda u: u.at[..., -1].set(0), updates))
+def but_last(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Returns `tx` without what it does to the last number of each token, a linear map's share: no gradient moves it,
+    and weight decay would."""
+    still = optax.stateless(lambda updates, _: jax.tree.map(lambda u: u.at[..., -1].set(0), updates))
+    return optax.chain(tx, still)
 
 
 def averaged(opt_state: Tree) -> Tree:

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -144,7 +143,7 @@ def learner(
     def transform(setting: dict[str, Any]) -> Any:
         instead = {"peak": setting["learning_rate"], "weight_decay": setting["weight_decay"]}
         tx = optim.optimiser(said, **instead)
-        return optim.PROMPT.transform(optax.chain(tx, optim.without_last()) if shared else tx, alone)
+        return optim.PROMPT.transform(optim.but_last(tx) if shared else tx, alone)
 
     def member(setting: dict[str, Array]) -> step.Step:
         return step.one(loss(setting), transform(setting), optim.PROMPT, mesh, batch, span.rows)

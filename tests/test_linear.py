@@ -8,7 +8,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from test_forecaster import TINY, make
-from test_train import TASK, both, make_config, open_run, outcome, stopped
+from test_train import TASK, both, finish, make_config, open_run, outcome, stopped
 
 from ptt_jax import (
     Bank,
@@ -161,10 +161,7 @@ def test_further_series_teach_the_map(problem, tiny):
 @pytest.fixture(scope="module")
 def run(problem, tmp_path_factory):
     """A finished run with a map."""
-    cfg = with_map()
-    folder = open_run(tmp_path_factory.mktemp("linear") / "run", cfg)
-    both(cfg, folder, problem)
-    return folder
+    return finish(with_map(), tmp_path_factory.mktemp("linear") / "run", problem)
 
 
 def with_map():
@@ -204,9 +201,7 @@ def test_the_member_without_a_share_learns_what_it_learns_alone(run, problem, tm
     one = open_run(tmp_path / "one", cfg)
     checkpoint.refer(one, card := checkpoint.find_backbone(run))
     tune.tune(cfg, one, problem, Log(one / "metrics.jsonl"))
-    plain = make_config()
-    bare = open_run(tmp_path / "bare", plain)
-    both(plain, bare, problem)
+    bare = finish(make_config(), tmp_path / "bare", problem)
     found, expected = (
         checkpoint.load_prompts(of, TASK, checkpoint.find_backbone(of)["content_hash"]) for of in (one, bare)
     )

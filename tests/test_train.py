@@ -53,9 +53,11 @@ class Stop(Exception):
 @pytest.fixture(scope="module")
 def finished(problem, tmp_path_factory):
     """A run of pretrain and tune without interruption."""
-    cfg = make_config()
-    run = open_run(tmp_path_factory.mktemp("run") / "whole", cfg)
-    both(cfg, run, problem)
+    return finish(make_config(), tmp_path_factory.mktemp("run") / "whole", problem)
+
+
+def finish(cfg, run, problem):
+    both(cfg, open_run(run, cfg), problem)
     return run
 
 

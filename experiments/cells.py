@@ -28,6 +28,9 @@ OWN = {
 }
 NO_STEPS = ("pretrain.epochs=0.0", "pretrain.steps=0")  # a random backbone
 RANDOM_BESIDE = "random backbone: prompts beside a linear map"
+BESIDE = ("model.linear=True",)
+THREE = ("model.members=3",)
+WIDER = ("model.width=128", "model.mlp=256", "model.decoder_layers=2")
 
 
 class Cell(NamedTuple):
@@ -59,9 +62,11 @@ def main(sets: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
             cells += [
                 cell("", OWN),
                 cell("-mae", {"prompt": "prompts, tuned by absolute error"}, "tune.loss=mae", on="."),
-                cell("-linear", {"prompt": "prompts beside a linear map"}, "model.linear=True"),
+                cell("-linear", {"prompt": "prompts beside a linear map"}, *BESIDE),
+                cell("-three", {"prompt": "three networks: prompts beside a linear map"}, *THREE, *BESIDE),
+                cell("-wider", {"prompt": "wider: prompts beside a linear map"}, *WIDER, *BESIDE),
                 cell("-random", {"prompt": "random backbone: prompts"}, *NO_STEPS),
-                cell("-random-linear", {"prompt": RANDOM_BESIDE}, "model.linear=True", *NO_STEPS),
+                cell("-random-linear", {"prompt": RANDOM_BESIDE}, *BESIDE, *NO_STEPS),
                 cell("-probe", {"probe": "new head: probe"}, "tune.mode=probe", *MORE, on="."),
                 cell("-random-probe", {"probe": "random backbone: probe"}, "tune.mode=probe", *MORE, on="-random"),
                 cell("-head", {"head": "new head: everything"}, "tune.mode=head", *MORE, on="."),

@@ -23,6 +23,7 @@ def of(cfg: ConfigDict) -> dict[str, Any]:
     ahead = prompts.patches(max(cfg.horizons[-1], cfg.pretrain.horizon), cfg.model.patch)
     history = cfg.lookback // cfg.model.patch
     beside = {"linear": history} if cfg.model.linear else {}
+    beside |= {"members": cfg.model.members} if cfg.model.members > 1 else {}
     return {**{k: cfg.model[k] for k in RECORDED}, "patches": history + ahead, **beside}
 
 
@@ -30,8 +31,8 @@ def build(card: dict[str, Any], compute_dtype: str, dropout: float = 0.0, views:
     """Returns the model of a recorded architecture. Raises UserError for what no version recorded, or a later one."""
     rules = {key.removeprefix("model."): (value, rule) for key, value, rule, _ in knobs.KNOBS}
     rules |= {key: (1, knobs.count(1)) for key in ("patches", "linear")}
-    later = ("decoder_attention", "hiding", "linear")  # than format 1
-    known = {"patches", "linear", *RECORDED}
+    later = ("decoder_attention", "hiding", "linear", "members")  # than format 1
+    known = {"patches", "linear", "members", *RECORDED}
     fits = isinstance(card, dict) and known - {*later} <= {*card} <= known
     for key, value in card.items() if fits else ():
         standard, rule = rules[key]
@@ -52,6 +53,8 @@ def adopt(cfg: ConfigDict, card: dict) -> None:
     for key in RECORDED:
         cfg.model[key] = card["architecture"].get(key, standard[key])
     cfg.model.linear = "linear" in card["architecture"]
+    cfg.model.members = card["architecture"].get("members", 1)
+    config.check_members(cfg)
     config.check_lookback(cfg.lookback, patch)
     need = cfg.lookback // patch + -(-cfg.horizons[-1] // patch)
     if need > window and (cfg.model.position == "learned" or cfg.model.hiding == "value"):

@@ -33,7 +33,7 @@ def walk(model: CrossMAE, encoded: Encoded, prompt_RMD: Array) -> tuple[list[Arr
     forecast y_RMP in scaled space: all of the view that is the whole lookback. A method for `model.apply`; a prompt of
     zeros is the mask token alone."""
     at_1M = encoded.keep_RN.shape[1] + jnp.arange(prompt_RMD.shape[1])[None]
-    prompt_RMD = prompt_RMD[..., : model.width]  # a share of a linear map moves no query
+    prompt_RMD = prompt_RMD[..., : model.width]  # of the first member; a share of a linear map moves no query
     query_RMD = model.place((model.mask_token[None, None] + prompt_RMD).astype(model.dtype), at_1M)
     states, weights = [query_RMD], []
     for block, read in zip(model.decoder, encoded.memory, strict=True):

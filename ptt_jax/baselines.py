@@ -4,6 +4,7 @@ Arrays in, y_RH out.
 """
 
 import functools
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from ptt_jax.problems import Problem
 from ptt_jax.windows import Span, Windows, past, shuffle, stretch, take
 
 BLOCK = 1024  # rows of one Gram update, or a few more where they do not divide by the mesh
+AHEAD = 8  # blocks that are asked for before the first one is fetched
 MOST_ROWS = 100_000  # drawn from the training rows: far more than the map has inputs, and seconds to fit
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # times the mean diagonal of the Gram matrix; chosen on validation
 
@@ -62,9 +64,18 @@ def moments(problem: Problem, span: Span, weights_TH: Array | None) -> tuple[np.
     order, block = gathering(problem.mesh, span, used, size)
     totals = [np.zeros((span.lookback, span.lookback)), np.zeros((span.lookback, span.horizons[-1])), np.zeros(())]
     feed = problem.panel.feed(span, lambda i: order(stretch(i * size, size, used)[0])[None], -(-used // size))
-    for i, fed in enumerate(feed):
-        for total, part in zip(totals, block(fed, weights_TH, jnp.int32(i * size)), strict=True):
+    asked: deque[tuple[Array, Array, Array]] = deque()
+
+    def add() -> None:
+        for total, part in zip(totals, asked.popleft(), strict=True):
             total += np.asarray(part, np.float64)
+
+    for i, fed in enumerate(feed):
+        asked.append(block(fed, weights_TH, jnp.int32(i * size)))
+        if len(asked) > AHEAD:  # else the device would wait for each sum to be fetched
+            add()
+    while asked:
+        add()
     return totals[0], totals[1], float(totals[2])
 
 

@@ -98,6 +98,7 @@ def check(cfg: ConfigDict) -> None:
             f"config.tune.thaw = {cfg.tune.thaw!r} does not go with config.tune.mode = {cfg.tune.mode}; "
             f"accepted: under mode thaw 'all' or some of {','.join(PARTS)}, under any other ''"
         )
+    check_members(cfg)
     if cfg.tune.mode != "prompt":
         for key in ("seeds", "learning_rates", "weight_decays", "linear_shares", "quantiles"):
             usual = {k: v for k, v, *_ in KNOBS}[f"tune.{key}"]
@@ -118,6 +119,15 @@ def check(cfg: ConfigDict) -> None:
                 f"config.pretrain.horizon = 0 leaves windows of one patch, of which none can be hidden; accepted: a "
                 f"config.lookback of at least {2 * cfg.model.patch}, or a config.pretrain.horizon of -1 or at least 1"
             )
+
+
+def check_members(cfg: ConfigDict) -> None:
+    """Raises UserError when several networks would learn otherwise than by prompts."""
+    if cfg.model.members > 1 and cfg.tune.mode != "prompt":
+        raise UserError(
+            f"config.model.members = {cfg.model.members} networks answer prompts, and config.tune.mode = "
+            f"{cfg.tune.mode} trains one; accepted: config.model.members = 1, or mode prompt"
+        )
 
 
 def check_lookback(lookback: int, patch: int) -> None:

@@ -25,8 +25,8 @@ from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from ptt_jax import members, prompts
 from ptt_jax import mesh as meshes
-from ptt_jax import prompts
 from ptt_jax.errors import UserError
 from ptt_jax.layers import instance_stats, patchify
 from ptt_jax.model import VISIBLE_FLOOR, CrossMAE, Encoded, flatten, keepable, normalise
@@ -184,6 +184,7 @@ def reconstruct(
 ) -> Array:  # fmt: skip
     """Returns error_SRL, squared, for each prompt; 0 where no group hides a step."""
     x_RL, observed_RL = meshes.split(mesh, (x_RL, observed_RL))
+    model, backbone = members.first(model, backbone)
     variables, x_RNP = {"params": backbone}, patchify(x_RL, asked.patch)
     encodings = model.apply(variables, x_RL, observed_RL, asked, method=observe)
     error_SRNP = jnp.zeros((len(asked_by), *x_RNP.shape))

@@ -11,7 +11,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from ptt_jax import cache, memory
+from ptt_jax import cache, members, memory
 from ptt_jax import mesh as meshes
 from ptt_jax.model import CrossMAE, Encoded
 from ptt_jax.problems import Problem
@@ -62,7 +62,7 @@ def encode(model: CrossMAE, backbone: Any, data: Cached, span: Span, row_R: Arra
 
     def fresh(row_R: Array) -> Encoded:
         history = past(data.panel, span, row_R)
-        encoded = cast(Encoded, model.apply({"params": backbone}, *history, method=model.observe))
+        encoded = members.observe(model, backbone, *history)
         return encoded.with_memory(lambda a: rounded(a, data.dtype))
 
     if data.encoded is None:

@@ -21,7 +21,7 @@ from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ptt_jax import attention, cache, evaluate, processes, prompts, tally
+from ptt_jax import attention, cache, evaluate, members, processes, prompts, tally
 from ptt_jax import mesh as meshes
 from ptt_jax.files import write_atomic
 from ptt_jax.model import CrossMAE
@@ -131,7 +131,7 @@ def blocks(problem: Problem, row_R: np.ndarray) -> np.ndarray:
 
 def attend(problem: Problem, model: CrossMAE, backbone: Any, prompt: prompts.Prompt | None, span: Span) -> np.ndarray:
     """Returns attention_IKMN, the mean of rows that are drawn from the span once; prompt None is the mask token alone.
-    Of several views it is that of the whole lookback."""
+    Of several views it is that of the whole lookback, of several networks that of the first."""
     row_R = np.random.default_rng(0).integers(span.counts[-1] * span.channels, size=ROWS)
     one, row_JR = attending(model, problem.mesh), blocks(problem, row_R)
     feed = problem.panel.feed(span, lambda j: row_JR[j : j + 1], len(row_JR))
@@ -150,9 +150,10 @@ def attending(model: CrossMAE, mesh: Mesh) -> Callable:
         zero_MD = jnp.zeros((count, model.width))
         prompt_RMD = zero_MD if prompt is None else prompts.tokens(prompt, count, row_R % span.channels)
         prompt_RMD = prompt_RMD if prompt_RMD.ndim == 3 else prompt_RMD[None]
-        variables, history = {"params": backbone}, past(panel, span, row_R)
-        encoded: Any = model.apply(variables, *history, method=model.observe)
-        walked: Any = model.apply(variables, encoded, prompt_RMD, method=attention.walk)
+        network, own = members.first(model, backbone)
+        variables, history = {"params": own}, past(panel, span, row_R)
+        encoded: Any = network.apply(variables, *history, method=network.observe)
+        walked: Any = network.apply(variables, encoded, prompt_RMD, method=attention.walk)
         known_R = encoded.keep_RN.any(1).astype(jnp.float32)  # a row that nothing is known of looks nowhere
         sums = [jnp.einsum("R,RKMN->KMN", known_R, weight_RKMN) for weight_RKMN in walked[1]]
         return meshes.whole(mesh, jnp.stack(sums) / jnp.maximum(known_R.sum(), 1))

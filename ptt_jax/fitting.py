@@ -167,6 +167,7 @@ def unlearned(knobs: Mapping[str, Any], card: dict[str, Any]) -> list[str]:
     known = config.flat(config.from_json(json.dumps(read_json(path)))) if path.exists() else {}
     known |= {f"model.{key}": value for key, value in card["architecture"].items()}
     known["model.linear"] = "linear" in card["architecture"]
+    known["model.members"] = card["architecture"].get("members", 1)
     return [k for k, v in knobs.items() if k.startswith(("model.", "pretrain.")) and (k not in known or known[k] != v)]
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 import jax.numpy as jnp
 from jax import Array
 
-from ptt_jax import gaps, prompts
+from ptt_jax import gaps, members, prompts
 from ptt_jax.errors import UserError
 from ptt_jax.layers import instance_stats, patchify
 from ptt_jax.model import CrossMAE, Encoded, flatten, keepable, normalise
@@ -65,6 +65,7 @@ def observe(model: CrossMAE, backbone: Params, of: Way, x_RL: Array, seen_RL: Ar
         z_RND = model.encode(x_RNP, at_1N, keep_RN)
         return Encoded(model.remember(z_RND, at_1N), keep_RN, mean_R1, scale_R1)
 
+    model, backbone = members.first(model, backbone)
     return cast(Encoded, model.apply({"params": backbone}, filled(of, x_RL, seen_RL), method=encode))
 
 
@@ -73,10 +74,11 @@ def reconstruct(model: CrossMAE, params: Params, encoded: Encoded, channel_R: Ar
 
     Those that no value is missing in are asked too: what the backbone makes of seen neighbours is needed.
     """
+    model, backbone = members.first(model, params["backbone"])
     count, prompt = encoded.keep_RN.shape[1], params.get("prompt")
     tokens = None if prompt is None else prompts.tokens(prompt, count, channel_R)
     question = encoded.memory, jnp.arange(count)[None], tokens, encoded.keep_RN
-    y_RMP = cast(Array, model.apply({"params": params["backbone"]}, *question, method=model.decode))
+    y_RMP = cast(Array, model.apply({"params": backbone}, *question, method=model.decode))
     return flatten(y_RMP) * encoded.scale_R1 + encoded.mean_R1
 
 

@@ -129,6 +129,9 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
      "see each other, a forecast depends on all that is asked, and the longest horizon is always asked, then cut"),
     ("model.hiding", "feature", one_of("feature", "value"),
      "feature: hidden patches are absent from the encoder; value: they enter it as zeros, the mean"),
+    ("model.members", 1, count(1, 64),
+     "networks in a backbone: they learn side by side, each from weights and masks of its own, and a forecast is the "
+     "mean of theirs; a prompt has tokens for each, and other tasks ask the first one"),
     ("model.linear", False, anything,
      "whether the backbone holds a linear map from history to future, too, solved in closed form and frozen like the "
      "rest; a prompt says what share of the forecast it has"),

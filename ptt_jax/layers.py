@@ -44,10 +44,13 @@ def centre(x_RT: Array, observed_RT: Array) -> tuple[Array, Array]:
 
 
 def linear(weights_TH: Array, x_RT: Array, observed_RT: Array) -> Array:
-    """Returns y_RH: one linear map for all channels, around the history's mean.
+    """Returns y_RH: one linear map for all channels, around the mean of what it reads, a history's last steps; where a
+    history is shorter or misses values, that mean stands for them.
 
     Trend and season of DLinear (Zeng et al. 2023) are linear in the history too: the class of functions is the same.
     """
+    missing = max(len(weights_TH) - x_RT.shape[1], 0)
+    x_RT, observed_RT = (jnp.pad(a[:, -len(weights_TH) :], ((0, 0), (missing, 0))) for a in (x_RT, observed_RT))
     x_RT, mean_R1 = centre(x_RT, observed_RT)
     # Weights of a small ridge cancel, which takes more digits than an accelerator's matrix units keep by default.
     return jnp.matmul(x_RT, weights_TH, precision=jax.lax.Precision.HIGHEST) + mean_R1

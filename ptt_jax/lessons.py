@@ -18,7 +18,7 @@ from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ptt_jax import cache, checkpoint, detect, optim, prompts, step, tasks
+from ptt_jax import cache, checkpoint, detect, members, optim, prompts, step, tasks
 from ptt_jax import mesh as meshes
 from ptt_jax import store as stores
 from ptt_jax.architecture import shapes
@@ -113,6 +113,7 @@ def encode(detector: Detector, x_RL: np.ndarray, observed_RL: np.ndarray, counts
 def observe(
     model: CrossMAE, asked: detect.Question, backbone: Any, x_RL: Array, observed_RL: Array
 ) -> tuple[Encoded, ...]:
+    model, backbone = members.first(model, backbone)
     return cast(tuple[Encoded, ...], model.apply({"params": backbone}, x_RL, observed_RL, asked, method=detect.observe))
 
 
@@ -123,8 +124,9 @@ def loss_of(model: CrossMAE, asked: detect.Question, units: str, penalty: str) -
         sum_R, count_R = jnp.zeros(len(row_R)), jnp.zeros(len(row_R))
         for hidden, *group in zip(asked.groups, data.encoded, data.hidden, data.counts, strict=True):
             encoded, x_RMP, counts_RMP = jax.tree.map(lambda a: a[row_R], group)
-            variables = {"params": params["backbone"]}
-            y_RMP = model.apply(variables, encoded, hidden, params["prompt"], asked.patches, method=detect.answer)
+            one, network = members.first(model, params["backbone"])
+            question = encoded, hidden, params["prompt"], asked.patches
+            y_RMP = one.apply({"params": network}, *question, method=detect.answer)
             error_RMP = tasks.PENALTY[penalty]((y_RMP - x_RMP) / detect.unit(encoded, units))
             sum_R += jnp.where(counts_RMP, error_RMP, 0).sum((1, 2))
             count_R += counts_RMP.sum((1, 2))

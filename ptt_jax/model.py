@@ -3,12 +3,13 @@
 Letters, one for each axis, as suffixes of names:
   B windows  C channels  R rows = independent univariate windows  T lookback  H horizon  L steps of a window
   P patch length  N patches  V visible patches  M queried patches (hidden, or future)
-  D width  K heads  F mlp width  I decoder blocks  E numbers of a prompt token: D, beside a linear map D + 1
+  D width  K heads  F mlp width  I decoder blocks  Z members
+  E numbers of a prompt token: D for each member, beside a linear map one more
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import flax.struct
@@ -44,6 +45,7 @@ class CrossMAE(nn.Module):
       views: lookbacks whose forecasts are averaged: the whole one and evenly shorter ones; no part of what is learned.
       linear: patches of a history that a linear map beside the network reads, 0 = there is none. A prompt says in one
         more number of each token what share of its patch the map has (`linear.py`).
+      members: networks of the backbone. This module is one of them: where there are several, `members.py` asks.
     """
 
     patch: int
@@ -60,8 +62,10 @@ class CrossMAE(nn.Module):
     dtype: DTypeLike = jnp.float32
     views: int = 1
     linear: int = 0
+    members: int = 1
 
     def setup(self) -> None:
+        assert self.members == 1, "several networks are asked by members.py"
         longest = 4.0 * self.patches if self.position == "rotary" else 0.0
 
         def block(name: str, mutual: bool = False) -> Block:
@@ -215,22 +219,14 @@ class CrossMAE(nn.Module):
         patches = x_RT.shape[1] // self.patch
         counts = {-(-patches * left // self.views) for left in range(1, self.views)} - {patches}  # fewer of few patches
         steps = [self.patch * count for count in sorted(counts, reverse=True)]
-        line_RH = self.extrapolate(x_RT, observed_RT) if self.linear else None
+        line_RH = linear(self.map_TH, x_RT, observed_RT) if self.linear else None
         return look(x_RT, observed_RT).replace(others=tuple(map(shorter, steps)), line_RH=line_RH)  # type: ignore[attr-defined, no-any-return]
-
-    def extrapolate(self, x_RT: Array, observed_RT: Array) -> Array:
-        """Returns what the linear map says of all steps that it knows, in the units of the history: around the mean of
-        what it reads, its last steps; where a history is shorter or misses values, that mean stands for them."""
-        missing = max(len(self.map_TH) - x_RT.shape[1], 0)
-        x_RT, observed_RT = (
-            jnp.pad(a_RT[:, -len(self.map_TH) :], ((0, 0), (missing, 0))) for a_RT in (x_RT, observed_RT)
-        )
-        return linear(self.map_TH, x_RT, observed_RT)
 
     @property
     def token(self) -> int:
-        """How many numbers a prompt token has that asks for a forecast: D, and beside a linear map its share."""
-        return self.width + bool(self.linear)
+        """How many numbers a prompt token has that asks for a forecast: D for each member, and beside a linear map its
+        share."""
+        return self.members * self.width + bool(self.linear)
 
     def foretell(self, encoded: "Encoded", ahead_M: Array, prompt_ME: Array | None, *, train: bool = False) -> Array:
         """Returns y_RMP in the units of the history: the patches that lie `ahead`, 0 the first one after it.
@@ -243,11 +239,7 @@ class CrossMAE(nn.Module):
         if encoded.line_RH is None or prompt_ME is None:
             return self.speak(encoded, ahead_M, prompt_ME, train=train)
         y_RMP = self.speak(encoded, ahead_M, prompt_ME[..., :-1], train=train)
-        line_RMP = patchify(encoded.line_RH, self.patch)
-        known_M = jnp.minimum(ahead_M, line_RMP.shape[1] - 1)
-        first_RM = prompt_ME[0, ..., -1] if prompt_ME.ndim == 4 else prompt_ME[..., -1]  # of the first block's tokens
-        share_RM = jax.lax.stop_gradient(first_RM.reshape(-1, len(ahead_M))) * (ahead_M == known_M)[None]
-        return y_RMP + share_RM[..., None] * (line_RMP[:, known_M] - y_RMP)
+        return mixed(y_RMP, encoded.line_RH, ahead_M, prompt_ME)
 
     def speak(self, encoded: "Encoded", ahead_M: Array, prompt_MD: Array | None, *, train: bool = False) -> Array:
         """Returns what the network says of `foretell`'s patches. Of several views it is the mean of what each says, of
@@ -296,6 +288,16 @@ class Encoded:
         return self.replace(memory=memory, others=others)  # type: ignore[attr-defined, no-any-return]
 
 
+def mixed(y_RMP: Array, line_RH: Array, ahead_M: Array, prompt_ME: Array) -> Array:
+    """Returns what a network says and what a linear map says of the patches ahead, mixed by the map's share: the last
+    number of each token."""
+    line_RMP = patchify(line_RH, y_RMP.shape[-1])
+    known_M = jnp.minimum(ahead_M, line_RMP.shape[1] - 1)
+    first_RM = prompt_ME[0, ..., -1] if prompt_ME.ndim == 4 else prompt_ME[..., -1]  # of the first block's tokens
+    share_RM = jax.lax.stop_gradient(first_RM.reshape(-1, len(ahead_M))) * (ahead_M == known_M)[None]
+    return y_RMP + share_RM[..., None] * (line_RMP[:, known_M] - y_RMP)
+
+
 def promote_all_but_bias(*arrays: Array | None, dtype: Any = None, inexact: bool = True) -> list[Array | None]:
     """Returns inputs, kernel and bias as a linen layer computes with them; what is added to float32 sums stays so."""
     *factors, bias = arrays
@@ -330,9 +332,18 @@ def keepable(seen_RVP: Array) -> Array:
 
 @functools.partial(jax.jit, static_argnums=0)  # equal models share a program
 def init(model: CrossMAE, key: Array) -> dict[str, Any]:
-    """Returns float32 parameters as plain nested dicts."""
+    """Returns float32 parameters as plain nested dicts; of several members with an axis of them in front, but for a
+    linear map's."""
     x_1T = jnp.zeros((1, model.patch))
-    return model.init(key, x_1T, jnp.ones_like(x_1T, bool))["params"]
+
+    def make(model: CrossMAE, key: Array) -> dict[str, Any]:
+        return cast(dict[str, Any], model.init(key, x_1T, jnp.ones_like(x_1T, bool))["params"])
+
+    if model.members == 1:
+        return make(model, key)
+    one = model.clone(members=1)
+    many = jax.vmap(functools.partial(make, one))(jax.random.split(key, model.members))
+    return many | ({"linear_map": many["linear_map"][0]} if model.linear else {})
 
 
 def group(path: str) -> str:

@@ -137,7 +137,7 @@ def learner(
     """Returns f(setting) -> its optimiser, and `step.many` of all seeds and settings; loss: of `Job`, said: of
     `optim.terms`, prompt: what `prompts.make` takes."""
     one = jax.eval_shape(lambda: prompts.make(*prompt))
-    shared = prompt[2] > model.width
+    shared = prompt[2] == model.token and bool(model.linear)
     alone = {"backbone": shapes(model), "prompt": one}  # shapes: what is kept holds no array
 
     def transform(setting: dict[str, Any]) -> Any:
@@ -158,7 +158,10 @@ class Plan:
         t, mesh = cfg.tune, problem.mesh
         self.job, self.mesh = job, mesh
         width = model.token if job.forecasts else model.width
-        self.seeds, self.sweep = range(cfg.seed, cfg.seed + t.seeds), Sweep(t, job.levels, width > model.width)
+        self.seeds, self.sweep = (
+            range(cfg.seed, cfg.seed + t.seeds),
+            Sweep(t, job.levels, job.forecasts and bool(model.linear)),
+        )
         self.steps = optim.plan(t.epochs, t.steps, t.batch, job.train.rows, "tune")
         longest, channels = max(job.tokens.values()), len(problem.series.names_C)
         prompt = t.prompts, longest, width, channels, model.decoder_layers

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ptt_jax import impute, tasks
+from ptt_jax import impute, members, tasks
 from ptt_jax.intervals import Unit
 from ptt_jax.model import CrossMAE
 from ptt_jax.prompts import Prompt
@@ -143,6 +143,7 @@ def restore_levels(
 
 @functools.partial(jax.jit, static_argnums=0)
 def read(model: CrossMAE, backbone: Any, x_RT: Array, observed_RT: Array) -> Array:
+    model, backbone = members.first(model, backbone)
     outputs = model.apply({"params": backbone}, x_RT, observed_RT, method=model.read)
     z_RND, keep_RN, *_ = cast(tuple[Array, ...], outputs)
     keep_RN1 = keep_RN[..., None].astype(jnp.float32)  # under hiding 'value' the future's zeros follow
@@ -160,10 +161,10 @@ def run(
     channel_R: Array | None = None,
 ) -> Array:  # fmt: skip
     """Returns y_RH of standardised rows; channel_R: which of a stack's prompts each is asked with."""
-    encoded = model.apply({"params": backbone}, x_RT, observed_RT, method=model.observe)
+    encoded = members.observe(model, backbone, x_RT, observed_RT)
     asked = [(prompt, horizon)]
     channel_R = jnp.zeros(x_RT.shape[:1], jnp.int32) if channel_R is None else channel_R
-    return tasks.forecasts(model, backbone, cast(Any, encoded), asked, channel_R)[0]
+    return tasks.forecasts(model, backbone, encoded, asked, channel_R)[0]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -173,11 +174,11 @@ def run_levels(
 ) -> Array:  # fmt: skip
     """Returns y_QRH of standardised rows: what the prompt says, and what that of each level says after it; channel_R:
     which of a stack's prompts each is asked with."""
-    encoded = model.apply({"params": backbone}, x_RT, observed_RT, method=model.observe)
+    encoded = members.observe(model, backbone, x_RT, observed_RT)
     each = [jax.tree.map(lambda tokens, q=q: tokens[q], quantiles) for q in range(len(jax.tree.leaves(quantiles)[0]))]
     asked = [(one, horizon) for one in (prompt, *each)]
     channel_R = jnp.zeros(x_RT.shape[:1], jnp.int32) if channel_R is None else channel_R
-    return jnp.stack(tasks.forecasts(model, backbone, cast(Any, encoded), asked, channel_R))
+    return jnp.stack(tasks.forecasts(model, backbone, encoded, asked, channel_R))
 
 
 def foretell(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ptt_jax import prompts
+from ptt_jax import members, prompts
 from ptt_jax.encodings import Cached, encode
 from ptt_jax.layers import instance_stats
 from ptt_jax.model import CrossMAE, Encoded, flatten
@@ -77,24 +77,31 @@ def reconstruction(
 ) -> Loss:
     """Returns the pre-training loss: error of hidden patches only.
 
-    params {'backbone'}, data Cached. The masks of a batch follow from its key alone. flip, blend: of `augment`.
+    params {'backbone'}, data Cached. The masks of a batch follow from its key alone; of several members each has its
+    own, and the loss is the mean of theirs. flip, blend: of `augment`.
     """
+    one = members.alone(model)
     patches = span.length // model.patch
     hidden, tail = hidden_patches(patches, ratio), span.horizons[-1] // model.patch
 
-    def loss(params: Any, data: Cached, row_R: Array, key: Array) -> tuple[Array, Array]:
+    def of_one(network: Any, x_RL: Array, observed_RL: Array, key: Array) -> tuple[Array, Array]:
         mask_key, dropout_key = jax.random.split(key)
-        x_RL, observed_RL = take(data.panel, span, row_R)
         if flip or blend:
             x_RL, observed_RL = augment(jax.random.fold_in(mask_key, 1), x_RL, observed_RL, flip, blend)
-        visible_RV, hidden_RM = hide(mask_key, len(row_R), patches, hidden, tail, tail_share)
-        variables, rngs = {"params": params["backbone"]}, {"dropout": dropout_key} if train else {}
+        visible_RV, hidden_RM = hide(mask_key, len(x_RL), patches, hidden, tail, tail_share)
+        variables, rngs = {"params": network}, {"dropout": dropout_key} if train else {}
         window = x_RL, observed_RL, visible_RV, hidden_RM
-        outputs = model.apply(
-            variables, *window, norm=norm, units=units, train=train, rngs=rngs, method=model.reconstruct
-        )
+        outputs = one.apply(variables, *window, norm=norm, units=units, train=train, rngs=rngs, method=one.reconstruct)
         y_RMP, target_RMP, weight_RMP = cast(tuple[Array, Array, Array], outputs)
         return (PENALTY[penalty](y_RMP - target_RMP) * weight_RMP).sum((1, 2)), weight_RMP.sum((1, 2))
+
+    def loss(params: Any, data: Cached, row_R: Array, key: Array) -> tuple[Array, Array]:
+        rows, networks = take(data.panel, span, row_R), members.networks(params["backbone"])
+        if model.members == 1:
+            return of_one(networks, *rows, key)
+        each = jax.vmap(of_one, in_axes=(0, None, None, 0))(networks, *rows, jax.random.split(key, model.members))
+        sum_ZR, count_ZR = each
+        return sum_ZR.sum(0), count_ZR.sum(0)
 
     return loss
 
@@ -138,7 +145,7 @@ def forecasts(
     lead = np.broadcast_shapes(*(prompt_MD.shape[:-2] for prompt_MD in tokens))  # where rows or blocks have their own
     tokens = [jnp.broadcast_to(prompt_MD, (*lead, *prompt_MD.shape[-2:])) for prompt_MD in tokens]
     question = encoded, jnp.concatenate([jnp.arange(count) for count in counts]), jnp.concatenate(tokens, axis=-2)
-    y_RMP = cast(Array, model.apply({"params": backbone}, *question, method=model.foretell))
+    y_RMP = members.foretell(model, backbone, *question)
     pieces = jnp.split(y_RMP, np.cumsum(counts)[:-1], axis=1)
     return [flatten(y)[:, :horizon] for y, (_, horizon) in zip(pieces, wanted, strict=True)]
 

@@ -27,6 +27,17 @@ def forecast(model):
     return jax.jit(lambda params, *history: baselines.probe(model, params, *history))
 
 
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_sums_are_those_of_all_rows_however_many_blocks_are_asked_for_at_once(problem, monkeypatch, ahead):
+    span = problem.span("train", 48, (24,))
+    expected = baselines.moments(problem, span, None)
+    monkeypatch.setattr(baselines, "BLOCK", 128)
+    monkeypatch.setattr(baselines, "AHEAD", ahead)
+    assert span.counts[-1] * span.channels > 4 * 128
+    for found, of in zip(baselines.moments(problem, span, None), expected, strict=True):
+        np.testing.assert_allclose(found, of, rtol=1e-5, atol=1e-3)
+
+
 def test_a_new_head_of_zeros_forecasts_the_mean_of_the_history(model, params, history, forecast):
     x_RT, observed_RT = history
     y_RH = forecast({"backbone": params, "probe": baselines.make_probe(model, 48, 20)}, x_RT, observed_RT)

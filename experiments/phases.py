@@ -214,20 +214,21 @@ def half(m: Material) -> Cached:
 def every(s: Subject, quick: bool = False) -> list[Phase]:
     """Returns all phases: at the first horizon and at all of them, and full fine-tuning at each by itself.
 
-    quick: those that tell most, since most of a short run is compilation.
+    quick: those that tell most, since most of a short run is compilation. Several networks learn by prompts alone.
     """
+    alone = s.model.members == 1
     sets = list(dict.fromkeys([s.horizons[:1], s.horizons]))
     out = [s.pretraining()._replace(epoch=True)]
     for horizons in sets[:1] if quick else sets:
         out += [s.tuning("tune, cached", horizons, whole)._replace(epoch=horizons == sets[0])]
-        out += [s.tuning("tune, uncached", horizons, fresh), s.full(horizons)]
-        out += [s.probing("linear probe, new head", horizons, optim.PROBE)]
+        out += [s.tuning("tune, uncached", horizons, fresh)]
+        out += [s.full(horizons), s.probing("linear probe, new head", horizons, optim.PROBE)] if alone else []
         out += [s.forecasting(horizons)]
-        out += [] if quick else [s.probing("full fine-tuning, new head", horizons, optim.HEAD)]
+        out += [s.probing("full fine-tuning, new head", horizons, optim.HEAD)] if alone and not quick else []
     if quick:
         return out
     out += [s.tuning("tune, half of the rows cached", s.horizons, half)._replace(counted=False)]
-    return out + [s.full((h,)) for h in s.horizons if (h,) not in sets]
+    return out + [s.full((h,)) for h in s.horizons if (h,) not in sets and alone]
 
 
 def few(s: Subject) -> list[Phase]:

@@ -27,7 +27,7 @@ from jax import Array
 from ledger import Ledger, chosen, command, exit_code, fingerprint, pictures, show
 from ml_collections import ConfigDict
 
-from ptt_jax import architecture, checkpoint, config, data, mesh, problems, prompts
+from ptt_jax import architecture, checkpoint, config, data, members, mesh, problems, prompts
 from ptt_jax.attention import walk
 from ptt_jax.errors import UserError
 from ptt_jax.model import CrossMAE
@@ -91,7 +91,8 @@ def look(run: Path) -> Seen:
     problem = problems.prepare(series, mesh.make(1))
     model = architecture.build(card["architecture"], cfg.compute_dtype, views=cfg.views)
     check(run, model, cfg.tune.prompts)
-    backbone = checkpoint.load_backbone(card, architecture.shapes(model))
+    # One network is looked at: the first, without a linear map.
+    model, backbone = members.first(model, checkpoint.load_backbone(card, architecture.shapes(model)))
     by_horizon = checkpoint.load_prompts(run, prompts.name(series.name, cfg.horizons), card["content_hash"])
     tuned = [h for h, (prompt, *_) in by_horizon.items() if any(np.any(a[..., : model.width]) for a in prompt.values())]
     if not tuned:
@@ -101,8 +102,7 @@ def look(run: Path) -> Seen:
     row_R = np.random.default_rng(0).permutation(span.rows)[:ROWS]
     count = prompts.patches(horizon, model.patch)
     prompt_RMD = prompts.tokens(jax.tree.map(jnp.asarray, by_horizon[horizon][0]), count, row_R % span.channels)
-    prompt_RMD = prompt_RMD if prompt_RMD.ndim == 3 else prompt_RMD[None]
-    prompt_RMD = prompt_RMD.at[..., model.width :].set(0)  # it is the network that is looked at, without a linear map
+    prompt_RMD = (prompt_RMD if prompt_RMD.ndim == 3 else prompt_RMD[None])[..., : model.width]
 
     waves = model.width // model.heads // 2 if model.position == "rotary" else 0
     periods = np.geomspace(2, 4 * model.patches, waves)  # as in layers.angles

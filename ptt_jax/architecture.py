@@ -54,7 +54,7 @@ def adopt(cfg: ConfigDict, card: dict) -> None:
         cfg.model[key] = card["architecture"].get(key, standard[key])
     cfg.model.linear = "linear" in card["architecture"]
     cfg.model.members = card["architecture"].get("members", 1)
-    config.check_members(cfg)
+    config.check_members(cfg, "a backbone of one network")
     config.check_lookback(cfg.lookback, patch)
     need = cfg.lookback // patch + -(-cfg.horizons[-1] // patch)
     if need > window and (cfg.model.position == "learned" or cfg.model.hiding == "value"):

@@ -23,7 +23,7 @@ from ptt_jax.problems import Problem
 from ptt_jax.windows import Span, Windows, past, shuffle, stretch, take
 
 BLOCK = 1024  # rows of one Gram update, or a few more where they do not divide by the mesh
-AHEAD = 8  # blocks that are asked for before the first one is fetched
+AHEAD = 2  # blocks that are asked for before the first one is fetched: with it, as many as a stream keeps alive
 MOST_ROWS = 100_000  # drawn from the training rows: far more than the map has inputs, and seconds to fit
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # times the mean diagonal of the Gram matrix; chosen on validation
 

@@ -98,7 +98,7 @@ def check(cfg: ConfigDict) -> None:
             f"config.tune.thaw = {cfg.tune.thaw!r} does not go with config.tune.mode = {cfg.tune.mode}; "
             f"accepted: under mode thaw 'all' or some of {','.join(PARTS)}, under any other ''"
         )
-    check_members(cfg)
+    check_members(cfg, "config.model.members = 1")
     if cfg.tune.mode != "prompt":
         for key in ("seeds", "learning_rates", "weight_decays", "linear_shares", "quantiles"):
             usual = {k: v for k, v, *_ in KNOBS}[f"tune.{key}"]
@@ -121,12 +121,12 @@ def check(cfg: ConfigDict) -> None:
             )
 
 
-def check_members(cfg: ConfigDict) -> None:
-    """Raises UserError when several networks would learn otherwise than by prompts."""
+def check_members(cfg: ConfigDict, instead: str) -> None:
+    """Raises UserError when several networks would learn otherwise than by prompts; instead: what would do."""
     if cfg.model.members > 1 and cfg.tune.mode != "prompt":
         raise UserError(
             f"config.model.members = {cfg.model.members} networks answer prompts, and config.tune.mode = "
-            f"{cfg.tune.mode} trains one; accepted: config.model.members = 1, or mode prompt"
+            f"{cfg.tune.mode} trains one; accepted: {instead}, or mode prompt"
         )
 
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
+from ptt_jax.errors import UserError
 from ptt_jax.layers import Block, Memory, instance_stats, linear, patchify, product, sincos
 
 # The groups of parameters, by the first part of their path.
@@ -65,7 +66,11 @@ class CrossMAE(nn.Module):
     members: int = 1
 
     def setup(self) -> None:
-        assert self.members == 1, "several networks are asked by members.py"
+        if self.members > 1:
+            raise UserError(
+                f"a backbone of {self.members} networks is asked for forecasts by prompts, and this trains or asks one "
+                f"alone; accepted: a backbone of model.members = 1"
+            )
         longest = 4.0 * self.patches if self.position == "rotary" else 0.0
 
         def block(name: str, mutual: bool = False) -> Block:

@@ -102,7 +102,10 @@ def attention(of: Found) -> str:
         lines("How far back they read, %", words, [back], levels=[even], zero=True, axis={"word": "from step"},
               unit="step at which the patch begins, before now"),
     ]  # fmt: skip
-    note = f"The darker, the more: mean over heads, blocks and rows of {of.split} that were drawn once. {words}"
+    note = (
+        f"The darker, the more: mean over heads, blocks and rows of {of.split} that were drawn once; of several "
+        f"networks the first. {words}"
+    )
     each = [(f"Block {i + 1}, head {k + 1}", weight_IKMN[i, k]) for i in range(blocks) for k in range(heads)][:16]
     body = figures(charts, note, "two")
     if len(each) == 1:

@@ -78,7 +78,7 @@ def reconstruction(
     """Returns the pre-training loss: error of hidden patches only.
 
     params {'backbone'}, data Cached. The masks of a batch follow from its key alone; of several members each has its
-    own, and the loss is the mean of theirs. flip, blend: of `augment`.
+    own, and the loss is that of all their patches. flip, blend: of `augment`.
     """
     one = members.alone(model)
     patches = span.length // model.patch

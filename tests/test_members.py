@@ -16,6 +16,7 @@ from ptt_jax import (
     architecture,
     checkpoint,
     config,
+    data,
     detect,
     encodings,
     exhibits,
@@ -23,7 +24,9 @@ from ptt_jax import (
     impute,
     layers,
     members,
+    mesh,
     predict,
+    problems,
     tasks,
     tune,
 )
@@ -65,15 +68,47 @@ def ask(whole, weights, history, prompt):
     return np.asarray(forecast(weights, prompt, *history)).reshape(len(history[0]), -1)
 
 
-@pytest.mark.parametrize("views", [1, 3])
-@pytest.mark.parametrize("lead", [(), (5,), (1, 1)], ids=["position", "channel", "layer"])
-def test_a_forecast_is_the_mean_of_what_each_network_says_to_its_part_of_the_prompt(model, three, history, views, lead):
-    whole, weights = three
-    prompt, one = tokens(*lead), model.clone(views=views)
+KINDS = {
+    "position": ((), {}), "channel": ((5,), {}), "layer": ((1, 1), {}), "views": ((), {"views": 3}),
+    "channel, views": ((5,), {"views": 3}), "self": ((), {"decoder_attention": "self"}),
+    "value, learned": ((), {"hiding": "value", "position": "learned"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("lead", "knobs"), KINDS.values(), ids=KINDS)
+def test_a_forecast_is_the_mean_of_what_each_network_says_to_its_part_of_the_prompt(model, history, lead, knobs):
+    one = model.clone(**knobs)
+    whole, prompt = one.clone(members=3), tokens(*lead)
+    weights = init(whole, jax.random.key(5))
+    weights["mask_token"] = 50 * weights["mask_token"]
     each = [say(one, network(weights, z), history, prompt[..., 16 * z : 16 * (z + 1)]) for z in range(3)]
     assert min(np.abs(a - b).mean() for a, b in itertools.pairwise(each)) > 0.1
-    found = ask(whole.clone(views=views), weights, history, prompt)
-    np.testing.assert_allclose(found, np.mean(each, 0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(ask(whole, weights, history, prompt), np.mean(each, 0), rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_learned_depends_on_neither_devices_nor_a_cache(problem, three, tiny):
+    whole, weights = three
+    span, row_R = problem.span("train", 48, (20,)), jnp.arange(40)
+    four = problems.prepare(data.load(tiny.data), mesh.make(4))
+    assert four.mesh.size == 4
+    each = encodings.encode_all(whole, weights, problem, span, 64, 2**30, jnp.float32).encoded_bytes // span.rows
+
+    def slope(of, budget):
+        source = encodings.encode_all(whole, weights, of, span, 8, budget, jnp.float32)
+        loss = tasks.forecasting(whole, span, penalty="mse")
+
+        def total(prompt):
+            return loss({"backbone": weights, "prompt": prompt}, source, row_R, jax.random.key(0))[0].sum()
+
+        return source.stored, jax.jit(jax.value_and_grad(total))({"tokens_MD": jnp.asarray(tokens())})
+
+    (none, expected), (some, partly), (most, cached) = (
+        slope(of, size) for of, size in ((problem, 0), (four, 20 * each), (four, 2**30))
+    )
+    assert none == 0 < some < 40 < most
+    for found in (partly, cached):
+        np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
+        np.testing.assert_allclose(found[1]["tokens_MD"], expected[1]["tokens_MD"], rtol=1e-4, atol=1e-4)
 
 
 def test_beside_a_map_there_is_one_share(three, history):

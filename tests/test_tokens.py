@@ -116,6 +116,14 @@ def test_errors_are_those_of_the_forecast_that_the_run_makes_with_all_its_views(
     assert seen.weights[0][0].shape[-1] == 4  # attention is of the whole lookback
 
 
+def test_of_several_networks_beside_a_map_the_first_alone_is_looked_at(tokens, tuned, monkeypatch):
+    monkeypatch.setattr(tokens, "ROWS", 32)
+    seen = tokens.look(tuned("run", model={"members": 2, "linear": True}, tune={"linear_shares": (0.0,)}))
+    assert seen.weights[0][0].shape[-1] == 4
+    assert [a.shape[-1] for a in seen.states[1]] == [16, 16]
+    assert np.abs(seen.states[1][0] - seen.states[0][0]).max() > 0  # its part of the prompt moves its queries
+
+
 def test_a_run_that_is_looked_at_again_replaces_its_rows(tokens, tmp_path):
     """Another config or backbone of a data set and seed."""
     file = tmp_path / "tokens.csv"

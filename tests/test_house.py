@@ -12,7 +12,7 @@ RANKS = (
     ("gaps", "layers", "windows", "mesh", "clock", "generated", "processes", "cache", "intervals", "recipe", "parquet"),
     ("frame", "stream", "benchmarks", "steps", "seasons", "flags", "charts", "memory", "preemption", "lock"),
     ("data", "columns", "model", "prompts", "sheet"),
-    ("scaling", "architecture"),
+    ("scaling", "architecture", "members"),
     ("frames", "optim", "problems"),
     ("encodings", "answer", "attention"),
     ("tasks", "impute"),

@@ -1,4 +1,4 @@
-"""What the ablations say: their table by question, what each row costs, a guideline for the patch, three figures.
+"""What the ablations say: their table by question, what each row costs, a guideline for the patch, four figures.
 
     python experiments/reproduce.py --only=ablations       # runs the cells and writes results/ablations.csv
     python experiments/ablations.py                        # compiles what rows cost; table, guideline, figures
@@ -26,6 +26,7 @@ from ptt_jax.clock import season, step_seconds
 HERE = Path(__file__).parent
 TRIPLE = ("ETTh1", "ETTm1", "Weather")
 FIGURES = {"patch": ("patch", PATCHES), "mask-ratio": ("mask ratio", RATIOS), "lookback": ("lookback", LOOKBACKS)}
+THAWED = "Frozen or thawed"
 KNOB = {"patch": "model.patch", "mask ratio": "pretrain.mask_ratio", "lookback": "lookback"}
 COLOURS = {"ETTh1": "#0072B2", "ETTm1": "#D55E00", "Weather": "#009E73"}  # Okabe and Ito
 
@@ -158,7 +159,7 @@ def draw(table: pd.DataFrame, spent: pd.DataFrame, folder: Path) -> list[Path]:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, NullLocator
 
-    found, files = change(table), []
+    found, files = change(table), draw_thawed(table, spent, folder)
     for name, (word, values) in FIGURES.items():
         lines = {}
         for data_name in (s for s in SETS if s in {*found["data"]}):
@@ -199,6 +200,44 @@ def draw(table: pd.DataFrame, spent: pd.DataFrame, folder: Path) -> list[Path]:
         files.append(folder / f"{name}.png")
         figure.savefig(files[-1], dpi=150)
     return files
+
+
+def draw_thawed(table: pd.DataFrame, spent: pd.DataFrame, folder: Path) -> list[Path]:
+    """Writes what thawing parts of a backbone does to the MSE, a line of the figure for each row with the parameters
+    that it trains, in the order of their number; nothing where no set has two rows or more."""
+    from matplotlib.figure import Figure
+
+    found = change(table)
+    asked = [label for label, variant in ABLATIONS.items() if variant.question == THAWED]
+    of = found[found["row"].isin(asked)].dropna(subset=["change"])
+    keys = {label: costs.key(of["data"].iloc[0], label) for label in asked if label in {*of["row"]}} if len(of) else {}
+    trained = {label: int(spent.loc[k, "trained"]) for label, k in keys.items() if k in spent.index}
+    of = of[of["row"].isin([*trained])]
+    of = of[of.groupby("data")["row"].transform("size") > 1]
+    if of.empty:
+        return []
+    order = sorted({*of["row"]}, key=lambda label: (trained[label], asked.index(label)))
+    figure = Figure(figsize=(6.4, 1.1 + 0.3 * len(order)), layout="constrained")
+    axes = figure.subplots()
+    for name in dict.fromkeys(of["data"]):
+        here = of[of["data"] == name]
+        at = [order.index(row) for row in here["row"]]
+        axes.plot(here["change"], at, linestyle="none", marker="o", markersize=5, color=COLOURS.get(name), label=name)
+    axes.axvline(0, color="0.6", linewidth=0.8, zorder=0)
+    axes.set_yticks(range(len(order)), [f"{label}: {trained[label]:,}" for label in order])
+    axes.invert_yaxis()
+    axes.grid(axis="y", color="0.92", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set_xlabel("MSE against the recipe, %")
+    axes.annotate(
+        "what learns: how many numbers", (0, 1), (-4, 6), "axes fraction", "offset points", fontsize=8, ha="right"
+    )
+    axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / "thawed.png", dpi=150)
+    return [folder / "thawed.png"]
 
 
 def costs_by_patch(spent: pd.DataFrame, sets: Sequence[str]) -> dict[int, float]:

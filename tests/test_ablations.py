@@ -212,7 +212,9 @@ def test_figures_and_table_are_written_where_they_belong(scripts, table, spent, 
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- table ablations -->\nold\n<!-- end ablations -->\nafter\n")
     scripts["ablations"].publish(table, spent, readme, tmp_path / "figures")
-    assert sorted(f.name for f in (tmp_path / "figures").iterdir()) == ["lookback.png", "mask-ratio.png", "patch.png"]
+    assert sorted(f.name for f in (tmp_path / "figures").iterdir()) == [
+        "lookback.png", "mask-ratio.png", "patch.png", "thawed.png",
+    ]  # fmt: skip
     text = readme.read_text()
     assert text.startswith("before\n<!-- table ablations -->\n| **Prompts** |")
     assert text.endswith("\n<!-- end ablations -->\nafter\n")
@@ -221,6 +223,9 @@ def test_figures_and_table_are_written_where_they_belong(scripts, table, spent, 
     few = table[table["model"].isin(["the recipe", "patch 12"]) & (table["data"] == "ETTh1")]
     drawn = scripts["ablations"].draw(few, pd.DataFrame(), tmp_path / "few")
     assert [f.name for f in drawn] == ["patch.png"]  # the others have one point
+    thawed = table[table["model"].isin(["the recipe", "prompts and decoder"])]
+    assert [f.name for f in scripts["ablations"].draw(thawed, spent, tmp_path / "few")] == ["thawed.png"]
+    assert not scripts["ablations"].draw(thawed, pd.DataFrame(), tmp_path / "few")  # how much learns is not known
 
 
 def test_without_matplotlib_the_table_is_written_all_the_same(scripts, table, spent, tmp_path, monkeypatch, capsys):

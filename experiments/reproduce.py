@@ -12,7 +12,8 @@ results/PART.csv, and the table in README.md between its markers. Imputation, an
 scripts of their own (impute.py, detect.py, overfit.py, tokens.py), which are called with the same --runs and --seeds.
 Overrides go to every cell and make a table of their own, results/PART-HASH.csv, that no README shows; scripts take
 none. --jobs=N runs N cells at a time, each in a process on its share of the cores and of a GPU's memory, which goes on
-with a cell of the same shapes and what it has compiled for them (workers.py).
+with a cell of the same shapes and what it has compiled for them (workers.py); with --threads=M each runs M cells at a
+time, which share that and the GPU.
 """
 
 import argparse
@@ -90,12 +91,14 @@ def pick(ready: Sequence[Ahead], last: str, others: Collection[str]) -> Ahead:
     return (of or ready)[0]
 
 
-def perform(plan: Plan, ahead: list[tuple[str, Cell]], jobs: int) -> Iterator[tuple[str, Cell, int, float]]:
-    """Runs cells, up to `jobs` at a time, a backbone's before those that tune on it; yields (part, cell, exit code,
-    seconds of all calls) as they end. One job at a time is run in this process."""
+def perform(
+    plan: Plan, ahead: list[tuple[str, Cell]], jobs: int, threads: int = 1
+) -> Iterator[tuple[str, Cell, int, float]]:
+    """Runs cells, up to `jobs` times `threads` at a time, a backbone's before those that tune on it; yields (part,
+    cell, exit code, seconds of all calls) as they end. One at a time is run in this process."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    waiting, hand = [Ahead(*of, shapes(plan, *of)) for of in ahead], workers.Hand()
-    crew: dict[int, workers.Worker] = {}
+    waiting, hand, last = [Ahead(*of, shapes(plan, *of)) for of in ahead], workers.Hand(), ""
+    crew = workers.Crew(cores, jobs, threads)
     running: dict[int, tuple[Ahead, float]] = {}
 
     def spent(of: Ahead, seconds: float) -> float:
@@ -109,31 +112,29 @@ def perform(plan: Plan, ahead: list[tuple[str, Cell]], jobs: int) -> Iterator[tu
         while waiting or running:
             open_ = {f"{of.part}/{of.cell.name}" for of in [*waiting, *(of for of, _ in running.values())]}
             ready = [of for of in waiting if "/".join(origin(of.part, of.cell)) not in open_]
-            if jobs == 1:
-                of = pick(ready, hand.kind, ())
+            if jobs * threads == 1:
+                of = pick(ready, last, ())
+                last = of.kind
                 begun = time.monotonic()
                 code = hand.run(*command(plan, of.part, of.cell), of.kind)
                 waiting.remove(of)
                 yield of.part, of.cell, code, spent(of, time.monotonic() - begun)
                 continue
-            for slot in (i for i in range(jobs) if i not in running and ready):
-                if slot not in crew or not crew[slot].alive:
-                    crew[slot] = workers.Worker(cores[slot::jobs], 0.8 / jobs)
-                of = pick(ready, crew[slot].kind, {at.cell.data for at, _ in running.values()})
+            for slot in range(jobs * threads):
+                if slot in running or not ready or (one := crew.free(slot, running)) is None:
+                    continue
+                of = pick(ready, one.kind, {at.cell.data for at, _ in running.values()})
                 ready.remove(of)
                 waiting.remove(of)
-                crew[slot].start(*command(plan, of.part, of.cell), of.kind)
+                one.start(*command(plan, of.part, of.cell), of.kind)
                 running[slot] = of, time.monotonic()
             for slot, (of, begun) in list(running.items()):
-                if (code := crew[slot].answer()) is not None:
+                if (code := crew.hired[slot].answer()) is not None:
                     del running[slot]
                     yield of.part, of.cell, code, spent(of, time.monotonic() - begun)
             time.sleep(0.2)
     finally:  # nobody else may write to a run directory when this has ended
-        for worker in crew.values():
-            worker.tell()  # all of them, before one is waited for
-        for worker in crew.values():
-            worker.end()
+        crew.dismiss()
         for of, begun in running.values():
             spent(of, time.monotonic() - begun)
 
@@ -183,8 +184,9 @@ def make_plan(args: argparse.Namespace, overrides: list[str]) -> Plan:
         raise UserError(f"--seeds={args.seeds} is out of range; accepted: 1 to {MOST_SEEDS}")
     if not Path("configs").is_dir():
         raise UserError(f"{Path.cwd()} has no configs/; accepted: the project's top folder as working directory")
-    if args.jobs < 1:
-        raise UserError(f"--jobs={args.jobs} is out of range; accepted: 1 or more")
+    for name, given in (("jobs", args.jobs), ("threads", args.threads)):
+        if given < 1:
+            raise UserError(f"--{name}={given} is out of range; accepted: 1 or more")
     sets = [s for s in (args.data.split(",") if args.data else at_hand(list(SETS)))]
     asked = args.only.split(",") if args.only else PARTS
     parts = {part: PARTS[part](sets, range(args.seeds)) for part in asked if part in PARTS}
@@ -251,6 +253,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"), help="where run directories lie")
     parser.add_argument("--jobs", type=int, default=1, help="cells that run at a time, each on its share of the cores")
+    parser.add_argument("--threads", type=int, default=1, help="cells at a time in each of these, for a GPU")
     parser.add_argument("--tables", action="store_true", help="write the tables of what is finished, run nothing")
     args, rest = parser.parse_known_args(argv)
     wrong = [a for a in rest if not a.startswith("--config.")]
@@ -278,7 +281,7 @@ def work(plan: Plan, args: argparse.Namespace) -> int:
     ahead = with_lost(plan, ahead)
     seconds: dict[str, list[float]] = {}
     failed, rest_of = 0, list(ahead)
-    with contextlib.closing(perform(plan, ahead, args.jobs)) as cells:
+    with contextlib.closing(perform(plan, ahead, args.jobs, args.threads)) as cells:
         for i, (part, cell, code, spent) in enumerate(cells, 1):
             if code in workers.STOPPED:
                 return code
@@ -291,7 +294,7 @@ def work(plan: Plan, args: argparse.Namespace) -> int:
                 publish(plan, part)
             last = "" if not code else (log.read_text(encoding="utf-8").strip().splitlines() or [""])[-1]
             said = "done" if not code else f"FAILED, see {log}: {last}"
-            remaining = left(seconds, [c for _, c in rest_of], args.jobs)
+            remaining = left(seconds, [c for _, c in rest_of], args.jobs * args.threads)
             print(f"{i} of {len(ahead)}  {part}/{cell.name}  {said}  {spent:.0f} s{remaining}", flush=True)
     for part in plan.parts:
         publish(plan, part)

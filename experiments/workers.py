@@ -2,12 +2,16 @@
 not wait for."""
 
 import contextlib
+import io
 import multiprocessing
 import os
+import sys
+import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any, TextIO
 
 import jax
 
@@ -20,23 +24,69 @@ MEMORY, OLDER = "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"
 STOPPED = (130, preemption.CODE)  # by Ctrl-C, by SIGTERM: nobody wants another cell
 
 
-class Hand:
-    """What runs cells in this process. It keeps its programs from one cell to the next of the same kind, a word for all
-    that decides their shapes."""
+class Voices(io.TextIOBase):
+    """What stands for stdout and stderr where cells run in threads: a thread's words go to the file of its cell, those
+    of others where they went before."""
 
-    def __init__(self) -> None:
-        self.kind = ""
+    def __init__(self, before: TextIO) -> None:
+        self.before, self.files = before, dict[int, TextIO]()
+
+    def write(self, text: str) -> int:
+        return self.files.get(threading.get_ident(), self.before).write(text)
+
+    def flush(self) -> None:
+        self.files.get(threading.get_ident(), self.before).flush()
+
+    @contextlib.contextmanager
+    def into(self, file: TextIO) -> Iterator[None]:
+        """This thread's words go to a file in it."""
+        self.files[threading.get_ident()] = file
+        try:
+            yield
+        finally:
+            del self.files[threading.get_ident()]
+
+
+@contextlib.contextmanager
+def heard(log: Path) -> Iterator[None]:
+    """All that Python says in it is said in the file."""
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(log.open("a", encoding="utf-8"))
+        if isinstance(sys.stdout, Voices):
+            stack.enter_context(sys.stdout.into(file))
+        else:
+            stack.enter_context(contextlib.redirect_stdout(file))
+            stack.enter_context(contextlib.redirect_stderr(file))
+        yield
+
+
+class Hand:
+    """What runs cells in this process, in up to `threads` threads at a time. It keeps its programs from one cell to the
+    next of the same kind, a word for all that decides their shapes; of several threads those of a few kinds, until none
+    of them is at work."""
+
+    def __init__(self, threads: int = 1) -> None:
+        self.most, self.kinds, self.busy, self.lock = 2 * threads - 1, set[str](), 0, threading.Lock()
+
+    @contextlib.contextmanager
+    def at(self, kind: str) -> Iterator[None]:
+        """Around a cell of that kind."""
+        with self.lock:
+            if len({*self.kinds, kind}) > self.most and not self.busy:
+                cache.forget()
+                jax.clear_caches()
+                self.kinds.clear()
+            self.kinds.add(kind)
+            self.busy += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.busy -= 1
 
     def run(self, log: Path, argv: Sequence[str], kind: str) -> int:
         """Runs a cell, its words in `log`; returns the exit code."""
-        if self.kind not in ("", kind):
-            cache.forget()
-            jax.clear_caches()
-        self.kind = kind
-        with contextlib.ExitStack() as stack:
-            file = stack.enter_context(log.open("a", encoding="utf-8"))
-            stack.enter_context(contextlib.redirect_stdout(file))
-            stack.enter_context(contextlib.redirect_stderr(file))
+        with self.at(kind), heard(log):
             try:
                 return run_main([*argv])
             except Exception:  # hours of other cells wait
@@ -44,11 +94,16 @@ class Hand:
                 return 1
 
 
+def take(share: float) -> None:
+    """Says how much of a GPU's memory this process will take, unless its user has; read with the first array."""
+    if not {MEMORY, OLDER} & {*os.environ}:
+        os.environ[MEMORY] = f"{share:.3f}"
+
+
 def serve(asked: Connection, share: float) -> None:
     """What a worker does: runs what it is asked for and answers with the exit code, until nobody asks, it is stopped,
     or a cell fails by more than what its user got wrong: who knows what that leaves of a GPU."""
-    if not {MEMORY, OLDER} & {*os.environ}:
-        os.environ[MEMORY] = f"{share:.3f}"  # which is read with the first array
+    take(share)
     hand = Hand()
     with contextlib.suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
         while True:
@@ -60,6 +115,40 @@ def serve(asked: Connection, share: float) -> None:
             asked.send(code)
             if code not in (0, 2):
                 return
+
+
+def serve_several(asked: Connection, share: float, threads: int) -> None:
+    """What a team does: runs what it is asked for, each cell in a thread, and answers with lane and exit code, until
+    nobody asks, it is told to end, or a cell fails by more than what its user got wrong: then the others end first."""
+    take(share)
+    hand, failed = Hand(threads), threading.Event()
+    voices = Voices(sys.stdout)
+    sys.stdout = sys.stderr = voices
+
+    def run(lane: int, log: Path, argv: Sequence[str], kind: str) -> None:
+        try:
+            code = hand.run(log, argv, kind)
+        except BaseException:  # a log that cannot be written, say: somebody waits for an answer
+            traceback.print_exc()
+            code = 1
+        if code not in (0, 2):
+            failed.set()
+        with hand.lock, contextlib.suppress(OSError):  # nobody may ask any more
+            asked.send((lane, code))
+
+    at_work: list[threading.Thread] = []
+    with preemption.heeded(), preemption.deferred():  # whose cells look at the wish by themselves
+        try:
+            while not (preemption.told() or failed.is_set()):
+                if asked.poll(0.2):
+                    at_work.append(threading.Thread(target=run, args=asked.recv()))
+                    at_work[-1].start()
+        except (EOFError, OSError):
+            pass
+        except KeyboardInterrupt:
+            preemption.Wish.told = True
+        for thread in at_work:
+            thread.join()
 
 
 @contextlib.contextmanager
@@ -76,16 +165,37 @@ def pinned(cores: Sequence[int]) -> Iterator[None]:
         os.sched_setaffinity(0, former)
 
 
-class Worker:
-    """A process that runs cells, on these cores, on this share of a GPU's memory. `kind` is its last cell's."""
+class Process:
+    """A process that serves what it is asked for through `asks`, on these cores."""
 
-    def __init__(self, cores: Sequence[int], share: float) -> None:
+    def __init__(self, cores: Sequence[int], does: Callable[..., None], *about: Any) -> None:
         context = multiprocessing.get_context("spawn")
         self.asks, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, share))
+        self.process = context.Process(target=does, args=(theirs, *about))
         with pinned(cores):
             self.process.start()
         theirs.close()
+
+    @property
+    def alive(self) -> bool:
+        return self.process.is_alive()
+
+    def tell(self) -> None:
+        """Tells it to end, which saves what it is at where there is a SIGTERM."""
+        self.process.terminate()
+        self.asks.close()
+
+    def end(self) -> None:
+        """Tells it to end, and waits for that."""
+        self.tell()
+        self.process.join()
+
+
+class Worker(Process):
+    """A process that runs cells, on these cores, on this share of a GPU's memory. `kind` is its last cell's."""
+
+    def __init__(self, cores: Sequence[int], share: float) -> None:
+        super().__init__(cores, serve, share)
         self.kind = ""
 
     def start(self, log: Path, argv: Sequence[str], kind: str) -> None:
@@ -108,16 +218,90 @@ class Worker:
             self.process.join()
         return code
 
+
+class Team(Process):
+    """A process that runs cells in lanes, a thread each, which share what it has traced and compiled and one share of
+    a GPU's memory: several processes take turns on a GPU, the threads of one do not."""
+
+    def __init__(self, cores: Sequence[int], share: float, threads: int) -> None:
+        super().__init__(cores, serve_several, share, threads)
+        self.lanes = [Lane(self, number) for number in range(threads)]
+
+    def listen(self) -> None:
+        """Notes what its lanes have answered; of a process that is dead, its exit code for those that have not."""
+        try:
+            while self.asks.poll():
+                number, code = self.asks.recv()
+                self.lanes[number].code = code
+        except (EOFError, OSError):
+            self.process.join()
+            for lane in self.lanes:
+                lane.code = lane.code if lane.code is not None else self.process.exitcode or 1
+
+
+class Lane:
+    """A thread of a team, with what a `Worker` has."""
+
+    def __init__(self, team: Team, number: int) -> None:
+        self.team, self.number, self.kind, self.broken = team, number, "", False
+        self.code: int | None = None
+
+    def start(self, log: Path, argv: Sequence[str], kind: str) -> None:
+        """Has it run a cell."""
+        self.kind, self.code = kind, None
+        log.touch()
+        with contextlib.suppress(OSError):  # `answer` says so
+            self.team.asks.send((self.number, log, argv, kind))
+
+    def answer(self) -> int | None:
+        """Returns the exit code of the cell that it runs, None while it does."""
+        self.team.listen()
+        if self.code not in (None, 0, 2):
+            for lane in self.team.lanes:  # the process ends when the others have answered
+                lane.broken = True
+        return self.code
+
     @property
     def alive(self) -> bool:
-        return self.process.is_alive()
+        return self.team.alive and not self.broken
 
     def tell(self) -> None:
-        """Tells it to end, which saves what it is at where there is a SIGTERM."""
-        self.process.terminate()
-        self.asks.close()
+        """Tells the whole team to end."""
+        if self.team.alive and not self.team.asks.closed:
+            self.team.tell()
 
     def end(self) -> None:
-        """Tells it to end, and waits for that."""
+        """Tells the whole team to end, and waits for that."""
         self.tell()
-        self.process.join()
+        self.team.process.join()
+
+
+class Crew:
+    """All that run cells: `jobs` processes of `threads` lanes each, started when they are wanted."""
+
+    def __init__(self, cores: Sequence[int], jobs: int, threads: int) -> None:
+        self.cores, self.jobs, self.threads = cores, jobs, threads
+        self.hired: dict[int, Worker | Lane] = {}
+
+    def free(self, slot: int, running: Collection[int]) -> Worker | Lane | None:
+        """Returns who works in a slot, which is idle, a new one in the place of one that is dead; None while others of
+        its team have to end first."""
+        job = slot % self.jobs
+        if slot not in self.hired or not self.hired[slot].alive:
+            cores, share = self.cores[job :: self.jobs], 0.8 / self.jobs
+            if self.threads == 1:
+                self.hired[slot] = Worker(cores, share)
+            else:
+                slots = range(job, self.jobs * self.threads, self.jobs)
+                if {*slots} & {*running}:
+                    return None
+                team = Team(cores, share, self.threads)
+                self.hired |= dict(zip(slots, team.lanes, strict=True))
+        return self.hired[slot]
+
+    def dismiss(self) -> None:
+        """Tells all to end, and waits for it."""
+        for one in self.hired.values():
+            one.tell()  # all of them, before one is waited for
+        for one in self.hired.values():
+            one.end()

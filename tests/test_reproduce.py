@@ -1,5 +1,6 @@
 """One command for the tables: every cell is a run that can be, is run once, and stands where it belongs."""
 
+import contextlib
 import importlib
 import json
 import os
@@ -258,11 +259,28 @@ def notes(asked, share):
         asked.send(0)
 
 
+def notes_of_two(asked, share, threads):
+    """A team whose runs note NOTED of themselves, each of them when as many as it has threads have begun."""
+    begun_by_all = threading.Barrier(threads)
+
+    def run(lane, log, argv, kind):
+        begun, name = time.monotonic(), next(a for a in argv if a.startswith("--workdir")).rpartition("/")[2]
+        begun_by_all.wait(30)
+        with open(os.environ["NOTES"], "a") as f:
+            f.write(json.dumps([name, begun, time.monotonic(), [], os.getpid(), share]) + "\n")
+        asked.send((lane, 0))
+
+    with contextlib.suppress(EOFError):
+        while True:
+            threading.Thread(target=run, args=asked.recv()).start()
+
+
 @pytest.fixture
 def noted(reproduce, monkeypatch, tmp_path):
     """f() -> {cell: what its run noted}, of jobs that are `notes`."""
     monkeypatch.setenv("NOTES", str(tmp_path / "notes"))
     monkeypatch.setattr(reproduce.workers, "serve", notes)
+    monkeypatch.setattr(reproduce.workers, "serve_several", notes_of_two)
     monkeypatch.setattr(reproduce, "keep", lambda *_: None)
 
     def read():
@@ -295,6 +313,89 @@ def test_several_jobs_keep_to_the_order_of_backbones_and_to_their_cores(reproduc
     found = times("--data=ETTm2,ETTm1", "--rows=prompts", code=1)  # a process that dies fails its cell alone
     assert {*found} == {"ETTm1-s0", "ETTm1-s1"}
     assert capsys.readouterr().out.count("FAILED") == 2
+
+
+def test_each_of_several_jobs_runs_several_cells_at_a_time(reproduce, noted, tmp_path, capsys):
+    argv = ("--data=ETTh1,ETTh2", "--rows=prompts", "--seeds=2", "--jobs=2", "--threads=2")
+    assert run(reproduce, tmp_path, *argv) == 0
+    found = noted()
+    assert sorted(found) == [f"{data}-s{seed}" for data in ("ETTh1", "ETTh2") for seed in (0, 1)]
+    of_process = [of.process for of in found.values()]
+    assert {of_process.count(process) for process in {*of_process}} == {2}
+    assert {of.share for of in found.values()} == {0.4}
+    assert capsys.readouterr().out.count("done") == 4
+
+
+TINY = [
+    "--config.data.rows=500", "--config.horizons=12,", "--config.lookback=48", "--config.model.width=16",
+    "--config.model.mlp=16", "--config.model.heads=2", "--config.model.encoder_layers=1", "--config.pretrain.batch=16",
+    "--config.pretrain.validation_rows=32", "--config.tune.steps=2", "--config.tune.batch=16",
+    "--config.tune.validations=1", "--config.evaluate.batch=64", "--config.devices=1", "--config.cache_dir=",
+]  # fmt: skip
+
+
+def tiny(folder, *more):
+    return [f"--config={ROOT.parent / 'configs/quickstart.py'}", f"--workdir={folder}", *TINY, *more]
+
+
+def test_cells_in_lanes_of_a_team_find_what_they_find_alone(reproduce, tmp_path):
+    team, steps = reproduce.workers.Team([], 0.5, 2), "--config.pretrain.steps=3"
+    try:
+        for lane, seed in zip(team.lanes, (0, 1), strict=True):
+            lane.start(
+                tmp_path / f"{seed}.log", tiny(tmp_path / f"side-{seed}", steps, f"--config.seed={seed}"), "kind"
+            )
+        while None in (codes := [lane.answer() for lane in team.lanes]):
+            time.sleep(0.1)
+        assert codes == [0, 0]
+        lane, alone = team.lanes[0], tiny(tmp_path / "alone-1", steps, "--config.seed=1")
+        for argv, expected in ((["--nothing=0"], 2), (alone, 0)):  # a user's mistake ends no process
+            lane.start(tmp_path / f"{expected}-alone.log", argv, "kind")
+            while (code := lane.answer()) is None:
+                time.sleep(0.1)
+            assert (code, lane.alive) == (expected, True)
+    finally:
+        team.lanes[0].end()
+    assert not team.alive
+    assert (tmp_path / "2-alone.log").read_text().startswith("ptt_jax: ")
+    for name in ("results.csv", "steps.csv"):
+        assert (tmp_path / "side-1" / name).read_text() == (tmp_path / "alone-1" / name).read_text()
+    for seed in (0, 1):
+        text = (tmp_path / f"{seed}.log").read_text()
+        assert f"side-{seed}" in text
+        assert f"side-{1 - seed}" not in text
+        assert text.count("pretrain  step 3 of 3") == 1
+
+
+def test_a_team_that_is_told_to_end_saves_what_its_lanes_are_at(reproduce, tmp_path):
+    team = reproduce.workers.Team([], 0.5, 2)
+    try:
+        for n, lane in enumerate(team.lanes):
+            more = f"--config.seed={n}", "--config.pretrain.steps=500000", "--config.pretrain.validations=5000"
+            lane.start(tmp_path / f"{n}.log", tiny(tmp_path / str(n), *more), "kind")
+        while not all("pretrain  step" in (tmp_path / f"{n}.log").read_text() for n in (0, 1)):
+            assert [lane.answer() for lane in team.lanes] == [None, None]
+            time.sleep(0.1)
+    finally:
+        team.lanes[1].end()
+    assert not team.alive
+    for n in (0, 1):
+        assert "the same command goes on" in (tmp_path / f"{n}.log").read_text()
+        assert any((tmp_path / str(n) / "backbone").iterdir())
+        assert not (tmp_path / str(n) / "backbone.json").exists()
+
+
+def test_a_team_whose_process_dies_says_so_for_all_its_lanes(reproduce, tmp_path):
+    team = reproduce.workers.Team([], 0.5, 2)
+    team.process.kill()
+    for lane in team.lanes:
+        lane.start(tmp_path / "log", [], "kind")
+    team.process.join()
+    assert [lane.answer() for lane in team.lanes] == [-signal.SIGKILL] * 2
+    assert not any(lane.alive for lane in team.lanes)
+    crew = reproduce.workers.Crew([], 1, 2)
+    crew.hired = dict(enumerate(team.lanes))
+    assert crew.free(0, {1}) is None  # until the other slot has been heard
 
 
 def test_a_worker_goes_on_with_what_it_has_programs_for(reproduce):
@@ -370,6 +471,20 @@ def test_a_process_keeps_its_programs_for_cells_of_the_same_shapes(reproduce, mo
     workers.serve(asked, 0.25)
     assert workers.MEMORY not in os.environ
     assert said[-2:] == ["d", 0]
+
+
+def test_several_threads_keep_programs_of_a_few_kinds_until_none_is_at_work(reproduce, monkeypatch):
+    workers, said = reproduce.workers, []
+    monkeypatch.setattr(workers.cache, "forget", lambda: said.append("forgotten"))
+    monkeypatch.setattr(workers.jax, "clear_caches", lambda: None)
+    hand = workers.Hand(2)
+    with hand.at("1"), hand.at("2"):
+        pass
+    with hand.at("3"), hand.at("4"):  # nothing is dropped while another is at work
+        pass
+    assert said == []
+    with hand.at("5"):
+        assert said == ["forgotten"]
 
 
 def test_kinds_of_cells_differ_where_shapes_do(reproduce, tmp_path):
@@ -541,3 +656,15 @@ def test_a_table_goes_into_both_readmes_between_its_markers_and_nowhere_else(rep
     for folder in (here, tmp_path):
         assert (folder / "README.md").read_text() == page.replace("old", "new")
     assert not reproduce.write_table("nowhere", "new")
+
+
+def test_a_lane_whose_log_cannot_be_written_is_answered_for_all_the_same(reproduce, tmp_path):
+    team = reproduce.workers.Team([], 0.5, 2)
+    try:
+        (tmp_path / "folder").mkdir()
+        team.lanes[0].start(tmp_path / "folder", [], "kind")  # no file
+        while (code := team.lanes[0].answer()) is None:
+            time.sleep(0.1)
+        assert (code, team.lanes[0].alive, team.lanes[1].alive) == (1, False, False)
+    finally:
+        team.lanes[0].end()

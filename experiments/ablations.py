@@ -159,7 +159,8 @@ def draw(table: pd.DataFrame, spent: pd.DataFrame, folder: Path) -> list[Path]:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, NullLocator
 
-    found, files = change(table), draw_thawed(table, spent, folder)
+    found = change(table)
+    files = draw_thawed(found, spent, folder)
     for name, (word, values) in FIGURES.items():
         lines = {}
         for data_name in (s for s in SETS if s in {*found["data"]}):
@@ -202,12 +203,11 @@ def draw(table: pd.DataFrame, spent: pd.DataFrame, folder: Path) -> list[Path]:
     return files
 
 
-def draw_thawed(table: pd.DataFrame, spent: pd.DataFrame, folder: Path) -> list[Path]:
+def draw_thawed(found: pd.DataFrame, spent: pd.DataFrame, folder: Path) -> list[Path]:
     """Writes what thawing parts of a backbone does to the MSE, a line of the figure for each row with the parameters
-    that it trains, in the order of their number; nothing where no set has two rows or more."""
+    that it trains, in the order of their number; nothing where no set has two rows or more. found: of `change`."""
     from matplotlib.figure import Figure
 
-    found = change(table)
     asked = [label for label, variant in ABLATIONS.items() if variant.question == THAWED]
     of = found[found["row"].isin(asked)].dropna(subset=["change"])
     keys = {label: costs.key(of["data"].iloc[0], label) for label in asked if label in {*of["row"]}} if len(of) else {}

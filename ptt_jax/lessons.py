@@ -122,9 +122,9 @@ def loss_of(model: CrossMAE, asked: detect.Question, units: str, penalty: str) -
 
     def loss(params: Any, data: Lessons, row_R: Array, key: Array) -> tuple[Array, Array]:
         sum_R, count_R = jnp.zeros(len(row_R)), jnp.zeros(len(row_R))
+        one, network = members.first(model, params["backbone"])
         for hidden, *group in zip(asked.groups, data.encoded, data.hidden, data.counts, strict=True):
             encoded, x_RMP, counts_RMP = jax.tree.map(lambda a: a[row_R], group)
-            one, network = members.first(model, params["backbone"])
             question = encoded, hidden, params["prompt"], asked.patches
             y_RMP = one.apply({"params": network}, *question, method=detect.answer)
             error_RMP = tasks.PENALTY[penalty]((y_RMP - x_RMP) / detect.unit(encoded, units))

@@ -4,8 +4,8 @@ their mean.
 With `model.members` every leaf of the parameters but a linear map's has an axis of the networks in front. Each begins
 from weights of its own, learns the same rows under masks, dropout and augmentation of its own, and is frozen with the
 others; the optimiser's clip, looks at validation and the step that is chosen are shared. What they read and say has
-that axis after the one of the rows. A prompt token is one after the other that of each network,
-so that a task still learns its prompt alone. Other tasks than forecasts ask the first network.
+that axis after the one of the rows. A prompt token is that of each network, one after the other, so that a task still
+learns its prompt alone. Other tasks than forecasts ask the first network.
 """
 
 from typing import Any, cast

@@ -157,11 +157,8 @@ class Plan:
     def __init__(self, cfg: ConfigDict, problem: Problem, model: CrossMAE, job: Job, log: Log) -> None:
         t, mesh = cfg.tune, problem.mesh
         self.job, self.mesh = job, mesh
-        width = model.token if job.forecasts else model.width
-        self.seeds, self.sweep = (
-            range(cfg.seed, cfg.seed + t.seeds),
-            Sweep(t, job.levels, job.forecasts and bool(model.linear)),
-        )
+        width, shared = (model.token, bool(model.linear)) if job.forecasts else (model.width, False)
+        self.seeds, self.sweep = range(cfg.seed, cfg.seed + t.seeds), Sweep(t, job.levels, shared)
         self.steps = optim.plan(t.epochs, t.steps, t.batch, job.train.rows, "tune")
         longest, channels = max(job.tokens.values()), len(problem.series.names_C)
         prompt = t.prompts, longest, width, channels, model.decoder_layers

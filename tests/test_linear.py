@@ -8,7 +8,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from test_forecaster import TINY, make
-from test_train import TASK, both, finish, make_config, open_run, outcome, stopped
+from test_train import TASK, finish, interrupted, longer, make_config, open_run, outcome
 
 from ptt_jax import (
     Bank,
@@ -213,25 +213,12 @@ def test_the_member_without_a_share_learns_what_it_learns_alone(run, problem, tm
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_map(run, problem, tmp_path):
-    cfg = with_map()
-    again = open_run(tmp_path / "again", cfg)
-    for after in (1, 2):
-        with stopped(after):
-            both(cfg, again, problem)
-    both(cfg, again, problem)
-    assert outcome(again) == outcome(run)
+    assert outcome(interrupted(with_map(), tmp_path / "again", problem)) == outcome(run)
 
 
 def test_another_task_takes_the_map_with_the_backbone(run, problem, tmp_path):
-    cfg = make_config()
-    cfg.lookback, cfg.horizons, cfg.backbone = 72, (30,), str(run)
-    card = checkpoint.find_backbone(run)
-    architecture.adopt(cfg, card)
+    cfg, _ = longer(run, tmp_path / "other", problem)
     assert cfg.model.linear
-    folder = open_run(tmp_path / "other", cfg)
-    checkpoint.refer(folder, card)
-    task = tune.tune(cfg, folder, problem, Log(folder / "metrics.jsonl"))
-    assert json.loads((folder / "prompts" / f"{task}.json").read_text())["backbone"] == card["content_hash"]
 
 
 def test_weight_decay_leaves_the_share(run, problem, tmp_path):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_forecaster import TINY, make
-from test_train import TASK, both, finish, make_config, open_run, outcome, stopped
+from test_train import TASK, finish, interrupted, longer, make_config, open_run, outcome
 
 from ptt_jax import (
     Bank,
@@ -28,7 +28,6 @@ from ptt_jax import (
     predict,
     problems,
     tasks,
-    tune,
 )
 from ptt_jax import store as stores
 from ptt_jax.errors import UserError
@@ -176,28 +175,15 @@ def test_a_run_has_networks_that_differ_and_tokens_for_each(run):
 
 
 def test_a_run_of_several_that_was_stopped_goes_on_to_the_same(run, problem, tmp_path):
-    again = open_run(tmp_path / "again", several())
-    for after in (1, 2):
-        with stopped(after):
-            both(several(), again, problem)
-    both(several(), again, problem)
-    assert outcome(again) == outcome(run)
+    assert outcome(interrupted(several(), tmp_path / "again", problem)) == outcome(run)
 
 
 def test_another_task_takes_all_networks_with_the_backbone(run, problem, tmp_path):
-    cfg = make_config()
-    cfg.lookback, cfg.horizons, cfg.backbone = 72, (30,), str(run)
-    card = checkpoint.find_backbone(run)
-    architecture.adopt(cfg, card)
-    assert cfg.model.members == 3
-    folder = open_run(tmp_path / "other", cfg)
-    checkpoint.refer(folder, card)
-    task = tune.tune(cfg, folder, problem, Log(folder / "metrics.jsonl"))
-    about = json.loads((folder / "prompts" / f"{task}.json").read_text())
-    assert (about["backbone"], about["shapes"]["30"][-1]) == (card["content_hash"], 48)
+    cfg, about = longer(run, tmp_path / "other", problem)
+    assert (cfg.model.members, about["shapes"]["30"][-1]) == (3, 48)
 
 
-def test_a_prompt_for_gaps_asks_the_first_network(run, problem, history, tmp_path):
+def test_a_prompt_for_gaps_asks_the_first_network(run, problem, tmp_path):
     cfg = several()
     cfg.backbone, cfg.impute.ratios = str(run), (0.25,)
     cfg.tune.update(steps=2, validations=1, learning_rate=1e-3)

@@ -61,6 +61,30 @@ def finish(cfg, run, problem):
     return run
 
 
+def interrupted(cfg, run, problem):
+    """A run that is stopped by its first save and by its second one after that, and goes on."""
+    open_run(run, cfg)
+    for after in (1, 2):
+        with stopped(after):
+            both(cfg, run, problem)
+    both(cfg, run, problem)
+    return run
+
+
+def longer(run, folder, problem):
+    """Another task on a finished run's backbone, of a longer history and horizon: its config and what its card says."""
+    cfg = make_config()
+    cfg.lookback, cfg.horizons, cfg.backbone = 72, (30,), str(run)
+    card = checkpoint.find_backbone(run)
+    architecture.adopt(cfg, card)
+    open_run(folder, cfg)
+    checkpoint.refer(folder, card)
+    task = tune.tune(cfg, folder, problem, Log(folder / "metrics.jsonl"))
+    about = seal.read_json(folder / "prompts" / f"{task}.json")
+    assert about["backbone"] == card["content_hash"]
+    return cfg, about
+
+
 def make_config():
     cfg = config.default()
     cfg.lookback, cfg.horizons, cfg.cache_dir = 48, (12, 20), ""

@@ -17,8 +17,8 @@ from jax.sharding import Mesh
 from ptt_jax import cache, prompts, tasks
 from ptt_jax import mesh as meshes
 from ptt_jax.encodings import Cached
-from ptt_jax.layers import centre
-from ptt_jax.model import CrossMAE, flatten
+from ptt_jax.layers import centre, flatten
+from ptt_jax.model import CrossMAE
 from ptt_jax.problems import Problem
 from ptt_jax.windows import Span, Windows, past, shuffle, stretch, take
 

@@ -28,8 +28,8 @@ from ml_collections import ConfigDict
 from ptt_jax import members, prompts
 from ptt_jax import mesh as meshes
 from ptt_jax.errors import UserError
-from ptt_jax.layers import instance_stats, patchify
-from ptt_jax.model import VISIBLE_FLOOR, CrossMAE, Encoded, flatten, keepable, normalise
+from ptt_jax.layers import flatten, instance_stats, keepable, normalise, patchify
+from ptt_jax.model import VISIBLE_FLOOR, CrossMAE, Encoded
 from ptt_jax.prompts import Prompt
 
 ROWS = 512  # windows of a channel in a dispatch

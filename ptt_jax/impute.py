@@ -14,8 +14,8 @@ from jax import Array
 
 from ptt_jax import gaps, members, prompts
 from ptt_jax.errors import UserError
-from ptt_jax.layers import instance_stats, patchify
-from ptt_jax.model import CrossMAE, Encoded, flatten, keepable, normalise
+from ptt_jax.layers import flatten, instance_stats, keepable, normalise, patchify
+from ptt_jax.model import CrossMAE, Encoded
 
 Params = Any
 

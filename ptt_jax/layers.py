@@ -1,7 +1,7 @@
 """The pieces of a Cross-MAE: arrays in, arrays out.
 
 R rows (independent univariate windows)  L steps of a window  P patch  N patches  D width  K heads  F mlp width
-Q queries  S keys.  A suffix on a name gives its axes: `x_RNP`.
+Q queries  S keys  V, M visible and queried patches.  A suffix on a name gives its axes: `x_RNP`.
 """
 
 import math
@@ -61,6 +61,32 @@ def patchify(x_RL: Array, patch: int) -> Array:
     return x_RL.reshape(*x_RL.shape[:-1], -1, patch)
 
 
+def normalise(x_RNP: Array, mean_R1: Array, scale_R1: Array) -> Array:
+    return (x_RNP - mean_R1[..., None]) / scale_R1[..., None]
+
+
+def flatten(x_RNP: Array) -> Array:
+    return x_RNP.reshape(x_RNP.shape[0], -1)
+
+
+def pick(x_RNP: Array, at_RM: Array) -> Array:
+    """Returns x_RMP, the patches at the given positions of each row."""
+    return jnp.take_along_axis(x_RNP, at_RM[..., None], axis=1)
+
+
+def spread(a_RVP: Array, at_RV: Array, patches: int, fill: Any) -> Array:
+    """Returns a_RNP (or a_RN of an a_RV): `fill`, and at the given positions of each row (or at_1V) what is given."""
+    rows = len(a_RVP)
+    empty_RNP = jnp.full((rows, patches, *a_RVP.shape[2:]), fill, a_RVP.dtype)
+    return empty_RNP.at[jnp.arange(rows)[:, None], at_RV].set(a_RVP)
+
+
+def keepable(seen_RVP: Array) -> Array:
+    """Returns keep_RV: patches with any observed value; all of them in a row without one, since softmax needs a key."""
+    keep_RV = seen_RVP.any(-1)
+    return keep_RV | ~keep_RV.any(-1, keepdims=True)
+
+
 def angles(position_RN: Array, count: int, longest: float) -> Array:
     """Returns the phase (R, N, count) of `count` waves whose periods spread from 2 to `longest` patches; with longest 0
     those of base 10000, 2 pi to nearly 20000 pi (Vaswani et al. 2017)."""
@@ -96,6 +122,12 @@ def product(x: Array, kernel: Array, dims: tuple, precision: Any = None, out: DT
     inner = math.prod(kernel.shape[: len(axes)])
     y = jnp.dot(x.reshape(-1, inner), kernel.reshape(inner, -1), precision=precision, preferred_element_type=out)
     return y.reshape(*x.shape[: x.ndim - len(axes)], *kernel.shape[len(axes) :])
+
+
+def promote_all_but_bias(*arrays: Array | None, dtype: Any = None, inexact: bool = True) -> list[Array | None]:
+    """Returns inputs, kernel and bias as a linen layer computes with them; what is added to float32 sums stays so."""
+    *factors, bias = arrays
+    return [*nn.dtypes.promote_dtype(*factors, dtype=dtype, inexact=inexact), bias]
 
 
 def attend(q_RQKh: Array, k_RSKh: Array, v_RSKh: Array, keep_RS: Array | None) -> Array:

@@ -19,7 +19,21 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from ptt_jax.errors import UserError
-from ptt_jax.layers import Block, Memory, instance_stats, linear, patchify, product, sincos
+from ptt_jax.layers import (
+    Block,
+    Memory,
+    flatten,
+    instance_stats,
+    keepable,
+    linear,
+    normalise,
+    patchify,
+    pick,
+    product,
+    promote_all_but_bias,
+    sincos,
+    spread,
+)
 
 # The groups of parameters, by the first part of their path.
 GROUPS = ("embed", "encoder", "mask_token", "decoder", "head", "linear")
@@ -301,38 +315,6 @@ def mixed(y_RMP: Array, line_RH: Array, ahead_M: Array, prompt_ME: Array) -> Arr
     first_RM = prompt_ME[0, ..., -1] if prompt_ME.ndim == 4 else prompt_ME[..., -1]  # of the first block's tokens
     share_RM = jax.lax.stop_gradient(first_RM.reshape(-1, len(ahead_M))) * (ahead_M == known_M)[None]
     return y_RMP + share_RM[..., None] * (line_RMP[:, known_M] - y_RMP)
-
-
-def promote_all_but_bias(*arrays: Array | None, dtype: Any = None, inexact: bool = True) -> list[Array | None]:
-    """Returns inputs, kernel and bias as a linen layer computes with them; what is added to float32 sums stays so."""
-    *factors, bias = arrays
-    return [*nn.dtypes.promote_dtype(*factors, dtype=dtype, inexact=inexact), bias]
-
-
-def normalise(x_RNP: Array, mean_R1: Array, scale_R1: Array) -> Array:
-    return (x_RNP - mean_R1[..., None]) / scale_R1[..., None]
-
-
-def flatten(x_RNP: Array) -> Array:
-    return x_RNP.reshape(x_RNP.shape[0], -1)
-
-
-def pick(x_RNP: Array, at_RM: Array) -> Array:
-    """Returns x_RMP, the patches at the given positions of each row."""
-    return jnp.take_along_axis(x_RNP, at_RM[..., None], axis=1)
-
-
-def spread(a_RVP: Array, at_RV: Array, patches: int, fill: Any) -> Array:
-    """Returns a_RNP (or a_RN of an a_RV): `fill`, and at the given positions of each row (or at_1V) what is given."""
-    rows = len(a_RVP)
-    empty_RNP = jnp.full((rows, patches, *a_RVP.shape[2:]), fill, a_RVP.dtype)
-    return empty_RNP.at[jnp.arange(rows)[:, None], at_RV].set(a_RVP)
-
-
-def keepable(seen_RVP: Array) -> Array:
-    """Returns keep_RV: patches with any observed value; all of them in a row without one, since softmax needs a key."""
-    keep_RV = seen_RVP.any(-1)
-    return keep_RV | ~keep_RV.any(-1, keepdims=True)
 
 
 @functools.partial(jax.jit, static_argnums=0)  # equal models share a program

@@ -15,8 +15,8 @@ from jax import Array
 
 from ptt_jax import members, prompts
 from ptt_jax.encodings import Cached, encode
-from ptt_jax.layers import instance_stats
-from ptt_jax.model import CrossMAE, Encoded, flatten
+from ptt_jax.layers import flatten, instance_stats
+from ptt_jax.model import CrossMAE, Encoded
 from ptt_jax.windows import Panel, Span, future, take
 
 Loss = Callable[[Any, Any, Array, Array], tuple[Array, Array]]

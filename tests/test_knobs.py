@@ -13,8 +13,8 @@ from ptt_jax import architecture, baselines, checkpoint, config, encodings, fine
 from ptt_jax import store as stores
 from ptt_jax.errors import UserError
 from ptt_jax.knobs import PARTS
-from ptt_jax.layers import instance_stats, sincos
-from ptt_jax.model import GROUPS, LEARNED, CrossMAE, flatten, group, init
+from ptt_jax.layers import flatten, instance_stats, sincos
+from ptt_jax.model import GROUPS, LEARNED, CrossMAE, group, init
 
 SIZES = {"patch": 12, "width": 16, "mlp": 16, "heads": 2, "encoder_layers": 1, "patches": 8}
 

@@ -12,7 +12,7 @@ results/PART.csv, and the table in README.md between its markers. Imputation, an
 scripts of their own (impute.py, detect.py, overfit.py, tokens.py), which are called with the same --runs and --seeds.
 Overrides go to every cell and make a table of their own, results/PART-HASH.csv, that no README shows; scripts take
 none. --jobs=N runs N cells at a time, each in a process on its share of the cores and of a GPU's memory, which goes on
-with a cell of the same shapes and what it has compiled for them (workers.py); with --threads=M each runs M cells at a
+with a cell of the same shapes and what it has compiled for them (crew.py); with --threads=M each runs M cells at a
 time, which share that and the GPU.
 """
 
@@ -34,6 +34,7 @@ import pandas as pd
 import records
 import workers
 from cells import PARTS, SETS, Cell
+from crew import Crew
 from records import MOST_SEEDS, Plan, backbone_of, finished, found, gather, is_stale, keep, origin
 from tables import by_horizon, markdown, write_table
 
@@ -98,7 +99,7 @@ def perform(
     cell, exit code, seconds of all calls) as they end. One at a time is run in this process."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     waiting, hand, last = [Ahead(*of, shapes(plan, *of)) for of in ahead], workers.Hand(), ""
-    crew = workers.Crew(cores, jobs, threads)
+    crew = Crew(cores, jobs, threads)
     running: dict[int, tuple[Ahead, float]] = {}
 
     def spent(of: Ahead, seconds: float) -> float:

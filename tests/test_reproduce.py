@@ -57,6 +57,11 @@ def reproduce(monkeypatch, tmp_path):
     return module
 
 
+@pytest.fixture
+def crew(reproduce):
+    return importlib.import_module("crew")
+
+
 def run(module, tmp_path, *argv):
     return module.main([f"--runs={tmp_path / 'runs'}", "--only=main", *argv])
 
@@ -338,8 +343,8 @@ def tiny(folder, *more):
     return [f"--config={ROOT.parent / 'configs/quickstart.py'}", f"--workdir={folder}", *TINY, *more]
 
 
-def test_cells_in_lanes_of_a_team_find_what_they_find_alone(reproduce, tmp_path):
-    team, steps = reproduce.workers.Team([], 0.5, 2), "--config.pretrain.steps=3"
+def test_cells_in_lanes_of_a_team_find_what_they_find_alone(crew, tmp_path):
+    team, steps = crew.Team([], 0.5, 2), "--config.pretrain.steps=3"
     try:
         for lane, seed in zip(team.lanes, (0, 1), strict=True):
             lane.start(
@@ -367,8 +372,8 @@ def test_cells_in_lanes_of_a_team_find_what_they_find_alone(reproduce, tmp_path)
         assert text.count("pretrain  step 3 of 3") == 1
 
 
-def test_a_team_that_is_told_to_end_saves_what_its_lanes_are_at(reproduce, tmp_path):
-    team = reproduce.workers.Team([], 0.5, 2)
+def test_a_team_that_is_told_to_end_saves_what_its_lanes_are_at(crew, tmp_path):
+    team = crew.Team([], 0.5, 2)
     try:
         for n, lane in enumerate(team.lanes):
             more = f"--config.seed={n}", "--config.pretrain.steps=500000", "--config.pretrain.validations=5000"
@@ -385,17 +390,17 @@ def test_a_team_that_is_told_to_end_saves_what_its_lanes_are_at(reproduce, tmp_p
         assert not (tmp_path / str(n) / "backbone.json").exists()
 
 
-def test_a_team_whose_process_dies_says_so_for_all_its_lanes(reproduce, tmp_path):
-    team = reproduce.workers.Team([], 0.5, 2)
+def test_a_team_whose_process_dies_says_so_for_all_its_lanes(crew, tmp_path):
+    team = crew.Team([], 0.5, 2)
     team.process.kill()
     for lane in team.lanes:
         lane.start(tmp_path / "log", [], "kind")
     team.process.join()
     assert [lane.answer() for lane in team.lanes] == [-signal.SIGKILL] * 2
     assert not any(lane.alive for lane in team.lanes)
-    crew = reproduce.workers.Crew([], 1, 2)
-    crew.hired = dict(enumerate(team.lanes))
-    assert crew.free(0, {1}) is None  # until the other slot has been heard
+    others = crew.Crew([], 1, 2)
+    others.hired = dict(enumerate(team.lanes))
+    assert others.free(0, {1}) is None  # until the other slot has been heard
 
 
 def test_a_worker_goes_on_with_what_it_has_programs_for(reproduce):
@@ -504,8 +509,8 @@ def test_kinds_of_cells_differ_where_shapes_do(reproduce, tmp_path):
     assert kind("ablations", "ETTh1-s0-mask-ratio-0.2") == of
 
 
-def test_a_worker_runs_cells_and_all_its_words_are_in_their_logs(reproduce, tmp_path):
-    worker = reproduce.workers.Worker([], 0.5)
+def test_a_worker_runs_cells_and_all_its_words_are_in_their_logs(crew, tmp_path):
+    worker = crew.Worker([], 0.5)
     try:
         for name in ("one", "two"):  # a user's mistake ends no process
             worker.start(tmp_path / f"{name}.log", [f"--nothing={name}"], "kind")
@@ -658,8 +663,8 @@ def test_a_table_goes_into_both_readmes_between_its_markers_and_nowhere_else(rep
     assert not reproduce.write_table("nowhere", "new")
 
 
-def test_a_lane_whose_log_cannot_be_written_is_answered_for_all_the_same(reproduce, tmp_path):
-    team = reproduce.workers.Team([], 0.5, 2)
+def test_a_lane_whose_log_cannot_be_written_is_answered_for_all_the_same(crew, tmp_path):
+    team = crew.Team([], 0.5, 2)
     try:
         (tmp_path / "folder").mkdir()
         team.lanes[0].start(tmp_path / "folder", [], "kind")  # no file

@@ -27,7 +27,7 @@ from jax import Array
 from ledger import Ledger, chosen, command, exit_code, fingerprint, show
 from records import Plan
 
-from ptt_jax import architecture, baselines, checkpoint, config, data, evaluate, mesh, problems, prompts, score
+from ptt_jax import architecture, baselines, checkpoint, config, data, evaluate, linear, mesh, problems, prompts, score
 from ptt_jax.data import season
 from ptt_jax.errors import UserError
 from ptt_jax.seal import read_json
@@ -38,12 +38,6 @@ KEYS, VERSIONS = ("data", "seeds"), ("config", "backbone")
 MODELS = ("prompt", "linear", "blend")
 EVERY = "every"  # of several runs, their mean
 Inputs = dict[str, Any]
-
-
-def best_share(linear: float, half: float, prompt: float) -> float:
-    """Returns the share in [0, 1] at which a parabola is least, from its values at 0, 1/2 and 1."""
-    slope, bend = 4 * half - 3 * linear - prompt, 2 * (linear + prompt - 2 * half)
-    return float(np.clip(-slope / (2 * bend), 0, 1)) if bend > 0 else float(prompt < linear)
 
 
 def read(run: Path) -> tuple[Any, dict[str, Any]]:
@@ -122,9 +116,7 @@ def measure(runs: list[Path], of: problems.Problem | None = None) -> pd.DataFram
     halves = {who: jnp.full(len(cfg.horizons), 0.5) for who in about}
     found = look(problem.panel, whole | {"shares": halves}, spans["validation"])
     at = {who: [found[name] for name in ("linear", f"blend {who}", f"prompt {who}")] for who in about}
-    shares = {
-        who: np.array([best_share(*(e.mse for e in of_k)) for of_k in zip(*at[who], strict=True)]) for who in about
-    }
+    shares = {who: linear.best_share(*(np.array([e.mse for e in errors]) for errors in at[who])) for who in about}
     taken = {who: jnp.asarray(share_K, jnp.float32) for who, share_K in shares.items()}
     rows = []
     for split, span in spans.items():

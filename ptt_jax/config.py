@@ -100,13 +100,19 @@ def check(cfg: ConfigDict) -> None:
         )
     check_members(cfg, "config.model.members = 1")
     if cfg.tune.mode != "prompt":
-        for key in ("seeds", "learning_rates", "weight_decays", "linear_shares", "quantiles"):
+        for key in ("seeds", "learning_rates", "weight_decays", "linear_shares", "linear_when", "quantiles"):
             usual = {k: v for k, v, *_ in KNOBS}[f"tune.{key}"]
             if cfg.tune[key] != usual:
                 raise UserError(
                     f"config.tune.{key} = {cfg.tune[key]} is for prompts, which learn side by side, and "
                     f"config.tune.mode = {cfg.tune.mode}; accepted: config.tune.{key} = {usual}, or mode prompt"
                 )
+    shares = {k: v for k, v, *_ in KNOBS}["tune.linear_shares"]
+    if cfg.tune.linear_when == "after" and cfg.tune.linear_shares != shares:
+        raise UserError(
+            f"config.tune.linear_shares = {cfg.tune.linear_shares} are for prompts to learn beside, and "
+            f"config.tune.linear_when = after; accepted: config.tune.linear_shares = {shares}, or beside"
+        )
     if cfg.backbone and cfg.pretrain.also:
         raise UserError(
             f"config.pretrain.also = {cfg.pretrain.also} is for pre-training, and config.backbone = {cfg.backbone} has "

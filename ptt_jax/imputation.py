@@ -35,6 +35,7 @@ Params = Any
 # Of tuning, what decides no prompt for imputation; its loss is the squared error.
 UNREAD = (
     *FREE, "tune.mode", "tune.thaw", "tune.loss", "tune.watch_train", "tune.cache_dtype", "tune.linear_shares",
+    "tune.linear_when",
 )  # fmt: skip
 
 

@@ -188,6 +188,9 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
     ("tune.linear_shares", (0.0, 0.25, 0.5, 0.75), Rule(is_shares, "different numbers from 0 to below 1 like 0.0,0.5"),
      "sweep in one run where the backbone holds a linear map: its share of the forecast; prompts learn beside each, "
      "and each horizon takes what is best on validation"),
+    ("tune.linear_when", "beside", one_of("beside", "after"),
+     "where the backbone holds a linear map: prompts learn beside each of tune.linear_shares; or alone, once, and what "
+     "was best takes the share from 0 to 1 that is best on validation after that"),
     ("tune.clip", 1.0, positive, "largest norm of a step's gradient, over what learns"),
     ("tune.prompts", "position", one_of("position", "shared", "channel", "layer"),
      "one prompt token for each future patch, one for all, one for each channel and future patch, or one for each "

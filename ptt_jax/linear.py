@@ -3,8 +3,8 @@
 Prompts steer a network that was trained to fill what is hidden. Where a future is mostly a linear function of the
 past, ridge regression says as much, and errs elsewhere (experiments/README.md). With `model.linear` a backbone holds
 both. The map belongs to what is frozen; how much of a forecast it has belongs to the task: prompts learn beside each
-of `tune.linear_shares`, by default none of it among them, and validation takes one for each horizon. Other modes
-(`tune.mode`) and other tasks leave it out.
+of `tune.linear_shares`, by default none of it among them, and validation takes one for each horizon; or they learn
+alone and take a share in the end (`tune.linear_when`). Other modes (`tune.mode`) and other tasks leave it out.
 """
 
 from collections.abc import Sequence
@@ -46,3 +46,14 @@ def beside(model: CrossMAE, network: Params, map_TH: np.ndarray | None) -> Param
         return jax.device_get(network)
     steps = model.linear * model.patch, (model.patches - model.linear) * model.patch
     return {**jax.device_get(network), "linear_map": jnp.zeros(steps) if map_TH is None else map_TH}
+
+
+def best_share(first: np.ndarray, half: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Returns the share in [0, 1] of the second of two forecasts at which the squared error of their mix is least, from
+    its values at the shares 0, 1/2 and 1: it is a parabola (Bates and Granger 1969). 0 where one of them is not finite.
+    """
+    slope, bend = 4 * half - 3 * first - second, 2 * (first + second - 2 * half)
+    known = np.isfinite(slope) & np.isfinite(bend)
+    bent = known & (bend > 0)
+    inner = np.clip(-np.where(known, slope, 0) / np.where(bent, 2 * bend, 1), 0, 1)
+    return np.where(bent, inner, known & (second < first)).astype(float)

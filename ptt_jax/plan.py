@@ -31,8 +31,8 @@ AXES: Any = step.State(step=None, params={"backbone": None, "prompt": 0}, opt_st
 
 
 class Sweep:
-    """The settings of a sweep: each learning rate with each weight decay, and with each share of a linear map where
-    there is one; of quantile prompts one for each level."""
+    """The settings of a sweep: each learning rate with each weight decay, and with each share of a linear map beside
+    which prompts learn; of quantile prompts one for each level."""
 
     def __init__(self, section: ConfigDict, levels: tuple[float, ...] = (), linear: bool = False) -> None:
         rates = tuple(section.learning_rates) or (section.learning_rate,)
@@ -40,7 +40,7 @@ class Sweep:
         self.settings = [
             {"learning_rate": float(r), "weight_decay": float(d)} for r, d in itertools.product(rates, decays)
         ]
-        if linear:
+        if linear and section.linear_when == "beside":
             each = itertools.product(self.settings, section.linear_shares)
             self.settings = [{**setting, "linear_share": float(share)} for setting, share in each]
         if levels:
@@ -159,6 +159,7 @@ class Plan:
         self.job, self.mesh = job, mesh
         width, shared = (model.token, bool(model.linear)) if job.forecasts else (model.width, False)
         self.seeds, self.sweep = range(cfg.seed, cfg.seed + t.seeds), Sweep(t, job.levels, shared)
+        self.mixes = shared and t.linear_when == "after" and not job.levels  # whether a share is chosen in the end
         self.steps = optim.plan(t.epochs, t.steps, t.batch, job.train.rows, "tune")
         longest, channels = max(job.tokens.values()), len(problem.series.names_C)
         prompt = t.prompts, longest, width, channels, model.decoder_layers
@@ -184,7 +185,7 @@ class Plan:
         many = jax.tree.map(lambda *a: np.repeat(np.stack(a)[:, None], len(self.sweep), 1), *first)
         shares = [setting["linear_share"] for setting in self.sweep.settings if "linear_share" in setting]
         if shares and not of_seed:
-            many = jax.tree.map(lambda tokens_SGME: prompts.with_shares(tokens_SGME, shares), many)
+            many = prompts.with_shares(many, np.array(shares)[None])
         opt_state = self.transform(self.sweep.settings[0]).init(self.alone)
         members = len(self.seeds), len(self.sweep)
         return many, jax.tree.map(lambda a: np.broadcast_to(a, (*members, *a.shape)), opt_state)

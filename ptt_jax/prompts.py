@@ -57,13 +57,16 @@ def cut(prompt: Prompt, count: int) -> Prompt:
     return jax.tree.map(lambda tokens_MD: tokens_MD[..., :count, :], prompt)
 
 
-def with_shares(tokens_SGME: np.ndarray, shares: Sequence[float]) -> np.ndarray:
-    """Returns members' tokens in which a setting's share of the linear map is the last number of each; any axes between
-    G and M."""
-    tokens_SGME = tokens_SGME.copy()
-    for g, share in enumerate(shares):
-        tokens_SGME[:, g, ..., -1] = share
-    return tokens_SGME
+def with_shares(many: Prompt, share_SG: np.ndarray) -> Prompt:
+    """Returns members' prompts, on the host, in which a member's share of the linear map is the last number of each of
+    its tokens; axes of share_SG may be 1."""
+
+    def give(tokens_SGME: np.ndarray) -> np.ndarray:  # any axes between G and M
+        tokens_SGME = np.array(tokens_SGME)
+        tokens_SGME[..., -1] = share_SG.reshape(*share_SG.shape, *[1] * (tokens_SGME.ndim - 3))
+        return tokens_SGME
+
+    return jax.tree.map(give, many)
 
 
 def stack(each: Sequence[Prompt], count: int, capacity: int) -> Prompt:

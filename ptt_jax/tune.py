@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from ptt_jax import cache, checkpoint, optim, processes, prompts, rundir, step, tasks
+from ptt_jax import cache, checkpoint, linear, optim, processes, prompts, rundir, step, tasks
 from ptt_jax import mesh as meshes
 from ptt_jax import store as stores
 from ptt_jax.architecture import build, shapes
@@ -72,6 +72,32 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = 
     return task
 
 
+def mixed(
+    look: Callable[[prompts.Prompt], dict[str, np.ndarray]], best: dict[str, prompts.Prompt],
+    mse: dict[str, np.ndarray], longest: int,
+) -> dict[str, prompts.Prompt]:  # fmt: skip
+    """Returns each horizon's prompts with the share of the linear map that is best on validation, every member's own.
+
+    look: f(prompts of `longest` tokens) -> {horizon: MSE_SG}; best: {horizon: prompts} without a share; mse: theirs.
+    """
+
+    def ask(many: prompts.Prompt, share: float) -> dict[str, np.ndarray]:
+        def whole(tokens: np.ndarray) -> np.ndarray:
+            return np.pad(tokens, [(0, 0)] * (tokens.ndim - 2) + [(0, longest - tokens.shape[-2]), (0, 0)])
+
+        return look(prompts.with_shares(jax.tree.map(whole, many), np.full((1, 1), share)))
+
+    alone = ask(next(iter(best.values())), 1.0)  # the map, whatever the prompts
+    shares = {h: linear.best_share(mse[h], ask(many, 0.5)[h], alone[h]) for h, many in best.items()}
+    return {h: prompts.with_shares(many, shares[h]) for h, many in best.items()}
+
+
+def shares_of(many: prompts.Prompt, setting: int) -> list[float]:
+    """Returns the share of the linear map that each seed's prompt of a setting has."""
+    (tokens_SGME,) = jax.tree.leaves(many)
+    return [float(share) for share in tokens_SGME[:, setting, ..., -1].reshape(len(tokens_SGME), -1)[:, 0]]
+
+
 @rundir.or_nothing
 def learn(
     cfg: ConfigDict,
@@ -103,6 +129,7 @@ def learn(
     plan = make(model)
     job, loop, sweep, one, steps = plan.job, plan.loop, plan.sweep, plan.one, plan.steps
     stage, train, reading = loop.stage, job.train, read(plan, backbone)
+    longest = jax.tree.leaves(one)[0].shape[-2]
     many, opt_state = plan.start(start())
     params = {"backbone": backbone, "prompt": meshes.replicate(problem.mesh, many)}
     members = f", {t.seeds} seeds x {len(sweep)} settings" if t.seeds * len(sweep) > 1 else ""
@@ -128,11 +155,23 @@ def learn(
         state = {"prompt": pause.state.params["prompt"], "opt_state": pause.state.opt_state}
         store.save(pause.step, {"prompt": best, "state": state}, meta)
 
+    def look(params: Any) -> dict[str, np.ndarray]:
+        said = processes.agree({h: v.tolist() for h, v in reading.look(params, job.levels).items()})
+        return {h: np.array(v) for h, v in said.items()}
+
+    def mix(params: Any) -> None:
+        """Gives each horizon's best prompts their share of the linear map, and says so."""
+
+        def look_at(many: prompts.Prompt) -> dict[str, np.ndarray]:
+            return look({**params, "prompt": meshes.replicate(problem.mesh, many)})
+
+        best.update(mixed(look_at, best, {h: history.stack(h).min(0) for h in best}, longest))
+        shares = (f"{h}: {np.mean(shares_of(many, history.setting(h))):.2f}" for h, many in best.items())
+        log.say(f"{stage}: share of the linear map at {'  '.join(shares)}")
+
     def keep(pause: Pause) -> None:
         """Looks at validation, keeps what is best for each horizon, says so, saves."""
-        found = reading.look(pause.state.params, job.levels)
-        said = processes.agree({h: v.tolist() for h, v in found.items()})
-        values = {h: np.array(v) for h, v in said.items()}
+        values = look(pause.state.params)
         for v in values.values():
             check_finite(stage, f"validation after step {pause.step}", *finite(v).min(1), knob=loop.knob)
         now = jax.device_get(pause.state.params["prompt"])
@@ -143,6 +182,8 @@ def learn(
 
             best[h] = jax.tree.map(choose, prompts.cut(now, job.tokens[int(h)]), best[h])
         history.looks.append((pause.step, values))
+        if plan.mixes and (pause.step >= steps or history.settled()):
+            mix(pause.state.params)
         if job.levels:
             shown = {"validation_pinball": {h: float(finite(v).mean()) for h, v in values.items()}}
         else:
@@ -168,6 +209,7 @@ def learn(
     store.finish()
     setting = {} if job.levels else {h: history.setting(h) for h in best}  # every level is one
     each = {h: [history.steps(h, g) for g in range(len(sweep))] for h in best}
+    shares = {h: shares_of(best[h], g) for h, g in setting.items()} if plan.mixes else {}
     about = {
         "format": stores.FORMAT, "task": task, "step": history.looks[-1][0], "seeds": list(plan.seeds),
         "chosen": each if job.levels else {h: each[h][g] for h, g in setting.items()},
@@ -176,7 +218,7 @@ def learn(
         "content_hash": stores.content_hash(best),
         "backbone": card["content_hash"], "backbone_run": card["run"],
         "tuned_parameters": prompts.size(one) * max(len(job.levels), 1), "seconds": round(meta["seconds"], 1),
-        "groups": optim.table(plan.alone, optim.PROMPT), **job.about,
+        "groups": optim.table(plan.alone, optim.PROMPT), **({"linear_shares": shares} if shares else {}), **job.about,
     }  # fmt: skip
     processes.once(lambda: write_json(run / "prompts" / f"{task}.json", about))
     return task

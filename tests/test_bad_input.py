@@ -303,6 +303,9 @@ CASES = {
         "config.tune.quantiles = (0.1, 0.9) is for prompts"),
     "seeds of a whole model": typed([*OWN, "--config.tune.mode=full", "--config.tune.seeds=3"],
         "config.tune.seeds = 3 is for prompts"),
+    "shares to learn beside, and one in the end": typed(
+        [*OWN, "--config.tune.linear_when=after", "--config.tune.linear_shares=0.5,"],
+        "config.tune.linear_shares = (0.5,) are for prompts to learn beside"),
     "parts of nothing": typed([*OWN, "--config.tune.thaw=head"], "config.tune.thaw = 'head' does not go with"),
     "a series too large to make": typed([*MADE, "--config.data.channels=1000000000"], "config.data.rows = 600",
         "accepted: at most 100000000"),

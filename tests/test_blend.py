@@ -40,22 +40,6 @@ def runs(tmp_path_factory):
     return folders, problem
 
 
-def test_three_values_tell_where_a_parabola_is_least(blend):
-    rng = np.random.default_rng(0)
-    linear_N, prompt_N = rng.normal(size=(2, 1000))
-    prompt_N = 0.6 * prompt_N + 0.3 * linear_N
-
-    def error(share):
-        return float(np.square(share * prompt_N + (1 - share) * linear_N).mean())
-
-    share = blend.best_share(error(0), error(0.5), error(1))
-    assert 0.5 < share < 1
-    assert error(share) < min(error(share - 0.01), error(share + 0.01))
-    assert blend.best_share(1.0, 2.0, 4.0) == 0  # least outside, on the linear map's side
-    assert blend.best_share(4.0, 2.0, 1.0) == 1
-    assert blend.best_share(1.0, 1.0, 1.0) == 0  # the same forecast twice
-
-
 def test_the_share_is_the_best_on_validation_whatever_test_holds(blend, runs):
     folders, problem = runs
     rows = blend.measure(folders, problem)

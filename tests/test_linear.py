@@ -28,6 +28,7 @@ from ptt_jax import (
     tasks,
     train,
     tune,
+    windows,
 )
 from ptt_jax import store as stores
 from ptt_jax.errors import UserError
@@ -210,6 +211,127 @@ def test_the_member_without_a_share_learns_what_it_learns_alone(run, problem, tm
         assert not alone[:, -1].any()
         np.testing.assert_allclose(alone[:, :-1], expected[h][0]["tokens_MD"], rtol=1e-4, atol=1e-6)
     assert card["content_hash"] != checkpoint.find_backbone(bare)["content_hash"]
+
+
+def test_three_values_tell_where_a_parabola_is_least():
+    rng = np.random.default_rng(0)
+    first_N, second_N = rng.normal(size=(2, 1000))
+    second_N = 0.6 * second_N + 0.3 * first_N
+
+    def error(share):
+        return float(np.square(share * second_N + (1 - share) * first_N).mean())
+
+    share = linear.best_share(*map(np.array, (error(0), error(0.5), error(1))))
+    assert 0.5 < share < 1
+    assert error(share) < min(error(share - 0.01), error(share + 0.01))
+    values = [(1, 2, 4), (4, 2, 1), (1, 1, 1), (2, 3, 1), (1, 3, 2), (np.inf, 2, 1), (1, 2, np.inf), (1, np.nan, 0)]
+    # Least outside, on either side; the same forecast twice; rounded until it bends down; one diverged.
+    np.testing.assert_array_equal(linear.best_share(*np.array(values, float).T), [0, 1, 0, 1, 0, 0, 0, 0])
+
+
+def test_each_member_and_horizon_takes_a_share_of_its_own():
+    """Of forecasts that are drawn: a member's is the first number of its last token that a horizon reads."""
+    rng = np.random.default_rng(0)
+    truth_N = rng.normal(size=1000)
+    map_N, network_SGN = truth_N + rng.normal(size=1000), truth_N + rng.normal(size=(2, 3, 1000)) * [[[1]], [[2]]]
+    asked = []
+
+    def look(prompt):
+        tokens_SGME = prompt["tokens_MD"]
+        assert tokens_SGME.shape == (2, 3, 4, 5)
+        assert (tokens_SGME[..., -1] == tokens_SGME[0, 0, 0, -1]).all()
+        asked.append(float(tokens_SGME[0, 0, 0, -1]))
+
+        def error(tokens_SGE):
+            y_SGN = tokens_SGE[..., :1] * network_SGN
+            mix_SGN = y_SGN + tokens_SGE[..., -1:] * (map_N - y_SGN)
+            return np.square(mix_SGN - truth_N).mean(-1)
+
+        return {"2": error(tokens_SGME[..., 1, :]), "4": error(tokens_SGME[..., 3, :])}
+
+    best = {h: {"tokens_MD": rng.uniform(0.5, 1.5, (2, 3, int(h), 5)) * [1, 1, 1, 1, 0]} for h in ("2", "4")}
+    whole = {h: np.pad(p["tokens_MD"], ((0, 0), (0, 0), (0, 4 - int(h)), (0, 0))) for h, p in best.items()}
+    mse = {h: look({"tokens_MD": tokens})[h] for h, tokens in whole.items()}
+    out = tune.mixed(look, best, mse, 4)
+    assert asked[2:] == [1, 0.5, 0.5]  # the map once, since it is the same for all
+    shares = []
+    for h, found in out.items():
+        tokens_SGME = found["tokens_MD"]
+        np.testing.assert_array_equal(tokens_SGME[..., :-1], best[h]["tokens_MD"][..., :-1])
+        assert not best[h]["tokens_MD"][..., -1].any()
+        y_SGN = tokens_SGME[..., -1, :1] * network_SGN
+        away_SGN = map_N - y_SGN
+        exact_SG = ((truth_N - y_SGN) * away_SGN).sum(-1) / np.square(away_SGN).sum(-1)
+        np.testing.assert_allclose(tokens_SGME[..., -1], exact_SG[..., None].repeat(int(h), -1), rtol=1e-9)
+        shares += exact_SG.ravel().tolist()
+    assert 0 < min(shares) < max(shares) < 1
+    assert len({*shares}) == 12
+
+
+@pytest.fixture(scope="module")
+def after(run, problem, tmp_path_factory):
+    """f(name, when) -> a run on that map whose prompts, of two seeds and two rates, learned alone, and its task's card;
+    under 'after' they took a share in the end."""
+
+    def learn(name, when):
+        cfg = with_map()
+        cfg.tune.update(linear_when=when, seeds=2, learning_rates=(1e-2, 3e-3))
+        cfg.tune.linear_shares = (0.0,) if when == "beside" else cfg.tune.linear_shares
+        cfg.backbone = str(run)
+        folder = open_run(tmp_path_factory.mktemp(name) / "run", cfg)
+        checkpoint.refer(folder, checkpoint.find_backbone(run))
+        tune.tune(cfg, folder, problem, Log(folder / "metrics.jsonl"))
+        return folder, json.loads((folder / "prompts" / f"{TASK}.json").read_text())
+
+    return learn
+
+
+def test_prompts_that_learned_alone_take_the_share_that_is_best_on_validation(after, run, problem):
+    folder, card = after("after", "after")
+    plain, other = after("plain", "beside")
+    model, backbone = weights(run)
+    span, key = problem.span("validation", 48, (12, 20)), checkpoint.find_backbone(run)["content_hash"]
+    mixed, alone = (checkpoint.load_prompts(of, TASK, key) for of in (folder, plain))
+    assert {k: v for k, v in card.items() if k in ("chosen", "step")} == {k: other[k] for k in ("chosen", "step")}
+
+    def error(tokens_ME, share, horizon):
+        x_RL, seen_RL = windows.take(problem.panel, span, jnp.arange(span.counts[(12, 20).index(horizon)] * 3))
+        tokens_ME = jnp.asarray(tokens_ME).at[:, -1].set(share)
+        y_RH = model.apply(
+            {"params": backbone}, x_RL[:, :48], seen_RL[:, :48], tokens_ME, horizon, method=model.forecast
+        )
+        ahead = slice(48, 48 + horizon)
+        return float((((y_RH - x_RL[:, ahead]) ** 2) * seen_RL[:, ahead]).sum() / seen_RL[:, ahead].sum())
+
+    for h in (12, 20):
+        for s in range(2):
+            tokens_ME, share = mixed[h][s]["tokens_MD"], card["linear_shares"][str(h)][s]
+            np.testing.assert_array_equal(tokens_ME[:, :-1], alone[h][s]["tokens_MD"][:, :-1])  # nothing else is new
+            assert {*tokens_ME[:, -1].tolist()} == {np.float32(share)}
+            assert share > 0  # a network of six steps is poor
+            near = [error(tokens_ME, at, h) for at in (share, max(share - 0.02, 0), min(share + 0.02, 1), 0.0)]
+            assert near[0] <= min(near[1:]) + 1e-7
+
+
+def test_a_run_that_was_stopped_gives_the_same_shares_in_the_end(run, problem, tmp_path):
+    cfg = with_map()
+    cfg.tune.linear_when = "after"
+    whole = outcome(finish(cfg, tmp_path / "whole", problem))
+    assert outcome(interrupted(cfg, tmp_path / "again", problem)) == whole
+
+
+@pytest.mark.parametrize("kind", ["shared", "channel", "layer"])
+def test_prompts_of_every_kind_take_a_share_in_the_end(run, problem, tmp_path, kind):
+    cfg = with_map()
+    cfg.tune.update(linear_when="after", prompts=kind, steps=2, validations=1)
+    cfg.backbone = str(run)
+    folder = open_run(tmp_path / kind, cfg)
+    checkpoint.refer(folder, card := checkpoint.find_backbone(run))
+    tune.tune(cfg, folder, problem, Log(folder / "metrics.jsonl"))
+    shares = json.loads((folder / "prompts" / f"{TASK}.json").read_text())["linear_shares"]
+    for h, (prompt,) in checkpoint.load_prompts(folder, TASK, card["content_hash"]).items():
+        (tokens,) = prompt.values()
+        assert {*tokens[..., -1].ravel().tolist()} == {np.float32(shares[str(h)][0])} != {0.0}
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_map(run, problem, tmp_path):

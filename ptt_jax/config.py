@@ -99,15 +99,16 @@ def check(cfg: ConfigDict) -> None:
             f"accepted: under mode thaw 'all' or some of {','.join(PARTS)}, under any other ''"
         )
     check_members(cfg, "config.model.members = 1")
+    defaults = {k: v for k, v, *_ in KNOBS}
     if cfg.tune.mode != "prompt":
         for key in ("seeds", "learning_rates", "weight_decays", "linear_shares", "linear_when", "quantiles"):
-            usual = {k: v for k, v, *_ in KNOBS}[f"tune.{key}"]
+            usual = defaults[f"tune.{key}"]
             if cfg.tune[key] != usual:
                 raise UserError(
                     f"config.tune.{key} = {cfg.tune[key]} is for prompts, which learn side by side, and "
                     f"config.tune.mode = {cfg.tune.mode}; accepted: config.tune.{key} = {usual}, or mode prompt"
                 )
-    shares = {k: v for k, v, *_ in KNOBS}["tune.linear_shares"]
+    shares = defaults["tune.linear_shares"]
     if cfg.tune.linear_when == "after" and cfg.tune.linear_shares != shares:
         raise UserError(
             f"config.tune.linear_shares = {cfg.tune.linear_shares} are for prompts to learn beside, and "

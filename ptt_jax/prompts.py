@@ -69,6 +69,12 @@ def with_shares(many: Prompt, share_SG: np.ndarray) -> Prompt:
     return jax.tree.map(give, many)
 
 
+def shares_of(many: Prompt, setting: int) -> list[float]:
+    """Returns the share of the linear map that each seed's prompt of a setting has."""
+    (tokens_SGME,) = jax.tree.leaves(many)
+    return [float(share) for share in tokens_SGME[:, setting, ..., -1].reshape(len(tokens_SGME), -1)[:, 0]]
+
+
 def stack(each: Sequence[Prompt], count: int, capacity: int) -> Prompt:
     """Returns the prompts of several tasks as one of {'tokens_CIMD'}, on the host, with room for `capacity` tasks.
 

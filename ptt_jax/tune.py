@@ -92,12 +92,6 @@ def mixed(
     return {h: prompts.with_shares(many, shares[h]) for h, many in best.items()}
 
 
-def shares_of(many: prompts.Prompt, setting: int) -> list[float]:
-    """Returns the share of the linear map that each seed's prompt of a setting has."""
-    (tokens_SGME,) = jax.tree.leaves(many)
-    return [float(share) for share in tokens_SGME[:, setting, ..., -1].reshape(len(tokens_SGME), -1)[:, 0]]
-
-
 @rundir.or_nothing
 def learn(
     cfg: ConfigDict,
@@ -166,7 +160,7 @@ def learn(
             return look({**params, "prompt": meshes.replicate(problem.mesh, many)})
 
         best.update(mixed(look_at, best, {h: history.stack(h).min(0) for h in best}, longest))
-        shares = (f"{h}: {np.mean(shares_of(many, history.setting(h))):.2f}" for h, many in best.items())
+        shares = (f"{h}: {np.mean(prompts.shares_of(many, history.setting(h))):.2f}" for h, many in best.items())
         log.say(f"{stage}: share of the linear map at {'  '.join(shares)}")
 
     def keep(pause: Pause) -> None:
@@ -209,7 +203,7 @@ def learn(
     store.finish()
     setting = {} if job.levels else {h: history.setting(h) for h in best}  # every level is one
     each = {h: [history.steps(h, g) for g in range(len(sweep))] for h in best}
-    shares = {h: shares_of(best[h], g) for h, g in setting.items()} if plan.mixes else {}
+    shares = {h: prompts.shares_of(best[h], g) for h, g in setting.items()} if plan.mixes else {}
     about = {
         "format": stores.FORMAT, "task": task, "step": history.looks[-1][0], "seeds": list(plan.seeds),
         "chosen": each if job.levels else {h: each[h][g] for h, g in setting.items()},

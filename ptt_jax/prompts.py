@@ -57,6 +57,15 @@ def cut(prompt: Prompt, count: int) -> Prompt:
     return jax.tree.map(lambda tokens_MD: tokens_MD[..., :count, :], prompt)
 
 
+def choose(better_SG: np.ndarray, new: Prompt, old: Prompt) -> Prompt:
+    """Returns members' prompts, on the host: the new ones where they are better, else the old."""
+
+    def of(new: np.ndarray, old: np.ndarray) -> np.ndarray:
+        return np.where(better_SG.reshape(*better_SG.shape, *[1] * (old.ndim - 2)), new, old)
+
+    return jax.tree.map(of, new, old)
+
+
 def with_shares(many: Prompt, share_SG: np.ndarray) -> Prompt:
     """Returns members' prompts, on the host, in which a member's share of the linear map is the last number of each of
     its tokens; axes of share_SG may be 1."""

@@ -150,8 +150,8 @@ def learn(
         store.save(pause.step, {"prompt": best, "state": state}, meta)
 
     def look(params: Any) -> dict[str, np.ndarray]:
-        said = processes.agree({h: v.tolist() for h, v in reading.look(params, job.levels).items()})
-        return {h: np.array(v) for h, v in said.items()}
+        agreed = processes.agree({h: v.tolist() for h, v in reading.look(params, job.levels).items()})
+        return {h: np.array(v) for h, v in agreed.items()}
 
     def mix(params: Any) -> None:
         """Gives each horizon's best prompts their share of the linear map, and says so."""
@@ -170,11 +170,7 @@ def learn(
             check_finite(stage, f"validation after step {pause.step}", *finite(v).min(1), knob=loop.knob)
         now = jax.device_get(pause.state.params["prompt"])
         for h, better_SG in history.better(values).items():
-
-            def choose(new: np.ndarray, old: np.ndarray, better_SG: np.ndarray = better_SG) -> np.ndarray:
-                return np.where(better_SG.reshape(*better_SG.shape, *[1] * (old.ndim - 2)), new, old)
-
-            best[h] = jax.tree.map(choose, prompts.cut(now, job.tokens[int(h)]), best[h])
+            best[h] = prompts.choose(better_SG, prompts.cut(now, job.tokens[int(h)]), best[h])
         history.looks.append((pause.step, values))
         if plan.mixes and (pause.step >= steps or history.settled()):
             mix(pause.state.params)
@@ -201,18 +197,25 @@ def learn(
                 log.say(f"{stage}: no horizon better in {t.patience} looks at validation, stopped")
                 break
     store.finish()
-    setting = {} if job.levels else {h: history.setting(h) for h in best}  # every level is one
-    each = {h: [history.steps(h, g) for g in range(len(sweep))] for h in best}
-    shares = {h: prompts.shares_of(best[h], g) for h, g in setting.items()} if plan.mixes else {}
-    about = {
-        "format": stores.FORMAT, "task": task, "step": history.looks[-1][0], "seeds": list(plan.seeds),
-        "chosen": each if job.levels else {h: each[h][g] for h, g in setting.items()},
-        "setting": {h: {"index": g, **sweep.settings[g]} for h, g in setting.items()},
-        "shapes": {h: list(jax.tree.leaves(p)[0].shape) for h, p in best.items()}, "leaf": next(iter(one)),
-        "content_hash": stores.content_hash(best),
-        "backbone": card["content_hash"], "backbone_run": card["run"],
-        "tuned_parameters": prompts.size(one) * max(len(job.levels), 1), "seconds": round(meta["seconds"], 1),
-        "groups": optim.table(plan.alone, optim.PROMPT), **({"linear_shares": shares} if shares else {}), **job.about,
-    }  # fmt: skip
+    about = {"task": task, **said(plan, best, history), "backbone": card["content_hash"], "backbone_run": card["run"]}
+    about["seconds"] = round(meta["seconds"], 1)
     processes.once(lambda: write_json(run / "prompts" / f"{task}.json", about))
     return task
+
+
+def said(plan: Plan, best: dict[str, prompts.Prompt], history: History) -> dict[str, Any]:
+    """Returns what prompts/TASK.json says of prompts that were learned: {horizon: members' prompts}, and how validation
+    chose them."""
+    job = plan.job
+    setting = {} if job.levels else {h: history.setting(h) for h in best}  # every level is one
+    each = {h: [history.steps(h, g) for g in range(len(plan.sweep))] for h in best}
+    shares = {h: prompts.shares_of(best[h], g) for h, g in setting.items()} if plan.mixes else {}
+    return {
+        "format": stores.FORMAT, "step": history.looks[-1][0], "seeds": list(plan.seeds),
+        "chosen": each if job.levels else {h: each[h][g] for h, g in setting.items()},
+        "setting": {h: {"index": g, **plan.sweep.settings[g]} for h, g in setting.items()},
+        "shapes": {h: list(jax.tree.leaves(p)[0].shape) for h, p in best.items()}, "leaf": next(iter(plan.one)),
+        "content_hash": stores.content_hash(best),
+        "tuned_parameters": prompts.size(plan.one) * max(len(job.levels), 1),
+        "groups": optim.table(plan.alone, optim.PROMPT), **({"linear_shares": shares} if shares else {}), **job.about,
+    }  # fmt: skip

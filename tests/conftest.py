@@ -25,6 +25,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Programs here run for milliseconds: most of the time is XLA's, and half of that its last optimisations.
 jax.config.update("jax_disable_most_optimizations", True)
+jax.config.update("jax_traceback_in_locations_limit", 1)  # a twentieth of a session went into notes of who called whom
 # Many tests run the same programs: each is compiled once. Workers of pytest-xdist keep apart, since jax writes an entry
 # in place and another process could read half of it.
 home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
@@ -53,15 +54,23 @@ LONG = (
 )  # fmt: skip
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Orders the tests by their files."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Orders the tests by their files. Of folders it leaves out what is marked slow, unless -m or -k choose."""
     places = {f"test_{name}": place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+    if of_folders(config) and not config.option.markexpr and not config.option.keyword:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("slow")])
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+
+
+def of_folders(config: pytest.Config) -> bool:
+    """Says whether folders are asked for, not single files or tests."""
+    return all(os.path.isdir(asked) for asked in config.args)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """What -n auto means: a process for each core where folders are asked for, none for single files or tests."""
-    if all(os.path.isdir(asked) for asked in config.args):
+    if of_folders(config):
         return min(os.cpu_count() or 1, 8)
     return 0
 

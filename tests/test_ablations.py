@@ -130,6 +130,7 @@ def small(scripts, monkeypatch, tiny):
     return scripts["costs"]
 
 
+@pytest.mark.slow
 def test_a_row_costs_what_learns_and_what_is_compiled_for_it(small, tiny):
     shared = {}
     rows = {label: small.cost("ETTh1", label, shared) for label in ("the recipe", "prompts and everything")}
@@ -157,6 +158,7 @@ def test_views_tell_costs_apart(small, monkeypatch):
     assert len(keys) == 2
 
 
+@pytest.mark.slow
 def test_a_known_cost_is_not_compiled_again(scripts, monkeypatch, tmp_path, capsys):
     costs, ran = scripts["costs"], []
 

@@ -25,7 +25,7 @@ def test_recomputed_attention_reproduces_each_block_and_the_forecast(asked, hist
     model, variables, prompt_RMD = asked
     x_RT, observed_RT = history
     observed_RT = observed_RT.at[0, 12:24].set(False)  # a patch that nobody may read
-    encoded = model.apply(variables, x_RT, observed_RT, method=model.observe)
+    encoded = jax.jit(lambda: model.apply(variables, x_RT, observed_RT, method=model.observe))()
 
     def by_hand(model, encoded, states, weights):
         out = []
@@ -39,9 +39,10 @@ def test_recomputed_attention_reproduces_each_block_and_the_forecast(asked, hist
 
     states, weights, y_RMP = jax.jit(lambda: model.apply(variables, encoded, prompt_RMD, method=attention.walk))()
     assert (len(states), len(weights)) == (3, 2)
-    for ours, theirs in zip(model.apply(variables, encoded, states, weights, method=by_hand), states[1:], strict=True):
+    again = jax.jit(lambda: model.apply(variables, encoded, states, weights, method=by_hand))()
+    for ours, theirs in zip(again, states[1:], strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    told = model.apply(variables, encoded, jnp.arange(3), prompt_RMD[0], method=model.foretell)
+    told = jax.jit(lambda: model.apply(variables, encoded, jnp.arange(3), prompt_RMD[0], method=model.foretell))()
     np.testing.assert_allclose(y_RMP, told, rtol=1e-4, atol=1e-5)
     for weight_RKMN in weights:
         np.testing.assert_allclose(weight_RKMN.sum(-1), 1, rtol=1e-5)

@@ -40,6 +40,7 @@ def runs(tmp_path_factory):
     return folders, problem
 
 
+@pytest.mark.slow
 def test_the_share_is_the_best_on_validation_whatever_test_holds(blend, runs):
     folders, problem = runs
     rows = blend.measure(folders, problem)
@@ -69,6 +70,7 @@ def of_another_config(run, folder, change):
     return folder
 
 
+@pytest.mark.slow
 def test_several_runs_forecast_their_mean(blend, runs, tmp_path):
     folders, problem = runs
     rows = blend.measure(folders, problem)
@@ -86,6 +88,7 @@ def test_several_runs_forecast_their_mean(blend, runs, tmp_path):
     assert (linear.nunique() == 1).all()
 
 
+@pytest.mark.slow
 def test_runs_of_two_recipes_are_refused(blend, runs, tmp_path):
     folders, _ = runs
     other = of_another_config(folders[1], tmp_path / "ETTh1-s1", lambda known: known["tune"].update(loss="mae"))
@@ -93,6 +96,7 @@ def test_runs_of_two_recipes_are_refused(blend, runs, tmp_path):
         blend.identities([folders[0], other])
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_measured_once(blend, runs, tmp_path, monkeypatch, capsys):
     readme = tmp_path / "README.md"
     readme.write_text("<!-- table blend -->\nyesterday\n<!-- end blend -->\n")

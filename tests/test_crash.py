@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import jax
+import pytest
 
 spec = importlib.util.spec_from_file_location("crash", Path(__file__).parent.parent / "experiments/crash.py")
 FEW = {
@@ -17,6 +18,7 @@ FEW = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_killed_among_its_checkpoints_ends_as_if_it_had_not(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(spec.origin).parent))
     crash = importlib.util.module_from_spec(spec)

@@ -56,6 +56,7 @@ def collections(tmp_path):
     msl.to_csv(folder / "MSL.csv.gz", index=False)
 
 
+@pytest.mark.slow
 def test_a_cell_has_metrics_a_picture_and_a_table_and_is_not_run_again(
     experiment, backbone, collections, tmp_path, capsys
 ):

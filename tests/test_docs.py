@@ -71,6 +71,7 @@ def tiny(monkeypatch, tmp_path):
     return frame
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python") and p not in RUNS])
 def test_the_python_of_a_page_runs_from_top_to_bottom(page, tiny):
     names = {"newer_df": tiny.iloc[50:]} if page == "README.md" else {}
@@ -100,12 +101,14 @@ def test_a_command_of_a_page_is_understood(page, line, monkeypatch):
         flags.parse(argv)
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_guide_run(tiny, capsys):
     for line in commands("experiments/guides/own_csv.md"):
         assert main.main(shlex.split(line)[3:]) == 0, capsys.readouterr().err
     assert len(pd.read_csv("out.csv")) == len(pd.read_csv("next.csv")) == 48
 
 
+@pytest.mark.slow
 def test_the_guides_of_runs_run_from_top_to_bottom(tmp_path, monkeypatch, capsys):
     """Commands and Python in turn, in one folder, so that a run that both show is one. The session has devices enough
     for four of them; of several processes it has one, and tests/test_processes.py two."""

@@ -80,9 +80,10 @@ def test_attention_is_the_mean_of_what_the_decoder_pays(problem, model, params, 
         prompt = jax.tree.map(lambda a: jax.random.normal(jax.random.key(1), a.shape), shapes)
     ours = exhibits.attend(problem, model, params, prompt, span)
     row_R = np.random.default_rng(0).integers(span.counts[-1] * 3, size=16)
-    encoded = model.apply({"params": params}, *past(problem.panel, span, jnp.asarray(row_R)), method=model.observe)
+    history, variables = past(problem.panel, span, jnp.asarray(row_R)), {"params": params}
+    encoded = jax.jit(lambda: model.apply(variables, *history, method=model.observe))()
     prompt_RMD = prompts.tokens(prompt, 2, jnp.asarray(row_R % 3)) if prompt else jnp.zeros((2, model.width))
     prompt_RMD = prompt_RMD if prompt_RMD.ndim == 3 else prompt_RMD[None]
-    _, (weight_RKMN,), _ = model.apply({"params": params}, encoded, prompt_RMD, method=attention.walk)
+    _, (weight_RKMN,), _ = jax.jit(lambda: model.apply(variables, encoded, prompt_RMD, method=attention.walk))()
     np.testing.assert_allclose(ours[0], weight_RKMN.mean(0), atol=1e-5)
     np.testing.assert_allclose(ours.sum(-1), 1, rtol=1e-4)

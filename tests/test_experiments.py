@@ -102,6 +102,7 @@ def bench(monkeypatch):
     return module
 
 
+@pytest.mark.slow
 def test_the_bench_times_every_phase_and_writes_lines_of_finite_numbers(bench, small, tmp_path, capsys):
     file = tmp_path / "bench.jsonl"
     assert bench.main([*small, "--quick", f"--json={file}"]) == 0
@@ -161,6 +162,7 @@ def test_a_wide_series_is_timed_beside_a_narrow_one(bench, small, monkeypatch, c
     assert out.count("a row of 5 channels costs") == 1
 
 
+@pytest.mark.slow
 def test_a_bank_is_weighed_and_timed_beside_copies(bench, small, tmp_path, capsys):
     file = tmp_path / "bench.jsonl"
     assert bench.main([*small, "--bank", "--quick", "--tenants=3", f"--json={file}"]) == 0
@@ -174,6 +176,7 @@ def test_a_bank_is_weighed_and_timed_beside_copies(bench, small, tmp_path, capsy
     assert "--tenants=0: accepted: 1 to 1024" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_views_cost_what_each_of_them_reads(bench, tiny):
     """Pre-training and a probe look at the whole lookback alone."""
 
@@ -242,6 +245,7 @@ def test_the_peak_of_a_device_in_no_table_is_measured():
     assert peak.bytes > 1e6
 
 
+@pytest.mark.slow
 def test_a_tuning_step_costs_a_small_part_of_full_fine_tuning(monkeypatch):
     """Compiled figures of the default ETTh1 model: nothing is run, and no busy machine can change them."""
     monkeypatch.chdir(ROOT.parent)

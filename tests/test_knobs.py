@@ -223,7 +223,7 @@ def runs(tmp_path_factory):
         cfg.tune.update(steps=4, batch=16, validations=2, learning_rate=3e-2, prompts="layer")
         cfg.tune.update(mode="thaw", thaw=parts) if parts else cfg.tune.update(seeds=2)
         cfg.evaluate.update(batch=600, samples=2)
-        cfg.backbone = str(folder / "prompts") if parts else ""
+        cfg.backbone, cfg.devices = str(folder / "prompts") if parts else "", 1
         main.run(cfg, folder / (parts or "prompts"))
     patch.undo()
     return {parts: folder / (parts or "prompts") for parts in ("", *THAWS)}

@@ -119,6 +119,7 @@ sys.exit(code)
 """
 
 
+@pytest.mark.slow
 def test_no_program_is_compiled_twice_in_a_run_of_all_stages(files, tmp_path):
     """A compilation cache that was empty knows a program that comes again; what was foreseen is what ran. In a process
     of its own: jax forgets some of what it holds in memory when hundreds of tests have run."""

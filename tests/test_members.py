@@ -235,6 +235,7 @@ def test_a_card_says_how_many_only_where_there_are_several(tiny):
             architecture.build({**card, "members": wrong}, "float32")
 
 
+@pytest.mark.slow
 def test_a_forecaster_of_several_is_saved_exported_and_banked(tmp_path):
     knobs = {**TINY, "model.members": 2, "model.linear": True}
     f = Forecaster(30, knobs=knobs, quantiles=(0.1, 0.9)).fit(make())

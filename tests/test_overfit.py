@@ -30,6 +30,7 @@ def overfit(tiny, tmp_path, monkeypatch):
 SHORT = ("pretrain.steps=2", "tune.steps=8", "tune.batch=16", "tune.validations=2", "devices=1")
 
 
+@pytest.mark.slow
 def test_every_cell_leaves_a_row_a_look_and_is_not_run_again(overfit, tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(overfit, "SHARES", (1.0,))

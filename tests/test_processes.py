@@ -150,6 +150,7 @@ def hurt(one, folder):
     return ends(pair)
 
 
+@pytest.mark.slow
 def test_when_one_of_two_is_told_to_end_both_do_and_when_it_is_killed_the_other_says_so(hurt):
     """What both learn afterwards, from what was saved, is what the other tests look at."""
     (code_0, out_0, err_0), (code_1, out_1, err_1) = hurt
@@ -188,6 +189,7 @@ def calls(one, hurt, folder):
     return list(zip(*said, strict=True))
 
 
+@pytest.mark.slow
 def test_process_0_speaks_and_process_1_is_silent(calls):
     (code_0, out_0, _), (code_1, out_1, err_1) = calls[0]
     assert (code_0, code_1) == (0, 0), calls[0]
@@ -203,6 +205,7 @@ def records(run: Path) -> list[dict]:
     return [{k: v for k, v in record.items() if k != "seconds"} for record in found]
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_from_a_checkpoint_of_one_to_its_metrics_and_weights(one, calls, folder):
     ours, theirs = (pd.read_csv(run / "results.csv") for run in (folder / "two", one))
     pd.testing.assert_frame_equal(ours, theirs, rtol=1e-5)
@@ -225,6 +228,7 @@ def test_two_processes_go_on_from_a_checkpoint_of_one_to_its_metrics_and_weights
     assert sorted(p.name for p in one.iterdir()) == sorted(p.name for p in (folder / "two").iterdir())
 
 
+@pytest.mark.slow
 def test_a_second_call_of_both_does_nothing(calls):
     (code_0, out_0, _), (code_1, out_1, _) = calls[1]
     assert (code_0, code_1) == (0, 0)
@@ -232,6 +236,7 @@ def test_a_second_call_of_both_does_nothing(calls):
     assert out_1 == ""
 
 
+@pytest.mark.slow
 def test_a_run_of_another_config_is_refused_by_both(calls):
     for code, _, err in calls[2]:
         assert code == 2
@@ -239,6 +244,7 @@ def test_a_run_of_another_config_is_refused_by_both(calls):
         assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_what_one_process_cannot_do_ends_both(calls):
     (code_0, _, err_0), (code_1, _, err_1) = calls[3]
     assert (code_0, code_1) == (2, 2)
@@ -246,6 +252,7 @@ def test_what_one_process_cannot_do_ends_both(calls):
     assert re.search(r"^ptt_jax: .*none.csv", err_1, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_who_is_left_waiting_gives_up_with_a_sentence(folder):
     code = "import sys; from ptt_jax import main, processes; processes.WAIT = 2; sys.exit(main.main())"
     alone = ("--distributed=127.0.0.1:9,2,1", f"--distributed=127.0.0.1:{free_port()},2,0", "--distributed")

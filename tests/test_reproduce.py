@@ -12,6 +12,7 @@ import time
 import types
 from pathlib import Path
 
+import jax
 import pandas as pd
 import pytest
 
@@ -58,7 +59,8 @@ def reproduce(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def crew(reproduce):
+def crew(reproduce, monkeypatch):
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # most of what its processes do is XLA's
     return importlib.import_module("crew")
 
 
@@ -335,7 +337,8 @@ TINY = [
     "--config.data.rows=500", "--config.horizons=12,", "--config.lookback=48", "--config.model.width=16",
     "--config.model.mlp=16", "--config.model.heads=2", "--config.model.encoder_layers=1", "--config.pretrain.batch=16",
     "--config.pretrain.validation_rows=32", "--config.tune.steps=2", "--config.tune.batch=16",
-    "--config.tune.validations=1", "--config.evaluate.batch=64", "--config.devices=1", "--config.cache_dir=",
+    "--config.tune.validations=1", "--config.evaluate.batch=64", "--config.devices=1",
+    f"--config.cache_dir={jax.config.jax_compilation_cache_dir}",
 ]  # fmt: skip
 
 
@@ -343,6 +346,7 @@ def tiny(folder, *more):
     return [f"--config={ROOT.parent / 'configs/quickstart.py'}", f"--workdir={folder}", *TINY, *more]
 
 
+@pytest.mark.slow
 def test_cells_in_lanes_of_a_team_find_what_they_find_alone(crew, tmp_path):
     team, steps = crew.Team([], 0.5, 2), "--config.pretrain.steps=3"
     try:
@@ -372,6 +376,7 @@ def test_cells_in_lanes_of_a_team_find_what_they_find_alone(crew, tmp_path):
         assert text.count("pretrain  step 3 of 3") == 1
 
 
+@pytest.mark.slow
 def test_a_team_that_is_told_to_end_saves_what_its_lanes_are_at(crew, tmp_path):
     team = crew.Team([], 0.5, 2)
     try:

@@ -125,6 +125,7 @@ def finished(resident, tmp_path_factory, foretold):
     return one, two, max(most) - before, (of_one, of_two)
 
 
+@pytest.mark.slow
 def test_what_was_foreseen_is_what_ran(finished):
     """Nothing that later stages run is traced or compiled again when they come."""
     of_one, of_two = finished[3]
@@ -132,6 +133,7 @@ def test_what_was_foreseen_is_what_ran(finished):
     assert of_two == ["validation", "evaluation", "tune", "evaluation"]
 
 
+@pytest.mark.slow
 def test_a_streamed_run_is_the_resident_run(finished):
     ours, theirs = outcome(finished[1]), outcome(finished[0])
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
@@ -140,11 +142,13 @@ def test_a_streamed_run_is_the_resident_run(finished):
     pd.testing.assert_frame_equal(ours, theirs, rtol=1e-5)  # as written: of six digits the last may fall either way
 
 
+@pytest.mark.slow
 def test_the_series_is_never_on_the_device(finished):
     assert finished[2] == 0
     assert not threads()
 
 
+@pytest.mark.slow
 def test_a_streamed_run_that_was_stopped_ends_as_if_it_had_not(finished, resident, tmp_path, monkeypatch):
     """Stopped in pre-training, after its first save, and again in tuning, after the second."""
     save = Store.save
@@ -186,6 +190,7 @@ def test_the_host_cuts_what_the_device_would_in_the_same_order(resident, tmp_pat
     assert {*np.concatenate(seen)} == {*range(span.rows)}
 
 
+@pytest.mark.slow
 def test_four_devices_give_the_weights_of_one(finished, resident, tmp_path):
     cfg, run = make_config(), tmp_path / "run"
     rundir.open_run(run, cfg, {"name": "generated"})

@@ -51,6 +51,7 @@ def test_the_phase_is_the_one_that_tells_most(tokens):
     assert "month" not in tokens.labels(stamp_RM[:24], np.zeros(24, int))
 
 
+@pytest.mark.slow
 def test_a_run_is_looked_at_once_and_its_table_stands_in_the_readme(
     tokens, tiny, problem, tmp_path, monkeypatch, capsys
 ):
@@ -101,6 +102,7 @@ def tuned(tiny, problem, tmp_path):
     return make
 
 
+@pytest.mark.slow
 def test_errors_are_those_of_the_forecast_that_the_run_makes_with_all_its_views(tokens, tuned, problem, monkeypatch):
     run = tuned("run", views=2)
     monkeypatch.setattr(tokens, "ROWS", 10**6)  # all: what tuning looked at
@@ -116,6 +118,7 @@ def test_errors_are_those_of_the_forecast_that_the_run_makes_with_all_its_views(
     assert seen.weights[0][0].shape[-1] == 4  # attention is of the whole lookback
 
 
+@pytest.mark.slow
 def test_of_several_networks_beside_a_map_the_first_alone_is_looked_at(tokens, tuned, monkeypatch):
     monkeypatch.setattr(tokens, "ROWS", 32)
     seen = tokens.look(tuned("run", model={"members": 2, "linear": True}, tune={"linear_shares": (0.0,)}))
@@ -137,6 +140,7 @@ def test_a_run_that_is_looked_at_again_replaces_its_rows(tokens, tmp_path):
     assert len(pd.read_csv(file)) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "knobs",
     [{"model": {"hiding": "value"}}, {"model": {"decoder_attention": "self"}}, {"tune": {"prompts": "layer"}}],

@@ -26,6 +26,7 @@ BLOCK = 1024  # rows of one Gram update, or a few more where they do not divide 
 AHEAD = 2  # blocks that are asked for before the first one is fetched: with it, as many as a stream keeps alive
 MOST_ROWS = 100_000  # drawn from the training rows: far more than the map has inputs, and seconds to fit
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # times the mean diagonal of the Gram matrix; chosen on validation
+STRONGER = (1e1, 1e2, 1e3)  # towards the last value, which is a forecast of its own; the mean is none
 
 
 def seasonal_naive(x_RT: Array, season: int, horizon: int) -> Array:
@@ -36,13 +37,15 @@ def seasonal_naive(x_RT: Array, season: int, horizon: int) -> Array:
 
 
 def fit_linear(
-    problem: Problem, train: Span, validation: Span, also: Sequence[tuple[Problem, Span]] = ()
+    problem: Problem, train: Span, validation: Span, also: Sequence[tuple[Problem, Span]] = (), towards: str = "mean"
 ) -> np.ndarray:
     """Returns weights_TH of `layers.linear` in closed form, ridge regression with the ridge chosen on validation (Toner
     and Darlow 2024 show that least squares does what DLinear's training approaches).
 
     Missing targets are filled with the fit's own prediction, twice (EM); with none missing one solution is exact.
-    also: further series and the windows of them that teach, too.
+    also: further series and the windows of them that teach, too. towards: what a large ridge draws the forecast to, the
+    history's 'mean', its 'last' value (what moves without a rule, like a rate of exchange, is forecast no better), or
+    'either', as validation chooses.
     """
     taught = ((problem, train), *also)
     weights_TH, complete = None, all(bool(of.panel.observed_CT.all()) for of, _ in taught)
@@ -52,10 +55,23 @@ def fit_linear(
         gram, cross = np.sum(grams, 0), np.sum(crosses, 0)
         gram_v, cross_v, power_v = moments(problem, validation, weights_TH)
         scale = np.trace(gram) / len(gram) or 1.0  # a series that never moves
-        fits = [np.linalg.solve(gram + ridge * scale * np.eye(len(gram)), cross) for ridge in RIDGES]
+        fits = [
+            np.linalg.solve(gram + ridge * scale * np.eye(len(gram)), cross + ridge * scale * drawn_TH)
+            for drawn_TH, ridges in pulls(towards, cross)
+            for ridge in ridges
+        ]
         losses = [power_v - 2 * np.sum(w * cross_v) + np.sum(w * (gram_v @ w)) for w in fits]
         weights_TH = jnp.asarray(fits[int(np.argmin(losses))], jnp.float32)
     return np.asarray(weights_TH)
+
+
+def pulls(towards: str, like_TH: np.ndarray) -> list[tuple[np.ndarray, tuple[float, ...]]]:
+    """Returns the weights that ridges draw to, and those ridges. Histories are around their mean: zeros forecast it."""
+    mean_TH = np.zeros_like(like_TH)
+    last_TH = mean_TH.copy()
+    last_TH[-1] = 1
+    both = {"mean": (mean_TH, RIDGES), "last": (last_TH, (*RIDGES, *STRONGER))}
+    return [both[towards]] if towards in both else [*both.values()]
 
 
 def moments(problem: Problem, span: Span, weights_TH: Array | None) -> tuple[np.ndarray, np.ndarray, float]:

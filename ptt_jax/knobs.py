@@ -159,6 +159,9 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
     ("pretrain.blend", 0.0, within(0, 1), "share of rows that are a random blend of two windows of the batch"),
     ("pretrain.average", 0.0, Rule(lambda v: 0 <= v < 1, "a number from 0 to below 1"),
      "decay of the moving average of the weights that becomes the backbone; 0.0 = the last weights"),
+    ("pretrain.linear_towards", "mean", one_of("mean", "last", "either"),
+     "what a large ridge draws the forecast of model.linear to: the history's mean, its last value, or either, as "
+     "validation chooses"),
     ("pretrain.choose", "reconstruction", one_of("reconstruction", "forecast", "last"),
      "which validation loss picks the weights and stops early; its masks are fixed for the whole run"),
     ("pretrain.validations", 6, count(1), "how many times validation is looked at, evenly spread"),

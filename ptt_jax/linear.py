@@ -22,16 +22,17 @@ from ptt_jax.windows import Span
 Params = Any
 
 
-def fit(model: CrossMAE, problem: Problem, lookback: int, also: Sequence[Problem] = ()) -> np.ndarray:
+def fit(
+    model: CrossMAE, problem: Problem, lookback: int, also: Sequence[Problem] = (), towards: str = "mean"
+) -> np.ndarray:
     """Returns map_TH (`baselines.fit_linear`) from the lookback to all patches that a model with `linear` knows.
 
-    also: further series that teach it, as much as they have rows (of each at most `baselines.MOST_ROWS`). Raises
-    UserError when a split has no window of that length.
+    also: further series that teach it, as much as they have rows (of each at most `baselines.MOST_ROWS`); towards: what
+    a ridge draws it to. Raises UserError when a split has no window of that length.
     """
     train, validation = (span(model, problem, lookback, split) for split in ("train", "validation"))
-    return baselines.fit_linear(
-        problem, train, validation, [(other, span(model, other, lookback, "train")) for other in also]
-    )
+    others = [(other, span(model, other, lookback, "train")) for other in also]
+    return baselines.fit_linear(problem, train, validation, others, towards)
 
 
 def span(model: CrossMAE, problem: Problem, lookback: int, split: str) -> Span:
@@ -51,6 +52,8 @@ def beside(model: CrossMAE, network: Params, map_TH: np.ndarray | None) -> Param
 def best_share(first: np.ndarray, half: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Returns the share in [0, 1] of the second of two forecasts at which the squared error of their mix is least, from
     its values at the shares 0, 1/2 and 1: it is a parabola (Bates and Granger 1969). 0 where one of them is not finite.
+
+    Of an absolute error, which is convex in the share, too, it is where the parabola through the three is least.
     """
     slope, bend = 4 * half - 3 * first - second, 2 * (first + second - 2 * half)
     known = np.isfinite(slope) & np.isfinite(bend)

@@ -59,8 +59,8 @@ class Sweep:
 class Read:
     """What is read of a series while prompts learn: data by each step, and at each look validation.
 
-    look: f(params, levels) -> {horizon: MSE_SG}, of quantile prompts the pinball loss; watch: the same of training
-    rows, if they are looked at. encode: of `Loop`.
+    look: f(params, levels) -> {horizon: MSE_SG}, of quantile prompts the pinball loss, of forecasts with absolute=True
+    the MAE; watch: the same of training rows, if they are looked at. encode: of `Loop`.
     """
 
     data: Cached

@@ -67,6 +67,9 @@ def recipe(rows: int, channels: int, season: int, horizon: int, patch: int = 0, 
         cfg.pretrain.update(mask_ratio=0.3, tail_share=0.5)
     cfg.pretrain.choose = "forecast"  # what it is for; a better reconstruction may be a worse forecast
     cfg.tune.update(loss="mae", steps=300, batch=224, validation_rows=LOOKED_AT)
+    # Two forecasts that err differently are better together: a linear map takes its share in the end, drawn to the last
+    # value where nothing else can be known (rates of exchange).
+    cfg.model.linear, cfg.pretrain.linear_towards, cfg.tune.linear_when = True, "either", "after"
     if rows * channels < SMALL:
         cfg.model.encoder_layers = 2  # of the usual width: a narrower model was no better
     windows = max(rows - lookback - horizon, 1) * channels

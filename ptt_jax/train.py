@@ -153,7 +153,7 @@ def pretrain(
 
     @functools.cache
     def map_TH() -> np.ndarray | None:
-        return linear.fit(whole, problem, cfg.lookback, also) if whole.linear else None
+        return linear.fit(whole, problem, cfg.lookback, also, p.linear_towards) if whole.linear else None
 
     def save(pause: Pause) -> None:
         meta.update(

@@ -26,6 +26,10 @@ from ptt_jax.seal import write_json
 from ptt_jax.store import Store
 from ptt_jax.windows import Span
 
+# Of a linear map that is mixed in at the end: a forecast that is all the map's is no better than the map, and a mix of
+# two that err differently mostly is. As much as the largest of tune.linear_shares.
+MOST_SHARE = 0.75
+
 
 def plans(cfg: ConfigDict, problem: Problem, model: CrossMAE, log: Log) -> list[Plan]:
     """Returns what tunes prompts to forecast, all horizons in one run, and those of `tune.quantiles` after them, on the
@@ -73,12 +77,12 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = 
 
 
 def mixed(
-    look: Callable[[prompts.Prompt], dict[str, np.ndarray]], best: dict[str, prompts.Prompt],
-    mse: dict[str, np.ndarray], longest: int,
-) -> dict[str, prompts.Prompt]:  # fmt: skip
-    """Returns each horizon's prompts with the share of the linear map that is best on validation, every member's own.
+    look: Callable[[prompts.Prompt], dict[str, np.ndarray]], best: dict[str, prompts.Prompt], longest: int
+) -> dict[str, prompts.Prompt]:
+    """Returns each horizon's prompts with the share of the linear map that is best on validation, every member's own,
+    and at most `MOST_SHARE`.
 
-    look: f(prompts of `longest` tokens) -> {horizon: MSE_SG}; best: {horizon: prompts} without a share; mse: theirs.
+    look: f(prompts of `longest` tokens) -> {horizon: error_SG}; best: {horizon: prompts} without a share.
     """
 
     def ask(many: prompts.Prompt, share: float) -> dict[str, np.ndarray]:
@@ -88,8 +92,10 @@ def mixed(
         return look(prompts.with_shares(jax.tree.map(whole, many), np.full((1, 1), share)))
 
     alone = ask(next(iter(best.values())), 1.0)  # the map, whatever the prompts
-    shares = {h: linear.best_share(mse[h], ask(many, 0.5)[h], alone[h]) for h, many in best.items()}
-    return {h: prompts.with_shares(many, shares[h]) for h, many in best.items()}
+    each = {h: (ask(many, 0.0)[h], ask(many, 0.5)[h], alone[h]) for h, many in best.items()}
+    return {
+        h: prompts.with_shares(many, np.minimum(linear.best_share(*each[h]), MOST_SHARE)) for h, many in best.items()
+    }
 
 
 @rundir.or_nothing
@@ -149,17 +155,17 @@ def learn(
         state = {"prompt": pause.state.params["prompt"], "opt_state": pause.state.opt_state}
         store.save(pause.step, {"prompt": best, "state": state}, meta)
 
-    def look(params: Any) -> dict[str, np.ndarray]:
-        agreed = processes.agree({h: v.tolist() for h, v in reading.look(params, job.levels).items()})
+    def look(params: Any, **by: bool) -> dict[str, np.ndarray]:
+        agreed = processes.agree({h: v.tolist() for h, v in reading.look(params, job.levels, **by).items()})
         return {h: np.array(v) for h, v in agreed.items()}
 
     def mix(params: Any) -> None:
-        """Gives each horizon's best prompts their share of the linear map, and says so."""
+        """Gives each horizon's best prompts their share of the linear map, by what they learned by, and says so."""
 
         def look_at(many: prompts.Prompt) -> dict[str, np.ndarray]:
-            return look({**params, "prompt": meshes.replicate(problem.mesh, many)})
+            return look({**params, "prompt": meshes.replicate(problem.mesh, many)}, absolute=t.loss == "mae")
 
-        best.update(mixed(look_at, best, {h: history.stack(h).min(0) for h in best}, longest))
+        best.update(mixed(look_at, best, longest))
         shares = (f"{h}: {np.mean(prompts.shares_of(many, history.setting(h))):.2f}" for h, many in best.items())
         log.say(f"{stage}: share of the linear map at {'  '.join(shares)}")
 

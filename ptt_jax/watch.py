@@ -29,7 +29,7 @@ class Watcher:
 
     params['prompt'] has the axes (S, G) of `step.fan` in front: members share the encodings, which have a cache of at
     most `budget` bytes. few: of `evaluator`. f(params, levels): the pinball loss in place of the MSE, of members that
-    forecast the quantiles `levels`, one for each G.
+    forecast the quantiles `levels`, one for each G; f(params, absolute=True): the MAE.
     """
 
     def __init__(self, model: CrossMAE, problem: Problem, span: Span, batch: int, dtype: DTypeLike, few: int = 0):
@@ -47,9 +47,10 @@ class Watcher:
         """Returns f, with its encodings made."""
         data = self.encoder(backbone, budget).on(None)
 
-        def look(params: Params, levels: tuple[float, ...] = ()) -> dict[str, np.ndarray]:
+        def look(params: Params, levels: tuple[float, ...] = (), absolute: bool = False) -> dict[str, np.ndarray]:
             errors = self.measure(levels)(self.problem.panel, (params, data), self.span)["prompt"]
-            return {str(h): e.mae if levels else e.mse for h, e in zip(self.span.horizons, errors, strict=True)}
+            by = "mae" if levels or absolute else "mse"
+            return {str(h): getattr(e, by) for h, e in zip(self.span.horizons, errors, strict=True)}
 
         return look
 

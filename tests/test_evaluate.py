@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ptt_jax import baselines, cache, evaluate, layers, mesh, stream
+from ptt_jax import baselines, cache, config, data, evaluate, layers, mesh, problems, stream
 from ptt_jax.windows import future, past, shuffle, take
 
 
@@ -142,6 +142,34 @@ def test_the_linear_model_is_ridge_regression_in_closed_form(problem, monkeypatc
     by_hand = np.linalg.solve(gram + 1e-2 * np.trace(gram) / 48 * np.eye(48), x.T @ y)
     ours = baselines.fit_linear(problem._replace(panel=panel), span, problem.span("validation", 48, (12,)))
     np.testing.assert_allclose(ours, by_hand, atol=1e-3)
+
+
+def test_a_ridge_draws_the_linear_model_to_the_mean_or_the_last_value_as_validation_chooses():
+    """No past of a random walk says more than its last value, and none of noise more than its mean."""
+    cfg = config.default()
+    cfg.data.rows, cfg.data.channels = 4000, 3
+    problem = problems.prepare(data.load(cfg.data), mesh.make(1))
+    noise = np.random.default_rng(0).normal(size=(3, 4000)).astype(np.float32)
+    spans = [problem.span(s, 48, (12,)) for s in ("train", "validation", "test")]
+    x = np.arange(spans[2].rows)
+
+    def errors(values):
+        panel = problem.panel.replace(values_CT=jnp.asarray(values), observed_CT=jnp.ones((3, 4000), bool))
+        x_RL, observed_RL = take(panel, spans[2], jnp.asarray(x))
+        found = {}
+        for towards in ("mean", "last", "either"):
+            weights_TH = baselines.fit_linear(problem._replace(panel=panel), *spans[:2], towards=towards)
+            y_RH = layers.linear(jnp.asarray(weights_TH), x_RL[:, :48], observed_RL[:, :48])
+            found[towards] = float(jnp.square(y_RH - x_RL[:, 48:]).mean())
+        last = float(jnp.square(x_RL[:, 47:48] - x_RL[:, 48:]).mean())
+        return found, last, float(jnp.square(x_RL[:, :48].mean(1, keepdims=True) - x_RL[:, 48:]).mean())
+
+    walk, last, _ = errors(np.cumsum(noise, 1))
+    assert walk["either"] == walk["last"] < walk["mean"]
+    assert walk["last"] < 1.05 * last
+    still, _, mean = errors(noise)
+    assert still["either"] == still["mean"] < still["last"]
+    assert still["mean"] < 1.05 * mean
 
 
 def test_missing_targets_pull_the_linear_model_nowhere(problem):

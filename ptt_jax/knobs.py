@@ -193,7 +193,8 @@ KNOBS: tuple[tuple[str, Any, Rule, str], ...] = (
      "and each horizon takes what is best on validation"),
     ("tune.linear_when", "beside", one_of("beside", "after"),
      "where the backbone holds a linear map: prompts learn beside each of tune.linear_shares; or alone, once, and what "
-     "was best takes the share from 0 to 1 that is best on validation after that"),
+     "was best takes the share from 0 to 0.75 that is best on validation after that, by absolute error where tune.loss "
+     "is mae"),
     ("tune.clip", 1.0, positive, "largest norm of a step's gradient, over what learns"),
     ("tune.prompts", "position", one_of("position", "shared", "channel", "layer"),
      "one prompt token for each future patch, one for all, one for each channel and future patch, or one for each "

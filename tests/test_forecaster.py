@@ -59,6 +59,21 @@ def test_a_forecast_follows_the_frame_in_its_kind_and_units(fitted):
         assert (found[name] < found[f"{name}-hi-80"]).all()
 
 
+def test_a_forecast_has_the_share_of_a_linear_map_that_its_prompt_says(fitted):
+    of = fitted.fitted
+    (tokens_ME,) = of.predictor.prompt.values()
+    assert of.cfg.tune.linear_when == "after"
+    assert of.predictor.backbone["linear_map"].shape[0] == of.cfg.lookback
+    assert 0 < tokens_ME[0, -1] <= 0.75
+    history_RT = make()[["load", "wind"]].to_numpy().T
+    alone, whole = (
+        of.predictor._replace(prompt={"tokens_MD": tokens_ME.at[:, -1].set(share)})(history_RT, HORIZON)
+        for share in (0, 1)
+    )
+    mixed_RH = alone + float(tokens_ME[0, -1]) * (whole - alone)
+    np.testing.assert_allclose(fitted.predict()[["load", "wind"]].to_numpy().T, mixed_RH, rtol=1e-4, atol=1e-3)
+
+
 def test_a_long_frame_gives_the_numbers_of_the_wide_one(fitted):
     wide, tall = fitted.predict(make(), levels=(90,)), fitted.predict(long(make()), levels=(90,))
     assert list(tall) == ["unique_id", "ds", "ptt", "ptt-lo-90", "ptt-hi-90"]

@@ -164,6 +164,11 @@ def test_a_ridge_draws_the_linear_model_to_the_mean_or_the_last_value_as_validat
         last = float(jnp.square(x_RL[:, 47:48] - x_RL[:, 48:]).mean())
         return found, last, float(jnp.square(x_RL[:, :48].mean(1, keepdims=True) - x_RL[:, 48:]).mean())
 
+    with pytest.MonkeyPatch.context() as patch:  # nothing is left of what a great ridge does not draw to
+        patch.setattr(baselines, "RIDGES", (1e9,))
+        patch.setattr(baselines, "STRONGER", ())
+        (found, last, mean) = errors(np.cumsum(noise, 1))
+        np.testing.assert_allclose((found["last"], found["mean"]), (last, mean), rtol=1e-4)
     walk, last, _ = errors(np.cumsum(noise, 1))
     assert walk["either"] == walk["last"] < walk["mean"]
     assert walk["last"] < 1.05 * last

@@ -270,7 +270,18 @@ def test_each_member_and_horizon_takes_a_share_of_its_own():
 
 
 @pytest.fixture(scope="module")
-def after(run, problem, tmp_path_factory):
+def even(problem, tmp_path_factory):
+    """A backbone whose map is about as poor as its network of six steps."""
+    cfg, map_TH = with_map(), 0.15 * np.random.default_rng(0).normal(size=(48, 24)).astype(np.float32)
+    folder = open_run(tmp_path_factory.mktemp("even") / "run", cfg)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(linear, "fit", lambda *asked: map_TH)
+        train.pretrain(cfg, folder, problem, Log(folder / "metrics.jsonl"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def after(even, problem, tmp_path_factory):
     """f(name, when, loss) -> a run on that map whose prompts, of two seeds and two rates, learned alone, and its task's
     card; under 'after' they took a share in the end."""
 
@@ -279,23 +290,21 @@ def after(run, problem, tmp_path_factory):
         cfg.tune.loss = loss
         cfg.tune.update(linear_when=when, seeds=2, learning_rates=(1e-2, 3e-3))
         cfg.tune.linear_shares = (0.0,) if when == "beside" else cfg.tune.linear_shares
-        cfg.backbone = str(run)
+        cfg.backbone = str(even)
         folder = open_run(tmp_path_factory.mktemp(name) / "run", cfg)
-        checkpoint.refer(folder, checkpoint.find_backbone(run))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(tune, "MOST_SHARE", 1.0)  # a network of six steps is poor
-            tune.tune(cfg, folder, problem, Log(folder / "metrics.jsonl"))
+        checkpoint.refer(folder, checkpoint.find_backbone(even))
+        tune.tune(cfg, folder, problem, Log(folder / "metrics.jsonl"))
         return folder, json.loads((folder / "prompts" / f"{TASK}.json").read_text())
 
     return learn
 
 
 @pytest.mark.parametrize("loss", ["mse", "mae"])
-def test_prompts_that_learned_alone_take_the_share_that_is_best_on_validation(after, run, problem, loss):
+def test_prompts_that_learned_alone_take_the_share_that_is_best_on_validation(after, even, problem, loss):
     folder, card = after("after", "after", loss)
     plain, other = after("plain", "beside", loss)
-    model, backbone = weights(run)
-    span, key = problem.span("validation", 48, (12, 20)), checkpoint.find_backbone(run)["content_hash"]
+    model, backbone = weights(even)
+    span, key = problem.span("validation", 48, (12, 20)), checkpoint.find_backbone(even)["content_hash"]
     mixed, alone = (checkpoint.load_prompts(of, TASK, key) for of in (folder, plain))
     assert {k: v for k, v in card.items() if k in ("chosen", "step")} == {k: other[k] for k in ("chosen", "step")}
 
@@ -318,7 +327,7 @@ def test_prompts_that_learned_alone_take_the_share_that_is_best_on_validation(af
             parabola = [error(jnp.asarray(tokens_ME), at, h) for at in (0.0, 0.5, 1.0)]
             np.testing.assert_allclose(linear.best_share(*np.array(parabola)), share, atol=2e-3)
             near = [error(jnp.asarray(tokens_ME), at, h) for at in (share, share - 0.1, min(share + 0.1, 1), 0.0)]
-            assert share > 0.1
+            assert 0.1 < share < 0.75
             assert near[0] <= min(near[1:]) + 1e-7
 
 

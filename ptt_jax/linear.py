@@ -7,19 +7,22 @@ of `tune.linear_shares`, by default none of it among them, and validation takes 
 alone and take a share in the end (`tune.linear_when`). Other modes (`tune.mode`) and other tasks leave it out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ptt_jax import baselines
+from ptt_jax import baselines, prompts
 from ptt_jax.model import CrossMAE
 from ptt_jax.problems import Problem
 from ptt_jax.windows import Span
 
 Params = Any
+# Of a map that is mixed in at the end: a forecast that is all the map's is no better than the map, and a mix of two
+# that err differently mostly is. As much as the largest of tune.linear_shares.
+MOST_SHARE = 0.75
 
 
 def fit(
@@ -60,3 +63,28 @@ def best_share(first: np.ndarray, half: np.ndarray, second: np.ndarray) -> np.nd
     bent = known & (bend > 0)
     inner = np.clip(-np.where(known, slope, 0) / np.where(bent, 2 * bend, 1), 0, 1)
     return np.where(bent, inner, known & (second < first)).astype(float)
+
+
+def with_best_shares(
+    look: Callable[[prompts.Prompt], dict[str, np.ndarray]], best: Mapping[str, prompts.Prompt], longest: int,
+    known: Mapping[str, np.ndarray],
+) -> dict[str, prompts.Prompt]:  # fmt: skip
+    """Returns each horizon's prompts with the share of the map that is best on validation, every member's own, and at
+    most `MOST_SHARE`.
+
+    look: f(prompts of `longest` tokens) -> {horizon: error_SG}; best: {horizon: prompts} without a share; known: of
+    these the errors, as far as they are known.
+    """
+
+    def ask(many: prompts.Prompt, share: float) -> dict[str, np.ndarray]:
+        def whole(tokens: np.ndarray) -> np.ndarray:
+            return np.pad(tokens, [(0, 0)] * (tokens.ndim - 2) + [(0, longest - tokens.shape[-2]), (0, 0)])
+
+        return look(prompts.with_shares(jax.tree.map(whole, many), np.full((1, 1), share)))
+
+    alone, out = ask(next(iter(best.values())), 1.0), {}  # the map, whatever the prompts
+    for h, many in best.items():
+        none = known[h] if h in known else ask(many, 0.0)[h]
+        share_SG = best_share(none, ask(many, 0.5)[h], alone[h])
+        out[h] = prompts.with_shares(many, np.minimum(share_SG, MOST_SHARE))
+    return out

@@ -26,10 +26,6 @@ from ptt_jax.seal import write_json
 from ptt_jax.store import Store
 from ptt_jax.windows import Span
 
-# Of a linear map that is mixed in at the end: a forecast that is all the map's is no better than the map, and a mix of
-# two that err differently mostly is. As much as the largest of tune.linear_shares.
-MOST_SHARE = 0.75
-
 
 def plans(cfg: ConfigDict, problem: Problem, model: CrossMAE, log: Log) -> list[Plan]:
     """Returns what tunes prompts to forecast, all horizons in one run, and those of `tune.quantiles` after them, on the
@@ -74,28 +70,6 @@ def tune(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = 
     if cfg.tune.quantiles:
         learn(cfg, run, problem, log, prompts.quantiles(task), lambda model: plan(model, 1), "", read, tuned)
     return task
-
-
-def mixed(
-    look: Callable[[prompts.Prompt], dict[str, np.ndarray]], best: dict[str, prompts.Prompt], longest: int
-) -> dict[str, prompts.Prompt]:
-    """Returns each horizon's prompts with the share of the linear map that is best on validation, every member's own,
-    and at most `MOST_SHARE`.
-
-    look: f(prompts of `longest` tokens) -> {horizon: error_SG}; best: {horizon: prompts} without a share.
-    """
-
-    def ask(many: prompts.Prompt, share: float) -> dict[str, np.ndarray]:
-        def whole(tokens: np.ndarray) -> np.ndarray:
-            return np.pad(tokens, [(0, 0)] * (tokens.ndim - 2) + [(0, longest - tokens.shape[-2]), (0, 0)])
-
-        return look(prompts.with_shares(jax.tree.map(whole, many), np.full((1, 1), share)))
-
-    alone = ask(next(iter(best.values())), 1.0)  # the map, whatever the prompts
-    each = {h: (ask(many, 0.0)[h], ask(many, 0.5)[h], alone[h]) for h, many in best.items()}
-    return {
-        h: prompts.with_shares(many, np.minimum(linear.best_share(*each[h]), MOST_SHARE)) for h, many in best.items()
-    }
 
 
 @rundir.or_nothing
@@ -161,11 +135,13 @@ def learn(
 
     def mix(params: Any) -> None:
         """Gives each horizon's best prompts their share of the linear map, by what they learned by, and says so."""
+        absolute = t.loss == "mae"
+        known = {} if absolute else {h: history.stack(h).min(0) for h in best}
 
         def look_at(many: prompts.Prompt) -> dict[str, np.ndarray]:
-            return look({**params, "prompt": meshes.replicate(problem.mesh, many)}, absolute=t.loss == "mae")
+            return look({**params, "prompt": meshes.replicate(problem.mesh, many)}, absolute=absolute)
 
-        best.update(mixed(look_at, best, longest))
+        best.update(linear.with_best_shares(look_at, best, longest, known))
         shares = (f"{h}: {np.mean(prompts.shares_of(many, history.setting(h))):.2f}" for h, many in best.items())
         log.say(f"{stage}: share of the linear map at {'  '.join(shares)}")
 

@@ -28,6 +28,7 @@ OWN = {
 }
 NO_STEPS = ("pretrain.epochs=0.0", "pretrain.steps=0")  # a random backbone
 RANDOM_BESIDE = "random backbone: prompts beside a linear map"
+THREE_WIDER_BESIDE = "three wider networks: prompts beside a linear map"
 BESIDE = ("model.linear=True",)
 THREE = ("model.members=3",)
 WIDER = ("model.width=128", "model.mlp=256", "model.decoder_layers=2")
@@ -65,6 +66,7 @@ def main(sets: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
                 cell("-linear", {"prompt": "prompts beside a linear map"}, *BESIDE),
                 cell("-three", {"prompt": "three networks: prompts beside a linear map"}, *THREE, *BESIDE),
                 cell("-wider", {"prompt": "wider: prompts beside a linear map"}, *WIDER, *BESIDE),
+                cell("-three-wider", {"prompt": THREE_WIDER_BESIDE}, *THREE, *WIDER, *BESIDE),
                 cell("-random", {"prompt": "random backbone: prompts"}, *NO_STEPS),
                 cell("-random-linear", {"prompt": RANDOM_BESIDE}, *BESIDE, *NO_STEPS),
                 cell("-probe", {"probe": "new head: probe"}, "tune.mode=probe", *MORE, on="."),

@@ -4,7 +4,7 @@ workers.py."""
 import contextlib
 import multiprocessing
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,8 @@ class Process:
 class Worker(Process):
     """A process that runs cells, on these cores, on this share of a GPU's memory. `kind` is its last cell's."""
 
+    known = begun = frozenset[str]()  # kinds of others in its process: there are none
+
     def __init__(self, cores: Sequence[int], share: float) -> None:
         super().__init__(cores, workers.serve, share)
         self.kind = ""
@@ -86,6 +88,7 @@ class Team(Process):
     def __init__(self, cores: Sequence[int], share: float, threads: int) -> None:
         super().__init__(cores, workers.serve_several, share, threads)
         self.lanes = [Lane(self, number) for number in range(threads)]
+        self.known = set[str]()  # kinds of cells that have ended well in it
 
     def listen(self) -> None:
         """Notes what its lanes have answered; of a process that is dead, its exit code for those that have not."""
@@ -106,6 +109,16 @@ class Lane:
         self.team, self.number, self.kind, self.broken = team, number, "", False
         self.code: int | None = None
 
+    @property
+    def known(self) -> Set[str]:
+        """Kinds of cells whose programs its process has."""
+        return self.team.known
+
+    @property
+    def begun(self) -> Set[str]:
+        """Kinds of cells whose programs its process is compiling."""
+        return {lane.kind for lane in self.team.lanes if lane.code is None} - self.known
+
     def start(self, log: Path, argv: Sequence[str], kind: str) -> None:
         """Has it run a cell."""
         self.kind, self.code = kind, None
@@ -116,6 +129,8 @@ class Lane:
     def answer(self) -> int | None:
         """Returns the exit code of the cell that it runs, None while it does."""
         self.team.listen()
+        if self.code == 0:
+            self.team.known.add(self.kind)
         if self.code not in (None, 0, 2):
             for lane in self.team.lanes:  # the process ends when the others have answered
                 lane.broken = True

@@ -24,7 +24,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -85,11 +85,19 @@ def shapes(plan: Plan, part: str, cell: Cell) -> str:
     return json.dumps([cell.data, *(own[k] for k in ("lookback", "horizons", "views", "compute_dtype")), knobs])
 
 
-def pick(ready: Sequence[Ahead], last: str, others: Collection[str]) -> Ahead:
-    """Returns what a worker runs next: of the kind of its last cell, whose programs it has; else of a data set that
-    nobody is at; else the first."""
-    of = [ahead for ahead in ready if ahead.kind == last] or [ahead for ahead in ready if ahead.cell.data not in others]
-    return (of or ready)[0]
+def pick(
+    ready: Sequence[Ahead], last: str, others: Collection[str], known: Collection[str] = (), begun: Collection[str] = ()
+) -> Ahead:  # fmt: skip
+    """Returns what a worker runs next: of the kind of its last cell, or one of those `known`, whose programs it has;
+    else of a data set that is not among those of others; else of a kind that is not begun, and so compiled, beside it
+    in its process; else the first."""
+    rules: tuple[Callable[[Ahead], bool], ...] = (
+        lambda of: of.kind == last,
+        lambda of: of.kind in known,
+        lambda of: of.cell.data not in others,
+        lambda of: of.kind not in begun,
+    )
+    return next((of for rule in rules for of in ready if rule(of)), ready[0])
 
 
 def perform(
@@ -124,7 +132,7 @@ def perform(
             for slot in range(jobs * threads):
                 if slot in running or not ready or (one := crew.free(slot, running)) is None:
                     continue
-                of = pick(ready, one.kind, {at.cell.data for at, _ in running.values()})
+                of = pick(ready, one.kind, {at.cell.data for at, _ in running.values()}, one.known, one.begun)
                 ready.remove(of)
                 waiting.remove(of)
                 one.start(*command(plan, of.part, of.cell), of.kind)

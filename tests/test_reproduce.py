@@ -413,13 +413,44 @@ def test_a_worker_goes_on_with_what_it_has_programs_for(reproduce):
         return reproduce.Ahead("main", reproduce.Cell(name, data, "", (), "", {}), kind)
 
     ready = [cell("a", "ETTh1", "1"), cell("b", "ETTh1", "2"), cell("c", "ETTh2", "3")]
-    for last, others, name in (
-        ("2", {"ETTh1"}, "b"),
-        ("", {"ETTh1"}, "c"),
-        ("", {"ETTh1", "ETTh2"}, "a"),
-        ("", (), "a"),
+    both = {"ETTh1", "ETTh2"}
+    for last, others, known, begun, name in (
+        ("2", {"ETTh1"}, (), (), "b"),
+        ("2", (), {"3"}, (), "b"),
+        ("", {"ETTh1"}, {"2"}, (), "b"),
+        ("", {"ETTh1"}, (), (), "c"),
+        ("", both, (), {"1"}, "b"),
+        ("", both, (), {"1", "2", "3"}, "a"),
+        ("", both, (), (), "a"),
+        ("", (), (), (), "a"),
     ):
-        assert reproduce.pick(ready, last, others).cell.name == name
+        assert reproduce.pick(ready, last, others, known, begun).cell.name == name
+
+
+def test_a_lane_knows_what_its_team_has_compiled_and_is_compiling(crew, tmp_path):
+    class Asks:  # who answers that lane 0's cell has ended well, when it is asked
+        sent, answers = [], [(0, 0)]
+
+        def send(self, what):
+            self.sent.append(what)
+
+        def poll(self):
+            return bool(self.answers)
+
+        def recv(self):
+            return self.answers.pop()
+
+    team = object.__new__(crew.Team)
+    team.asks, team.known = Asks(), set()
+    team.lanes = [crew.Lane(team, 0), crew.Lane(team, 1)]
+    for lane, kind in zip(team.lanes, "ab", strict=True):
+        lane.start(tmp_path / kind, [], kind)
+    assert (team.lanes[0].known, team.lanes[1].begun) == (set(), {"a", "b"})
+    assert (team.lanes[0].answer(), team.lanes[1].answer()) == (0, None)
+    for again in (False, True):  # what is known is compiled, whoever is at it
+        if again:
+            team.lanes[0].start(tmp_path / "a", [], "a")
+        assert [(lane.known, lane.begun) for lane in team.lanes] == [({"a"}, {"b"})] * 2
 
 
 def test_jobs_that_are_told_to_end_leave_nobody_behind(reproduce, noted, tmp_path, capsys):

@@ -229,9 +229,8 @@ def draw_thawed(found: pd.DataFrame, spent: pd.DataFrame, folder: Path) -> list[
     axes.grid(axis="y", color="0.92", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.set_xlabel("MSE against the recipe, %")
-    axes.annotate(
-        "what learns: how many numbers", (0, 1), (-4, 6), "axes fraction", "offset points", fontsize=8, ha="right"
-    )
+    said = f"what learns: how many numbers ({of['data'].iloc[0]})"  # of sets of another patch they differ a little
+    axes.annotate(said, (0, 1), (-4, 6), "axes fraction", "offset points", fontsize=8, ha="right")
     axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)

@@ -93,12 +93,15 @@ def spent_by(table: pd.DataFrame, sets: Sequence[str], label: str) -> dict[str, 
 
 def markdown(table: pd.DataFrame, spent: pd.DataFrame) -> str:
     """Returns a table for each question, its heading in the first cell: MSE / MAE of each set and the difference to its
-    recipe in %, or that it is the recipe; and what rows cost where they differ in it.
+    recipe in %, or that it is the recipe; and what rows cost where they differ in it. Means of the differences are over
+    all sets but those that are hardly begun: of less than half as many rows as another one.
 
     table: columns as `reproduce.gather` returns them; spent: of `costs.read`.
     """
     found, parts = change(table), []
     sets = [name for name in SETS if name in {*found["data"]}]
+    run = found[~found["is_recipe"].astype(bool)]["data"].value_counts()
+    counted = [name for name in sets if 2 * run.get(name, 0) >= run.max()]
     for question in dict.fromkeys(variant.question for variant in ABLATIONS.values()):
         labels = [label for label, variant in ABLATIONS.items() if variant.question == question and label != RECIPE]
         here = {label: found[found["row"] == label] for label in labels if label in {*found["row"]}}
@@ -109,8 +112,8 @@ def markdown(table: pd.DataFrame, spent: pd.DataFrame) -> str:
         titles = [f"**{question}**", *sets, "mean change", *heads, "seeds"]
         lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
         for label, of in here.items():
-            changes = of[~of["is_recipe"]]["change"]
-            mean = f"{changes.mean():+.1f} %" if changes.count() == len(sets) else ""
+            changes = of[~of["is_recipe"] & of["data"].isin(counted)]["change"]
+            mean = f"{changes.mean():+.1f} %" if changes.count() == len(counted) else ""
             cells = [*(shown(of, name) for name in sets), mean, *(cost[label].get(head, "") for head in heads)]
             lines.append(f"| {label} | " + " | ".join([*cells, str(int(of["seeds"].min()))]) + " |")
         parts.append("\n".join(lines))

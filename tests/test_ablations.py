@@ -96,6 +96,16 @@ def test_the_table_has_a_heading_for_each_question_and_marks_the_recipe(scripts,
     assert lines["mask ratio 0.9"].count(f"+{at}.0 %") == 4  # three sets and their mean
 
 
+def test_a_set_that_is_hardly_begun_is_in_no_mean(scripts, table):
+    whole = {"the recipe", "mask ratio 0.9"}
+    begun = table[(table["data"] != "Weather") | table["model"].isin(whole)]
+    lines = {line.split(" | ")[0].strip("| "): line for line in
+             scripts["ablations"].markdown(begun, pd.DataFrame()).splitlines()}  # fmt: skip
+    at = [*scripts["cells"].ABLATIONS].index
+    assert lines["mask ratio 0.9"].count(f"+{at('mask ratio 0.9')}.0 %") == 4  # shown, and not counted
+    assert lines["mask ratio 0.8"].count(f"+{at('mask ratio 0.8')}.0 %") == 3  # two sets and their mean
+
+
 def test_without_a_recipe_there_is_no_difference(scripts, table):
     text = scripts["ablations"].markdown(table[table["model"] != "the recipe"], pd.DataFrame())
     assert "nan" not in text

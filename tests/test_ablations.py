@@ -85,11 +85,16 @@ def test_a_row_without_all_horizons_is_left_out(scripts, table):
     assert scripts["ablations"].markdown(table.iloc[:0], pd.DataFrame()) == ""
 
 
+def by_label(text):
+    """{row of a table: its line}"""
+    return {line.split(" | ")[0].strip("| "): line for line in text.splitlines()}
+
+
 def test_the_table_has_a_heading_for_each_question_and_marks_the_recipe(scripts, table):
     text = scripts["ablations"].markdown(table, pd.DataFrame())
     for question in {variant.question for variant in scripts["cells"].ABLATIONS.values()}:
         assert f"| **{question}** | ETTh1 | ETTm1 | Weather | mean change | seeds |" in text
-    lines = {line.split(" | ")[0].strip("| "): line for line in text.splitlines()}
+    lines = by_label(text)
     assert lines["Huber's error"].count("**recipe**") == 1
     assert lines["mask ratio 0.6"].count("0.300 / 0.300 **recipe**") == 3
     at = [*scripts["cells"].ABLATIONS].index("mask ratio 0.9")
@@ -99,8 +104,7 @@ def test_the_table_has_a_heading_for_each_question_and_marks_the_recipe(scripts,
 def test_a_set_that_is_hardly_begun_is_in_no_mean(scripts, table):
     whole = {"the recipe", "mask ratio 0.9"}
     begun = table[(table["data"] != "Weather") | table["model"].isin(whole)]
-    lines = {line.split(" | ")[0].strip("| "): line for line in
-             scripts["ablations"].markdown(begun, pd.DataFrame()).splitlines()}  # fmt: skip
+    lines = by_label(scripts["ablations"].markdown(begun, pd.DataFrame()))
     at = [*scripts["cells"].ABLATIONS].index
     assert lines["mask ratio 0.9"].count(f"+{at('mask ratio 0.9')}.0 %") == 4  # shown, and not counted
     assert lines["mask ratio 0.8"].count(f"+{at('mask ratio 0.8')}.0 %") == 3  # two sets and their mean

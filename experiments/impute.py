@@ -28,7 +28,7 @@ from cells import FIVE, ROOT
 from ledger import Ledger, exit_code, fingerprint, set_table
 from reproduce import MOST_SEEDS, at_hand
 
-from ptt_jax import architecture, checkpoint, config, data, gaps, imputation, impute, mesh, pictures, problems
+from ptt_jax import architecture, bridge, checkpoint, config, data, gaps, imputation, impute, mesh, pictures, problems
 from ptt_jax.architecture import adopt
 from ptt_jax.errors import UserError
 from ptt_jax.flags import load_file
@@ -50,8 +50,9 @@ MODELS = {
     "plain": "mask token, plain",
     "zero_shot": "mask token",
     "prompt": "prompts",
+    "leaning": "prompts and lines",
 }
-SHOWN = {"linear": "#009E73", "seasonal": "#CC79A7", "zero_shot": "#0072B2", "prompt": "#D55E00"}
+SHOWN = {"linear": "#009E73", "seasonal": "#CC79A7", "zero_shot": "#0072B2", "leaning": "#D55E00"}
 
 
 def settings(name: str, kind: str, seed: int, card: dict) -> Any:
@@ -71,20 +72,23 @@ def key(cfg: Any, card: dict) -> tuple[str, str]:
 
 
 def closing(model: CrossMAE, of: impute.Way) -> imputation.Closing:
-    """Returns how every model closes gaps, inputs {'backbone', 'prompt'}."""
+    """Returns how every model closes gaps, inputs {'backbone', 'prompt', 'share_A'}."""
     plain = impute.Way("mean", 0.0, of.season)  # as a forecast's history is read, and the reconstruction as it is
 
     def close(params: Any, x_RL: jax.Array, seen_RL: jax.Array, channel_R: jax.Array) -> dict[str, jax.Array]:
         alone = {"backbone": params["backbone"]}
-        around_RL = gaps.season_around(x_RL, seen_RL, of.season)
+        around_RL, line_RL = gaps.season_around(x_RL, seen_RL, of.season), gaps.interpolate(x_RL, seen_RL)
+        prompted = {k: v for k, v in params.items() if k != "share_A"}
+        told_RL = impute.impute(model, prompted, of, x_RL, seen_RL, channel_R)
         return {
             "mean": gaps.average(x_RL, seen_RL),
-            "linear": gaps.interpolate(x_RL, seen_RL),
+            "linear": line_RL,
             "seasonal": gaps.seasonal(x_RL, seen_RL, of.season),
             "drawn": gaps.draw(around_RL, x_RL, seen_RL, of.reach),
             "plain": impute.impute(model, alone, plain, x_RL, seen_RL, channel_R),
             "zero_shot": impute.impute(model, alone, of, x_RL, seen_RL, channel_R),
-            "prompt": impute.impute(model, params, of, x_RL, seen_RL, channel_R),
+            "prompt": told_RL,
+            "leaning": bridge.lean(told_RL, line_RL, bridge.rung(seen_RL), params["share_A"]),
         }
 
     return close
@@ -98,9 +102,9 @@ def tuned(cfg: Any, problem: Problem, card: dict, runs: Path) -> tuple[imputatio
     checkpoint.refer(folder, card)
     with (folder / "tune.log").open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
         task = imputation.tuning(cfg, folder, problem, Log(folder / "metrics.jsonl"))
-    (prompt,), way = imputation.load(folder, task, card["content_hash"])
+    (asked,), way = imputation.load(folder, task, card["content_hash"])
     model = architecture.build(card["architecture"], cfg.compute_dtype)
-    params = {"backbone": checkpoint.load_backbone(card, architecture.shapes(model)), "prompt": prompt}
+    params = {"backbone": checkpoint.load_backbone(card, architecture.shapes(model)), **asked}
     return closing(model, way), params, imputation.law(cfg, problem.series)
 
 
@@ -159,7 +163,7 @@ def picture(drawn: dict[str, tuple], problem: Problem, lookback: int, file: Path
                 ax.plot(at, np.where(hidden, np.nan, truth), ".", color="#222222", markersize=3, label="seen")
                 ax.plot(at, np.where(hidden, truth, np.nan), ".", color="#BBBBBB", markersize=3, label="hidden")
                 for model, colour in SHOWN.items():
-                    width = 1.6 if model == "prompt" else 0.8
+                    width = 1.6 if model == "leaning" else 0.8
                     y = closed[model][a, shown]
                     ax.plot(at, y, color=colour, linewidth=width, label=MODELS[model], zorder=1 + width)
                 ax.set_title(f"{name}, half of the {kind} hidden" if kind == "points" else f"{name}, half in {kind}")

@@ -25,6 +25,7 @@ from ptt_jax import (
     answer,
     cache,
     checkpoint,
+    closing,
     config,
     detect,
     export,
@@ -245,11 +246,13 @@ class Forecaster:
     def impute(self, df: pd.DataFrame) -> pd.DataFrame:
         """Returns the frame with its missing values reconstructed by the frozen backbone, everything else as it was.
 
-        Rows that the frame lacks are not put in (`frames.fill`). A series without any value keeps its gaps.
+        How far answers lean on straight lines is learned from values that the frame has, hidden for it in gaps like its
+        own (`closing.py`). Rows that the frame lacks are not put in (`frames.fill`). A series without any value keeps
+        its gaps.
         """
         of, table = self.fitted, self._read_more(df)
         impute.check(of.predictor.model)
-        return frames.fill(table, df, of.predictor.close(table.values_TC, of.season))
+        return frames.fill(table, df, closing.close(of.predictor, table.values_TC, of.season))
 
     def detect(self, df: pd.DataFrame) -> pd.DataFrame:
         """Returns the frame with a column `score` (wide: one for each series, 'load-score'): how wrong the backbone's

@@ -76,9 +76,7 @@ def interpolate(x_RL: Array, seen_RL: Array) -> Array:
     """Returns the seen values, and between them straight lines in time; the ends are held, and 0 is in a row of which
     nothing is seen."""
     steps = x_RL.shape[1]
-    at_RL = jnp.broadcast_to(jnp.arange(steps), x_RL.shape)
-    before_RL = jax.lax.cummax(jnp.where(seen_RL, at_RL, -1), axis=1)
-    after_RL = jax.lax.cummin(jnp.where(seen_RL, at_RL, steps), axis=1, reverse=True)
+    at_RL, before_RL, after_RL = around(seen_RL)
     left_RL = jnp.where(before_RL < 0, after_RL, before_RL)
     right_RL = jnp.where(after_RL == steps, left_RL, after_RL)
     share_RL = (at_RL - left_RL) / jnp.maximum(right_RL - left_RL, 1)
@@ -87,6 +85,15 @@ def interpolate(x_RL: Array, seen_RL: Array) -> Array:
     line_RL = x_left_RL + share_RL * (x_right_RL - x_left_RL)
     line_RL = jnp.where(seen_RL, x_RL, line_RL)
     return jnp.where(seen_RL.any(1, keepdims=True), line_RL, 0)
+
+
+def around(seen_RL: Array) -> tuple[Array, Array, Array]:
+    """Returns each step's place, and the places of the nearest seen ones before and after, itself where it is seen: -1
+    and the length where there is none."""
+    at_RL = jnp.broadcast_to(jnp.arange(seen_RL.shape[1]), seen_RL.shape)
+    before_RL = jax.lax.cummax(jnp.where(seen_RL, at_RL, -1), axis=1)
+    after_RL = jax.lax.cummin(jnp.where(seen_RL, at_RL, seen_RL.shape[1]), axis=1, reverse=True)
+    return at_RL, before_RL, after_RL
 
 
 def nearest(seen_RL: Array) -> Array:

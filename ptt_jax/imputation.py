@@ -1,4 +1,5 @@
-"""The task of imputation: hide values of a split's windows, tune a prompt that brings them back, measure, keep it."""
+"""The task of imputation: hide values of a split's windows, tune a prompt that brings them back, find how far its
+answers lean on straight lines, measure, keep both."""
 
 import dataclasses
 import json
@@ -13,7 +14,7 @@ from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ptt_jax import architecture, cache, checkpoint, gaps, impute, processes, prompts, tune, windows
+from ptt_jax import architecture, bridge, cache, checkpoint, gaps, impute, processes, tune, windows
 from ptt_jax import mesh as meshes
 from ptt_jax.config import flat
 from ptt_jax.data import Series, season
@@ -116,21 +117,36 @@ def every(span: Span, stride: int) -> np.ndarray:
     return (start_W[:, None] * span.channels + np.arange(span.channels)).ravel()
 
 
-def evaluator(
-    close: Closing, mesh: Mesh, batch: int, stride: int
-) -> Callable[[Panel | Host, Any, Span, Law], dict[str, Errors]]:
-    """Returns f(panel, inputs, span, hiding) -> {model: Errors} over `every` window. What is hidden follows from the
-    law and a window's place alone: all models, seeds and batch sizes are measured on the same values."""
-    batch, sums = -(-batch // mesh.size) * mesh.size, summing(close, mesh)
+# f(panel, inputs, span, hiding) -> sums over rows of windows
+Total = Callable[[Panel | Host, Any, Span, Law], Any]
 
-    def run(panel: Panel | Host, inputs: Any, span: Span, hiding: Law) -> dict[str, Errors]:
+
+def totalling(sums: Callable, mesh: Mesh, batch: int, stride: int) -> Total:
+    """Returns what adds up, in float64, the sums of batches of rows over `every` window: f(windows, inputs, span,
+    hiding, row_R, real_R) -> sums."""
+    batch = -(-batch // mesh.size) * mesh.size
+
+    def run(panel: Panel | Host, inputs: Any, span: Span, hiding: Law) -> Any:
         row_A = every(span, stride)
         blocks = -(-len(row_A) // batch)
         at_JR = np.arange(blocks * batch).reshape(blocks, batch)
         row_JR, real_JR = row_A[np.minimum(at_JR, len(row_A) - 1)], at_JR < len(row_A)
         feed = panel.feed(span, lambda i: row_JR[i][None], blocks)
         parts = [sums(fed, inputs, span, hiding, row_JR[i], real_JR[i]) for i, fed in enumerate(feed)]
-        of, count = jax.tree.map(lambda *part: np.sum(np.asarray(part, np.float64), 0), *jax.device_get(parts))
+        return jax.tree.map(lambda *part: np.sum(np.asarray(part, np.float64), 0), *jax.device_get(parts))
+
+    return run
+
+
+def evaluator(
+    close: Closing, mesh: Mesh, batch: int, stride: int
+) -> Callable[[Panel | Host, Any, Span, Law], dict[str, Errors]]:
+    """Returns f(panel, inputs, span, hiding) -> {model: Errors} over `every` window. What is hidden follows from the
+    law and a window's place alone: all models, seeds and batch sizes are measured on the same values."""
+    total = totalling(summing(close, mesh), mesh, batch, stride)
+
+    def run(panel: Panel | Host, inputs: Any, span: Span, hiding: Law) -> dict[str, Errors]:
+        of, count = total(panel, inputs, span, hiding)
         some = count or np.nan  # nothing hidden: nan, and no warning
         return {name: Errors(se / some, ae / some, int(count)) for name, (se, ae) in of.items()}
 
@@ -143,11 +159,8 @@ def summing(close: Closing, mesh: Mesh) -> Callable:
 
     @jax.jit
     def sums(panel: Windows, inputs: Any, span: Span, hiding: Law, row_R: Array, real_R: Array) -> Any:
-        row_R, real_R = meshes.split(mesh, (row_R, real_R))
-        x_RL, observed_RL = take(panel.at(0), span, row_R)
-        key = jax.random.fold_in(keys(0, "validation")[1], span.first)
-        hidden_RL = gaps.hide(hiding, key, row_R, observed_RL) & real_R[:, None]
-        closed = close(inputs, x_RL, observed_RL & ~hidden_RL, row_R % span.channels)
+        x_RL, seen_RL, hidden_RL, channel_R = hide(mesh, panel, span, hiding, row_R, real_R)
+        closed = close(inputs, x_RL, seen_RL, channel_R)
 
         def errors(y_SRL: Array) -> tuple[Array, Array]:
             lead = tuple(range(y_SRL.ndim - 2))  # members, if any
@@ -157,6 +170,31 @@ def summing(close: Closing, mesh: Mesh) -> Callable:
         return meshes.whole(mesh, ({name: errors(y) for name, y in closed.items()}, hidden_RL.sum()))
 
     return sums
+
+
+@cache.kept
+def leaning(model: CrossMAE, of: impute.Way, mesh: Mesh) -> Callable:
+    """Returns `bridge.moments` of a batch of rows, under jit."""
+
+    @jax.jit
+    def sums(panel: Windows, params: Params, span: Span, hiding: Law, row_R: Array, real_R: Array) -> Array:
+        x_RL, seen_RL, hidden_RL, channel_R = hide(mesh, panel, span, hiding, row_R, real_R)
+        y_RL = impute.impute(model, params, of, x_RL, seen_RL, channel_R)
+        line_RL = gaps.interpolate(jnp.where(seen_RL, x_RL, 0), seen_RL)
+        return meshes.whole(mesh, bridge.moments(x_RL, y_RL, line_RL, bridge.rung(seen_RL), hidden_RL))
+
+    return sums
+
+
+def hide(
+    mesh: Mesh, panel: Windows, span: Span, hiding: Law, row_R: Array, real_R: Array
+) -> tuple[Array, Array, Array, Array]:
+    """Returns x_RL of rows, what is seen of it, what is hidden, and the rows' channels."""
+    row_R, real_R = meshes.split(mesh, (row_R, real_R))
+    x_RL, observed_RL = take(panel.at(0), span, row_R)
+    key = jax.random.fold_in(keys(0, "validation")[1], span.first)
+    hidden_RL = gaps.hide(hiding, key, row_R, observed_RL) & real_R[:, None]
+    return x_RL, observed_RL & ~hidden_RL, hidden_RL, row_R % span.channels
 
 
 def tuning(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str = "") -> str:
@@ -187,7 +225,32 @@ def tuning(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str 
         job = Job(learned, tokens, loss, lambda _: Read(Cached(problem.panel), look), about, forecasts=False)
         return Plan(cfg, problem, model, job, log)
 
-    return tune.learn(cfg, run, problem, log, task, plan, profile)
+    tune.learn(cfg, run, problem, log, task, plan, profile)
+    lean(cfg, run, problem, log, task, of)
+    return task
+
+
+def lean(cfg: ConfigDict, run: Path, problem: Problem, log: Log, task: str, of: impute.Way) -> None:
+    """Notes in prompts/TASK.json by what shares each seed's answers lean on straight lines: those that are best on
+    validation's gaps (`bridge.shares`), unless that was done."""
+    path = run / "prompts" / f"{task}.json"
+    if processes.once(lambda: "line_shares" in read_json(path)):
+        return
+    with processes.together():
+        card = checkpoint.find_backbone(run)
+        model = architecture.build(card["architecture"], cfg.compute_dtype)
+        backbone = checkpoint.load_backbone(card, architecture.shapes(model))
+        (of_seeds,) = checkpoint.load_prompts(run, task, card["content_hash"]).values()
+    total = totalling(leaning(model, of, problem.mesh), problem.mesh, cfg.evaluate.batch, stride(model.patch))
+    asked = problem.panel, span(problem, "validation", cfg.lookback), law(cfg, problem.series)
+    each = []
+    for prompt in of_seeds:
+        params = meshes.replicate(problem.mesh, {"backbone": backbone, "prompt": prompt})
+        each.append([round(float(share), 3) for share in bridge.shares(total(asked[0], params, *asked[1:]))])
+    log.say(
+        f"tune: answers lean on straight lines by {'  '.join(f'{share:.2f}' for share in each[0])}, by width of gap"
+    )
+    processes.once(lambda: write_json(path, {**read_json(path), "line_shares": each}))
 
 
 def knobs(cfg: ConfigDict) -> dict[str, Any]:
@@ -222,8 +285,9 @@ def claim(folder: Path, task: str, about: dict[str, Any]) -> None:
     write_json(begun, about)
 
 
-def load(run: Path, task: str, backbone_hash: str) -> tuple[list[prompts.Prompt], impute.Way]:
-    """Returns the prompt of each seed, and the way to close gaps that it was tuned for.
+def load(run: Path, task: str, backbone_hash: str) -> tuple[list[Params], impute.Way]:
+    """Returns what asks beside the backbone, of each seed: {'prompt', 'share_A'}, without the latter in what an earlier
+    version tuned; and the way to close gaps that it was tuned for.
 
     Raises UserError when it belongs to another backbone, or is no prompt for imputation.
     """
@@ -234,7 +298,10 @@ def load(run: Path, task: str, backbone_hash: str) -> tuple[list[prompts.Prompt]
             f"like {about['task'].split('-')[0]}-points-12.5-25-37.5-50"
         )
     (of_seeds,) = checkpoint.load_prompts(run, task, backbone_hash).values()
-    return of_seeds, impute.Way(*(about["impute"][key] for key in impute.Way._fields))
+    found = [{"prompt": prompt} for prompt in of_seeds]
+    for params, shares in zip(found, about.get("line_shares", []), strict=False):
+        params["share_A"] = np.array(shares, np.float32)
+    return found, impute.Way(*(about["impute"][key] for key in impute.Way._fields))
 
 
 def name(data: str, hiding: Law) -> str:

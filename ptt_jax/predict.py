@@ -13,13 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ptt_jax import impute, members, tasks
+from ptt_jax import members, tasks
 from ptt_jax.intervals import Unit
 from ptt_jax.model import CrossMAE
 from ptt_jax.prompts import Prompt
 from ptt_jax.scaling import Scaler, exact
 
-FILL, REACH = "season", 0.5  # of `impute.Way`: what the encoder reads at gaps, and the pull of neighbours in patches
 ROWS, FEW = 1024, 64  # most rows of a dispatch, and those that cost little more than one
 
 
@@ -68,39 +67,6 @@ class Predictor(NamedTuple):
         e_RD[~seen_RT.any(1)] = np.nan
         return e_RD
 
-    def close(self, values_TC: np.ndarray, season: int) -> np.ndarray:
-        """Returns values_TC float64 with their gaps (NaN) closed by reconstruction (`impute.py`), the mask token alone;
-        a series without any value stays as it is. Windows of a lookback lie half of it apart, and where they overlap
-        the one weighs more in whose middle a step lies. What no window with a value reaches, deep in a gap of more than
-        a lookback, is a straight line."""
-        of = impute.Way(FILL, REACH * self.model.patch, season)
-        length, rows = self.lookback, len(values_TC)
-        padded_TC = np.pad(values_TC, ((max(length - rows, 0), 0), (0, 0)), constant_values=np.nan)
-        scaler = exact(padded_TC, ~np.isnan(padded_TC))
-        seen_TC = ~np.isnan(padded_TC)
-        x_TC = scaler.transform(padded_TC, seen_TC)
-        last = len(padded_TC) - length
-        start_W = sorted({*range(0, last, max(length // 2, 1)), last})
-        # Windows without a gap have nothing to say, and those without a value nothing to say it from.
-        asked = [(w, c) for w in start_W for c in range(x_TC.shape[1])
-                 if not (here := seen_TC[w : w + length, c]).all() and here.any()]  # fmt: skip
-        total_TC, weight_TC = np.zeros(x_TC.shape), np.zeros(x_TC.shape)
-        weight_L = np.minimum(np.arange(length), np.arange(length)[::-1]) + 1.0
-        if asked:
-            x_RL = np.stack([x_TC[w : w + length, c] for w, c in asked])
-            seen_RL = np.stack([seen_TC[w : w + length, c] for w, c in asked])
-            parts = [np.asarray(fill(self.model, of, self.backbone, *r))[:n] for r, n in blocks(x_RL, seen_RL)]
-            for (w, c), y_L in zip(asked, np.concatenate(parts), strict=True):
-                total_TC[w : w + length, c] += weight_L * y_L
-                weight_TC[w : w + length, c] += weight_L
-        known_TC = weight_TC > 0
-        y_TC = np.where(known_TC, total_TC / np.maximum(weight_TC, 1), np.nan) * scaler.scale_C + scaler.mean_C
-        closed_TC, at_T = np.where(seen_TC, padded_TC, y_TC), np.arange(len(padded_TC))
-        for torn in np.flatnonzero(np.isnan(closed_TC).any(0) & seen_TC.any(0)):
-            known_T = ~np.isnan(closed_TC[:, torn])
-            closed_TC[~known_T, torn] = np.interp(at_T[~known_T], at_T[known_T], closed_TC[known_T, torn])
-        return closed_TC[-rows:]
-
 
 def blocks(x_RT: np.ndarray, seen_RT: np.ndarray) -> Iterator[tuple[tuple[np.ndarray, np.ndarray], int]]:
     """Yields rows of a dispatch, padded with rows without a value, and how many are real: to a power of two, and above
@@ -148,11 +114,6 @@ def read(model: CrossMAE, backbone: Any, x_RT: Array, observed_RT: Array) -> Arr
     z_RND, keep_RN, *_ = cast(tuple[Array, ...], outputs)
     keep_RN1 = keep_RN[..., None].astype(jnp.float32)  # under hiding 'value' the future's zeros follow
     return (z_RND[:, : keep_RN.shape[1]] * keep_RN1).sum(1) / jnp.maximum(keep_RN1.sum(1), 1)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def fill(model: CrossMAE, of: impute.Way, backbone: Any, x_RL: Array, seen_RL: Array) -> Array:
-    return impute.impute(model, {"backbone": backbone}, of, x_RL, seen_RL, jnp.zeros(len(x_RL), jnp.int32))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

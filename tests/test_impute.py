@@ -12,6 +12,7 @@ import pytest
 
 from ptt_jax import (
     architecture,
+    bridge,
     checkpoint,
     config,
     data,
@@ -29,7 +30,7 @@ from ptt_jax.encodings import Cached
 from ptt_jax.errors import UserError
 from ptt_jax.impute import Way
 from ptt_jax.log import Log
-from ptt_jax.seal import read_json
+from ptt_jax.seal import read_json, write_json
 from ptt_jax.windows import take
 
 WAYS = [Way("mean", 0.0, 12), Way("line", 1e9, 12), Way("season", 6.0, 12)]
@@ -196,7 +197,7 @@ def test_a_task_is_tuned_on_a_frozen_backbone_and_helps_on_validation(tuned):
     assert about["groups"]["encoder"]["tuned"] == 0
     assert (about["impute"]["kind"], about["impute"]["fill"], about["impute"]["reach"]) == ("blocks", "season", 6.0)
     (again,), way = imputation.load(run, task, card["content_hash"])
-    np.testing.assert_array_equal(again["tokens_MD"], prompt["tokens_MD"])
+    np.testing.assert_array_equal(again["prompt"]["tokens_MD"], prompt["tokens_MD"])
     assert way == Way("season", 6.0, 24)
     with pytest.raises(UserError, match="belongs to backbone"):
         imputation.load(run, task, "0" * 64)
@@ -307,3 +308,61 @@ def test_shares_and_lengths_that_hide_nothing_or_everything_are_refused(knob, va
     cfg.impute[knob] = value
     with pytest.raises(UserError, match=f"config.impute.{knob} = .* is out of range"):
         config.check(cfg)
+
+
+def test_answers_lean_on_lines_by_the_shares_of_their_width(close, prompted, history):
+    x_RL, seen_RL = history
+    rung_RL, line_RL = np.asarray(bridge.rung(seen_RL)), np.asarray(gaps.interpolate(x_RL, seen_RL))
+    alone_RL = close(prompted, WAYS[2], x_RL, seen_RL)
+    share_A = np.zeros(bridge.RUNGS, np.float32)
+    share_A[0], share_A[1] = 1, 0.5
+    y_RL = close({**prompted, "share_A": share_A}, WAYS[2], x_RL, seen_RL)
+    assert {*rung_RL[~seen_RL].tolist()} >= {0, 1}
+    np.testing.assert_array_equal(y_RL[rung_RL > 1], alone_RL[rung_RL > 1])
+    np.testing.assert_allclose(y_RL[rung_RL == 0], line_RL[rung_RL == 0], rtol=1e-5, atol=1e-6)
+    half_RL = (alone_RL + line_RL) / 2
+    np.testing.assert_allclose(y_RL[rung_RL == 1], half_RL[rung_RL == 1], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(y_RL[seen_RL], x_RL[seen_RL])
+
+
+def test_shares_are_those_that_are_best_on_validation(tuned, problem):
+    cfg, run, task, (_, card) = tuned
+    (asked,), way = imputation.load(run, task, card["content_hash"])
+    model = architecture.build(card["architecture"], "float32")
+    backbone = checkpoint.load_backbone(card, architecture.shapes(model))
+    span, hiding = imputation.span(problem, "validation", 48), imputation.law(cfg, problem.series)
+
+    def at(share_A):
+        def close(params, *window):
+            return {"": impute.impute(model, {**params, "share_A": share_A}, way, *window)}
+
+        measure = imputation.evaluator(close, problem.mesh, 64, imputation.stride(12))
+        params = {"backbone": backbone, "prompt": asked["prompt"]}
+        return measure(problem.panel, params, span, hiding)[""].mse
+
+    best = at(asked["share_A"])
+    assert 0.05 < asked["share_A"].max() <= 1
+    assert (np.diff(asked["share_A"]) <= 0).all()
+    tilted_A = asked["share_A"].copy()
+    tilted_A[:2] -= 0.05
+    for other_A in (asked["share_A"] * 0, asked["share_A"] * 0 + 1, asked["share_A"] * 0.9, tilted_A):
+        assert best < at(other_A)
+
+
+def test_each_seed_has_shares_of_its_own_and_a_task_without_any_gets_them(tuned, problem, tmp_path):
+    cfg, run, task, (_, card) = tuned
+    cfg, log = cfg.copy_and_resolve_references(), Log(tmp_path / "metrics.jsonl", quiet=True)
+    cfg.tune.seeds = 2
+    checkpoint.refer(tmp_path, card)
+    imputation.tuning(cfg, tmp_path, problem, log)
+    path = tmp_path / "prompts" / f"{task}.json"
+    whole = read_json(path)
+    one, other = whole["line_shares"]
+    assert one != other
+    assert one == read_json(run / "prompts" / f"{task}.json")["line_shares"][0]  # the same first seed
+    before = path.read_bytes()
+    write_json(path, {key: value for key, value in whole.items() if key not in ("line_shares", "seal")})
+    found, _ = imputation.load(tmp_path, task, card["content_hash"])  # by an earlier version
+    assert [sorted(params) for params in found] == [["prompt"], ["prompt"]]
+    imputation.tuning(cfg, tmp_path, problem, log)
+    assert path.read_bytes() == before

@@ -19,6 +19,7 @@ export writes the forecast of such a DIR, or of a run, as a program that jax run
 
 import contextlib
 import logging
+import os
 import shlex
 import sys
 import warnings
@@ -157,7 +158,10 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns of its own leftovers after a kill
     if {"-h", "--help"} & {*argv}:
-        print(flags.legend(__doc__))
+        try:
+            print(flags.legend(__doc__), flush=True)
+        except BrokenPipeError:  # `--help | head` has read enough, and the rest may not be tried again at the exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     try:
         with preemption.heeded():

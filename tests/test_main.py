@@ -343,6 +343,16 @@ def test_help_is_no_error(capsys):
     assert "--config.lookback=" in capsys.readouterr().out
 
 
+def test_help_whose_reader_has_gone_is_no_error(capfd, monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as gone:
+        monkeypatch.setattr(sys, "stdout", gone)
+        assert main.main(["--help"]) == 0
+        gone.write("the rest")  # what Python does at the exit
+    assert capfd.readouterr().err == ""
+
+
 def test_ctrl_c_is_one_line(monkeypatch, capsys):
     def stop(*_):
         raise KeyboardInterrupt

@@ -381,7 +381,7 @@ def test_a_study_measures_each_cell_once_and_one_without_rows_is_none(tmp_path, 
     assert pd.read_csv(tmp_path / "a.csv")["value"].tolist() == [1, 2]
 
 
-@pytest.mark.parametrize("name", ["coverage", "rules", "own"])
+@pytest.mark.parametrize("name", ["coverage", "rules", "own", "torn"])
 def test_a_set_that_is_none_is_refused_in_one_line_before_any_is_measured(name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [f"{name}.py", "--data=illness,none"])
     monkeypatch.setattr(intervals, "LEVELS", intervals.LEVELS)  # which rules.py changes

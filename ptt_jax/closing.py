@@ -19,7 +19,7 @@ from ptt_jax.scaling import exact
 
 FILL, REACH = "season", 0.5  # of `impute.Way`: what the encoder reads at gaps, and the pull of neighbours in patches
 BATCH = 64  # windows of a dispatch, always: one program, however many there are
-ENOUGH, MOVES, MOST = 8192, 16, 0.1  # values that shares are learned from; moves for it; of those seen, a move's part
+ENOUGH, MOVES, MOST = 8192, 16, 0.03  # values that shares are learned from; moves for it; of those seen, a move's part
 
 
 class Asked(NamedTuple):
@@ -81,8 +81,8 @@ def reconstruct(asked: Asked, x_TC: np.ndarray, seen_TC: np.ndarray, wanted_TC: 
 def shares(asked: Asked, x_TC: np.ndarray, seen_TC: np.ndarray) -> np.ndarray:
     """Returns share_A of `bridge.lean`: of the errors at seen values that are hidden in the table's own gaps, moved.
 
-    All gaps of a table move by the same number of steps, round and round, until enough is known; of many, some. What
-    lies before a series begins or after it ends is no gap.
+    All gaps of a table move by the same number of steps, another one each time, until enough is known; of many, some,
+    so that hardly more is missing than is. What lies before a series begins or after it ends is no gap.
     """
     begun_TC, over_TC = np.maximum.accumulate(seen_TC), np.maximum.accumulate(seen_TC[::-1])[::-1]
     gap_TC = begun_TC & over_TC & ~seen_TC

@@ -15,6 +15,10 @@ def predictor(model, params):
     return Predictor(model, params, None, 48, 12)
 
 
+def asked(predictor):
+    return closing.Asked(predictor.model, predictor.backbone, impute.Way("season", 6.0, SEASON), 48)
+
+
 @pytest.fixture
 def smooth():
     """values_TC of two slow waves, truth and with gaps: single values in the first one, a block and an end besides in
@@ -67,7 +71,6 @@ def runs(of_T):
 
 def test_shares_are_learned_from_gaps_like_the_tables_own(predictor, smooth, monkeypatch):
     _, torn_TC = smooth
-    asked = closing.Asked(predictor.model, predictor.backbone, impute.Way("season", 6.0, SEASON), 48)
     seen_TC, known = ~np.isnan(torn_TC), []
 
     def reconstruct(asked, x_TC, left_TC, wanted_TC):
@@ -76,7 +79,7 @@ def test_shares_are_learned_from_gaps_like_the_tables_own(predictor, smooth, mon
         return np.zeros(x_TC.shape)
 
     monkeypatch.setattr(closing, "reconstruct", reconstruct)
-    closing.shares(asked, np.where(seen_TC, torn_TC, 0).astype(np.float32), seen_TC)
+    closing.shares(asked(predictor), np.where(seen_TC, torn_TC, 0).astype(np.float32), seen_TC)
     assert len(known) == closing.MOVES  # a small table
     for left_TC, wanted_TC in known:
         np.testing.assert_array_equal(wanted_TC, seen_TC & ~left_TC)
@@ -93,8 +96,44 @@ def test_gaps_that_are_no_gaps_teach_nothing(predictor, monkeypatch):
     x_TC[:30, 0], x_TC[90:, 1] = np.nan, np.nan
     seen_TC = ~np.isnan(x_TC)
     monkeypatch.setattr(closing, "reconstruct", lambda *_: pytest.fail("nothing to learn from"))
-    asked = closing.Asked(predictor.model, predictor.backbone, impute.Way("season", 6.0, SEASON), 48)
-    assert not closing.shares(asked, np.nan_to_num(x_TC), seen_TC).any()
+    assert not closing.shares(asked(predictor), np.nan_to_num(x_TC), seen_TC).any()
+
+
+def test_a_series_is_not_hidden_whole(predictor, monkeypatch):
+    x_TC, asks = np.random.default_rng(0).normal(size=(100, 40)), []
+    seen_TC = np.ones(x_TC.shape, bool)
+    seen_TC[:, 0] = False
+    seen_TC[[0, 60], 0] = True  # its gap hides both when it moves by 41 to 59 steps
+    monkeypatch.setattr(closing, "reconstruct", lambda *a: asks.append(a[2:]) or np.zeros(x_TC.shape))
+    closing.shares(asked(predictor), x_TC, seen_TC)
+    assert any(not left_TC[:, 0].any() for left_TC, _ in asks)
+    assert any(wanted_TC[:, 0].any() for _, wanted_TC in asks)
+    assert all(left_TC[:, 0].any() for left_TC, wanted_TC in asks if wanted_TC[:, 0].any())
+
+
+def test_windows_that_overlap_weigh_by_how_deep_a_step_lies_in_them(predictor):
+    rng = np.random.default_rng(0)
+    x_TC = rng.normal(size=(130, 3)).astype(np.float32)
+    seen_TC = rng.random(x_TC.shape) < 0.7
+    seen_TC[:, 2] = True
+    total_TC, weight_TC = np.zeros(x_TC.shape), np.zeros(x_TC.shape)
+    for begin in (0, 24, 48, 72, 82):
+        x_RL, seen_RL = (of[begin : begin + 48].T for of in (np.where(seen_TC, x_TC, 0), seen_TC))
+        y_RL = closing.run(predictor.model, asked(predictor).way, predictor.backbone, x_RL, seen_RL)
+        for step in range(48):
+            weight = min(step, 47 - step) + 1
+            total_TC[begin + step] += weight * np.asarray(y_RL)[:, step]
+            weight_TC[begin + step] += weight
+    found_TC = closing.reconstruct(asked(predictor), np.where(seen_TC, x_TC, 0), seen_TC, ~seen_TC)
+    np.testing.assert_allclose(found_TC, np.where(seen_TC, x_TC, total_TC / weight_TC), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_an_answer_is_the_same_in_whatever_batch(predictor, smooth, monkeypatch, batch):
+    _, torn_TC = smooth
+    whole_TC = closing.close(predictor, torn_TC[:, :2], SEASON)
+    monkeypatch.setattr(closing, "BATCH", batch)
+    np.testing.assert_allclose(closing.close(predictor, torn_TC[:, :2], SEASON), whole_TC, rtol=1e-4, atol=1e-3)
 
 
 def test_of_many_gaps_some_are_enough(predictor, monkeypatch):
@@ -102,17 +141,15 @@ def test_of_many_gaps_some_are_enough(predictor, monkeypatch):
     seen_TC, asks = np.random.default_rng(1).random(x_TC.shape) < 0.4, []
     monkeypatch.setattr(closing, "ENOUGH", 1500)
     monkeypatch.setattr(closing, "reconstruct", lambda *a: asks.append(a[-1].sum()) or np.zeros(x_TC.shape))
-    asked = closing.Asked(predictor.model, predictor.backbone, impute.Way("season", 6.0, SEASON), 48)
-    closing.shares(asked, x_TC, seen_TC)
+    closing.shares(asked(predictor), x_TC, seen_TC)
     assert 1500 <= sum(asks) < 3000
-    assert len(asks) < 6
+    assert len(asks) < closing.MOVES
 
 
 def test_what_no_window_reaches_is_a_line(predictor):
     torn_T1 = np.r_[np.arange(100.0), np.full(200, np.nan), 400 - np.arange(100.0)][:, None]
     closed_T1 = closing.reconstruct(
-        closing.Asked(predictor.model, predictor.backbone, impute.Way("season", 6.0, SEASON), 48),
-        np.nan_to_num(torn_T1), ~np.isnan(torn_T1), np.isnan(torn_T1),
+        asked(predictor), np.nan_to_num(torn_T1), ~np.isnan(torn_T1), np.isnan(torn_T1),
     )  # fmt: skip
     assert not np.isnan(closed_T1).any()
     middle_T = closed_T1[160:240, 0]

@@ -180,7 +180,8 @@ def ledger() -> Ledger:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """Returns a line for each set and kind and a column for each model: test MSE / MAE, means of ratios and seeds."""
+    """Returns a line for each set and kind and a column for each model: test MSE / MAE, means of ratios and seeds; of a
+    model that a cell has not run, nothing."""
     table = table[table["split"] == "test"]
     means = table.groupby(["data", "kind", "model"])[["mse", "mae"]].mean()
     lines = ["| | | " + " | ".join(MODELS.values()) + " | seeds |", "|---" * (len(MODELS) + 3) + "|"]
@@ -188,7 +189,7 @@ def markdown(table: pd.DataFrame) -> str:
         for kind in (kind for kind in gaps.KINDS if (name, kind, "prompt") in means.index):
             of = means.loc[name, kind]
             best = of["mse"].idxmin()
-            cells = [f"{of.mse[m]:.4f} / {of.mae[m]:.3f}" for m in MODELS]
+            cells = [f"{of.mse[m]:.4f} / {of.mae[m]:.3f}" if m in of.index else "" for m in MODELS]
             cells = [f"**{text}**" if m == best else text for m, text in zip(MODELS, cells, strict=True)]
             seeds = table[(table["data"] == name) & (table["kind"] == kind)]["seed"].nunique()
             lines.append(f"| {name} | {kind} | " + " | ".join([*cells, str(seeds)]) + " |")

@@ -40,7 +40,7 @@ def test_a_cell_takes_the_place_of_a_former_one_alone(impute):
     assert table.groupby("seed")["mse"].min().round(3).to_dict() == {0: 2.125, 1: 1.125}
 
 
-def test_the_table_has_the_means_of_ratios_and_seeds_on_test_and_its_best_in_bold(impute, tmp_path):
+def test_the_table_has_the_means_of_ratios_and_seeds_on_test_and_its_best_in_bold(impute, tmp_path, monkeypatch):
     for seed in range(2):
         for kind in gaps.KINDS:
             impute.ledger().add(pd.DataFrame(rows(impute, "ETTh2", kind, seed, seed / 10)))
@@ -52,6 +52,12 @@ def test_the_table_has_the_means_of_ratios_and_seeds_on_test_and_its_best_in_bol
     line = next(line for line in text.splitlines() if line.startswith("| ETTh2 | points |"))
     assert "| **0.3000 / 0.500** | 1.3000 / 0.500 |" in line
     assert line.endswith("| 2 |")
+    monkeypatch.setitem(impute.MODELS, "new", "a model of later")
+    assert impute.main(["--tables"]) == 0
+    (line,) = (
+        line for line in (tmp_path / "README.md").read_text().splitlines() if line.startswith("| ETTh2 | points")
+    )
+    assert line.endswith(" / 0.500 |  | 2 |")
 
 
 def test_what_does_not_exist_is_refused_in_one_sentence(impute, tmp_path, capsys):

@@ -72,23 +72,23 @@ def key(cfg: Any, card: dict) -> tuple[str, str]:
 
 
 def closing(model: CrossMAE, of: impute.Way) -> imputation.Closing:
-    """Returns how every model closes gaps, inputs {'backbone', 'prompt', 'share_A'}."""
+    """Returns how every model closes gaps, inputs {'backbone', 'prompt', 'share_CA'}."""
     plain = impute.Way("mean", 0.0, of.season)  # as a forecast's history is read, and the reconstruction as it is
 
     def close(params: Any, x_RL: jax.Array, seen_RL: jax.Array, channel_R: jax.Array) -> dict[str, jax.Array]:
         alone = {"backbone": params["backbone"]}
-        around_RL, line_RL = gaps.season_around(x_RL, seen_RL, of.season), gaps.interpolate(x_RL, seen_RL)
-        prompted = {k: v for k, v in params.items() if k != "share_A"}
+        around_RL = gaps.season_around(x_RL, seen_RL, of.season)
+        prompted = {k: v for k, v in params.items() if k != "share_CA"}
         told_RL = impute.impute(model, prompted, of, x_RL, seen_RL, channel_R)
         return {
             "mean": gaps.average(x_RL, seen_RL),
-            "linear": line_RL,
+            "linear": gaps.interpolate(x_RL, seen_RL),
             "seasonal": gaps.seasonal(x_RL, seen_RL, of.season),
             "drawn": gaps.draw(around_RL, x_RL, seen_RL, of.reach),
             "plain": impute.impute(model, alone, plain, x_RL, seen_RL, channel_R),
             "zero_shot": impute.impute(model, alone, of, x_RL, seen_RL, channel_R),
             "prompt": told_RL,
-            "leaning": bridge.lean(told_RL, line_RL, bridge.rung(seen_RL), params["share_A"]),
+            "leaning": bridge.lean(x_RL, told_RL, seen_RL, jnp.asarray(params["share_CA"])[channel_R]),
         }
 
     return close

@@ -22,7 +22,7 @@ import pandas as pd
 from ledger import Ledger, chosen, command, exit_code, finish, show
 from own import SETS
 
-from ptt_jax import Forecaster, bridge, closing, frames, recipe, scaling
+from ptt_jax import Forecaster, bridge, closing, frames, gaps, impute, recipe, scaling
 
 HERE = Path(__file__).parent
 SHARE = 0.1  # of the values, of each kind
@@ -66,7 +66,7 @@ def measure(name: str) -> list[dict[str, Any]]:
     closed = {"impute": model.impute(torn)[names].to_numpy()}
     ended = time.perf_counter()
     closed |= close(torn_TC, of.season)
-    closed["alone"] = closing.close(of.predictor, torn_TC, of.season, np.zeros(bridge.RUNGS, np.float32))
+    closed["alone"] = closing.close(of.predictor, torn_TC, of.season, np.zeros((len(names), bridge.RUNGS), np.float32))
     spread_C = scaling.exact(torn_TC, ~np.isnan(torn_TC)).scale_C
     rows = []
     for kind, hidden_TC in hidden.items():
@@ -85,7 +85,7 @@ def measure(name: str) -> list[dict[str, Any]]:
 
 def rules() -> str:
     """Returns 8 hex digits over the rules: what was measured under others is run again."""
-    text = "".join(Path(module.__file__).read_text("utf-8") for module in (recipe, closing, bridge))
+    text = "".join(Path(module.__file__).read_text("utf-8") for module in (recipe, impute, gaps, closing, bridge))
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 

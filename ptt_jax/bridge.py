@@ -1,8 +1,8 @@
 """How far an imputed value leans on the straight line across its gap.
 
 Close to what is seen a line is hard to beat where a series is smooth, and far from it a line says nothing. How much of
-an answer is the line depends on how wide the gap is at its step, and is found where values are known and were hidden:
-by least squares in closed form, a share for each width, none larger than that of a narrower one.
+an answer is the line depends on the series and on how wide the gap is at its step, and is found where values are known
+and were hidden: by least squares in closed form, a share for each width, none larger than that of a narrower one.
 """
 
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jax import Array
 from ptt_jax import gaps
 
 RUNGS = 16  # classes of width; the last one begins 2^13 steps from what is seen, and takes what no value is near
+LENT = 16.0  # gaps that what is known beforehand counts as, of each class
 
 
 def rung(seen_RL: Array) -> Array:
@@ -27,29 +28,52 @@ def rung(seen_RL: Array) -> Array:
     return jnp.digitize(1 / (1 / left_RL + 1 / right_RL), 2.0 ** np.arange(-1, RUNGS - 2), right=True)
 
 
-def moments(x_RL: Array, y_RL: Array, line_RL: Array, rung_RL: Array, hidden_RL: Array) -> Array:
-    """Returns m_2A float32, sums over the hidden values of each class A: of how far the line is from the answer y times
-    how far the truth x is, and of the former squared."""
-    away_RL = jnp.where(hidden_RL, line_RL - y_RL, 0)
+def moments(x_RL: Array, y_RL: Array, seen_RL: Array, hidden_RL: Array) -> Array:
+    """Returns m_R3A float32, sums over the hidden values of each row and class A: how far the line through what is seen
+    is from the answer y times how far the truth x is, the former squared, and how many they are."""
+    away_RL = jnp.where(hidden_RL, gaps.interpolate(x_RL, seen_RL) - y_RL, 0)
     missed_RL = jnp.where(hidden_RL, x_RL - y_RL, 0)
-    sums = [jnp.bincount(rung_RL.ravel(), weights.ravel(), length=RUNGS) for weights in
-            (away_RL * missed_RL, away_RL * away_RL)]  # fmt: skip
-    return jnp.stack(sums)
+    terms_R3L = jnp.stack([away_RL * missed_RL, away_RL * away_RL, hidden_RL.astype(jnp.float32)], 1)
+    rung_R1L = rung(seen_RL)[:, None]
+    return jnp.stack([jnp.where(rung_R1L == a, terms_R3L, 0).sum(-1) for a in range(RUNGS)], -1)
 
 
-def shares(moments_2A: np.ndarray) -> np.ndarray:
-    """Returns share_A float32 from 0 to 1, the line's part in an answer of each class: of all that never grow with the
-    width those of the smallest squared error (isotonic regression by its min-max formula, Robertson et al. 1988). 0
-    where nothing was hidden so far from what is seen."""
-    dot_A, square_A = np.asarray(moments_2A, np.float64)
-    mean_AA = np.zeros((RUNGS, RUNGS))  # the share that is best of the classes from the first to the second
-    for i in range(RUNGS):
-        total_A = np.cumsum(square_A[i:])
-        np.divide(np.cumsum(dot_A[i:]), total_A, out=mean_AA[i, i:], where=total_A > 0)
-    each = [min(max(mean_AA[i, k:]) for i in range(k + 1)) for k in range(RUNGS)]
-    return np.clip(each, 0, 1).astype(np.float32)
+def shares(moments_C3A: np.ndarray) -> np.ndarray:
+    """Returns share_CA float32 from 0 to 1, the line's part in an answer of each series and class: of all that never
+    grow with the width those of the smallest squared error.
+
+    A series is drawn to what all say, each in units of its own, as if LENT more of its gaps had said so; and what all
+    say of a class to half of what they say of the next narrower one, of the narrowest to the line alone. So is what
+    nothing was hidden for. A gap has about as many values in a class as it is wide there, which say much the same.
+    """
+    lent_A = LENT * np.maximum(2.0 ** np.arange(-1, RUNGS - 1), 1)
+    dot_CA, square_CA, count_CA = np.moveaxis(np.asarray(moments_C3A, np.float64), 1, 0)
+    unit_C1 = square_CA.sum(1, keepdims=True) / np.maximum(count_CA.sum(1, keepdims=True), 1)
+    unit_C1 = np.where(unit_C1 > 0, unit_C1, 1)
+    dot_A, square_A, count_A = (dot_CA / unit_C1).sum(0), (square_CA / unit_C1).sum(0), count_CA.sum(0)
+    each_A = np.where(square_A > 0, square_A / np.maximum(count_A, 1), 1)  # of a value, in units of its series
+    of_all_A, before = np.zeros(RUNGS), 2.0
+    for a in range(RUNGS):
+        before = (dot_A[a] + lent_A[a] * each_A[a] * before / 2) / (square_A[a] + lent_A[a] * each_A[a])
+        before = of_all_A[a] = min(max(before, 0), 1)
+    lent_CA = lent_A * each_A * unit_C1
+    weight_CA = square_CA + lent_CA
+    return falling((dot_CA + lent_CA * of_all_A) / weight_CA, weight_CA).astype(np.float32)
 
 
-def lean(y_RL: Array, line_RL: Array, rung_RL: Array, share_A: Array) -> Array:
-    """Returns the answers y, each with the share of its class drawn to the line."""
-    return y_RL + jnp.asarray(share_A)[rung_RL] * (line_RL - y_RL)
+def falling(share_CA: np.ndarray, weight_CA: np.ndarray) -> np.ndarray:
+    """Returns what is nearest to the shares, by weighted squares, among all from 0 to 1 that never grow: isotonic
+    regression by its min-max formula (Robertson et al. 1988)."""
+    classes = share_CA.shape[1]
+    mean_CAA = np.zeros((*share_CA.shape, classes))  # of the classes from the first to the second
+    for i in range(classes):
+        total_CA = np.cumsum((share_CA * weight_CA)[:, i:], 1)
+        mean_CAA[:, i, i:] = total_CA / np.cumsum(weight_CA[:, i:], 1)
+    best = [np.min([mean_CAA[:, i, a:].max(1) for i in range(a + 1)], 0) for a in range(classes)]
+    return np.clip(np.stack(best, 1), 0, 1)
+
+
+def lean(x_RL: Array, y_RL: Array, seen_RL: Array, share_RA: Array) -> Array:
+    """Returns the answers y, each drawn to the line through what is seen by its row's share of its class."""
+    line_RL = gaps.interpolate(x_RL, seen_RL)
+    return y_RL + jnp.take_along_axis(jnp.asarray(share_RA), rung(seen_RL), axis=1) * (line_RL - y_RL)

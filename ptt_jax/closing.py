@@ -1,10 +1,11 @@
 """The gaps of a table of series, closed by a frozen backbone: the mask token alone, over windows of all of it.
 
-How far answers lean on straight lines (`bridge.py`) is the table's own affair: values that it has are hidden in gaps
-like those that it has, moved along the series, and reconstructed as well.
+How far answers lean on straight lines (`bridge.py`) is the table's own affair: values that a series has are hidden in
+gaps like those that it has, laid elsewhere, and reconstructed as well.
 """
 
 import functools
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -12,14 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ptt_jax import bridge, gaps, impute
+from ptt_jax import bridge, impute
 from ptt_jax.model import CrossMAE
 from ptt_jax.predict import Predictor
 from ptt_jax.scaling import exact
 
 FILL, REACH = "season", 0.5  # of `impute.Way`: what the encoder reads at gaps, and the pull of neighbours in patches
-BATCH = 64  # windows of a dispatch, always: one program, however many there are
-ENOUGH, MOVES, MOST = 8192, 16, 0.03  # values that shares are learned from; moves for it; of those seen, a move's part
+FEW, BATCH = 64, 512  # windows of a dispatch: two programs, however many there are
+GROUP = 16  # series that are learned from together, or copies of one
+ENOUGH, LEAST, COPIES = 24000, 256, 16  # hidden values of a table, and of a series, to learn from; of it at most
+MOST, LONGEST = 0.03, 0.25  # of a series' values, what a copy hides; of a single gap that is longer
 
 
 class Asked(NamedTuple):
@@ -31,39 +34,50 @@ class Asked(NamedTuple):
     length: int
 
 
-def close(of: Predictor, values_TC: np.ndarray, season: int, share_A: np.ndarray | None = None) -> np.ndarray:
+def close(of: Predictor, values_TC: np.ndarray, season: int, share_CA: np.ndarray | None = None) -> np.ndarray:
     """Returns values_TC float64 with their gaps (NaN) closed; a series without any value stays as it is.
 
-    share_A: how far answers lean on lines, by width (`bridge.lean`); None = what `shares` learns from the table.
+    share_CA: how far answers lean on lines, by width (`bridge.lean`); None = what `shares` learns from the table.
     """
+    seen_TC = ~np.isnan(values_TC)
+    torn_C = np.flatnonzero(~seen_TC.all(0) & seen_TC.any(0))
+    closed_TC = values_TC.astype(np.float64)
+    if not len(torn_C):
+        return closed_TC
     asked = Asked(of.model, of.backbone, impute.Way(FILL, REACH * of.model.patch, season), of.lookback)
-    rows = len(values_TC)
-    padded_TC = np.pad(values_TC, ((max(of.lookback - rows, 0), 0), (0, 0)), constant_values=np.nan)
-    seen_TC = ~np.isnan(padded_TC)
-    scaler = exact(padded_TC, seen_TC)
-    x_TC = scaler.transform(padded_TC, seen_TC)
+    seen_TC = seen_TC[:, torn_C]
+    scaler = exact(values_TC[:, torn_C], seen_TC)
+    x_TC = scaler.transform(values_TC[:, torn_C], seen_TC)
+    share_CA = shares(asked, x_TC, seen_TC) if share_CA is None else share_CA[torn_C]
     y_TC = reconstruct(asked, x_TC, seen_TC, ~seen_TC)
-    share_A = shares(asked, x_TC, seen_TC) if share_A is None else share_A
-    y_TC = np.asarray(lean(x_TC.T, y_TC.T, seen_TC.T, share_A), np.float64).T
-    return np.where(seen_TC, padded_TC, y_TC * scaler.scale_C + scaler.mean_C)[-rows:]
+    for some in np.array_split(np.arange(len(torn_C)), -(-len(torn_C) // GROUP)):
+        y_CT = lean(x_TC[:, some].T, y_TC[:, some].T, seen_TC[:, some].T, share_CA[some])
+        y_TC[:, some] = np.asarray(y_CT, np.float64).T
+    closed_TC[:, torn_C] = np.where(seen_TC, closed_TC[:, torn_C], y_TC * scaler.scale_C + scaler.mean_C)
+    return closed_TC
 
 
 def reconstruct(asked: Asked, x_TC: np.ndarray, seen_TC: np.ndarray, wanted_TC: np.ndarray) -> np.ndarray:
     """Returns y_TC float64: x where it is seen, and where an answer is wanted what windows say that lie half a window
-    apart; where they overlap, the one more in whose middle a step lies.
+    apart; where they overlap, the one more in whose middle a step lies. A table shorter than a window is padded in
+    front.
 
     What no window with a value reaches, deep in a gap of more than a window, is a straight line; NaN in a series
     without any value.
     """
-    length, last = asked.length, len(x_TC) - asked.length
+    length, rows = asked.length, len(x_TC)
+    padding = (max(length - rows, 0), 0), (0, 0)
+    x_TC, seen_TC, wanted_TC = (np.pad(a_TC, padding) for a_TC in (x_TC, seen_TC, wanted_TC))
+    last = len(x_TC) - length
     start_W = sorted({*range(0, last, max(length // 2, 1)), last})
     pairs = [(w, c) for w in start_W for c in np.flatnonzero(wanted_TC[w : w + length].any(0))
              if seen_TC[w : w + length, c].any()]  # fmt: skip
     total_TC, weight_TC = np.zeros(x_TC.shape), np.zeros(x_TC.shape)
     weight_L = np.minimum(np.arange(length), np.arange(length)[::-1]) + 1.0
-    for first in range(0, len(pairs), BATCH):
-        some = pairs[first : first + BATCH]
-        x_RL, seen_RL = np.zeros((BATCH, length), np.float32), np.zeros((BATCH, length), bool)
+    size = BATCH if len(pairs) > BATCH else FEW
+    for first in range(0, len(pairs), size):
+        some = pairs[first : first + size]
+        x_RL, seen_RL = np.zeros((size, length), np.float32), np.zeros((size, length), bool)
         for r, (w, c) in enumerate(some):
             x_RL[r], seen_RL[r] = x_TC[w : w + length, c], seen_TC[w : w + length, c]
         y_RL = np.asarray(run(asked.model, asked.way, asked.backbone, x_RL, seen_RL))
@@ -72,46 +86,63 @@ def reconstruct(asked: Asked, x_TC: np.ndarray, seen_TC: np.ndarray, wanted_TC: 
             weight_TC[w : w + length, c] += weight_L
     y_TC = np.where(weight_TC > 0, total_TC / np.maximum(weight_TC, 1), np.nan)
     y_TC, at_T = np.where(seen_TC, x_TC, y_TC), np.arange(len(x_TC))
-    for torn in np.flatnonzero(np.isnan(y_TC).any(0) & seen_TC.any(0)):
+    for torn in np.flatnonzero((np.isnan(y_TC) & wanted_TC).any(0) & seen_TC.any(0)):
         known_T = ~np.isnan(y_TC[:, torn])
         y_TC[~known_T, torn] = np.interp(at_T[~known_T], at_T[known_T], y_TC[known_T, torn])
-    return y_TC
+    return y_TC[-rows:]
 
 
 def shares(asked: Asked, x_TC: np.ndarray, seen_TC: np.ndarray) -> np.ndarray:
-    """Returns share_A of `bridge.lean`: of the errors at seen values that are hidden in the table's own gaps, moved.
+    """Returns share_CA of `bridge.lean`: of the errors at seen values that are hidden in gaps like those of their
+    series (`copies`)."""
+    (rows, series), rng = x_TC.shape, np.random.default_rng(0)
+    each = max(ENOUGH // series, LEAST)
+    pairs = [(c, hidden_T) for c in range(series) for hidden_T in copies(seen_TC[:, c], each, rng)]
+    sums_C3A = np.zeros((series, 3, bridge.RUNGS))
+    for first in range(0, len(pairs), GROUP):
+        some = pairs[first : first + GROUP]
+        of_G = [c for c, _ in some] + [0] * (GROUP - len(some))
+        hidden_TG = np.zeros((rows, GROUP), bool)
+        hidden_TG[:, : len(some)] = np.stack([hidden_T for _, hidden_T in some], 1)
+        left_TG = seen_TC[:, of_G] & ~hidden_TG
+        y_TG = reconstruct(asked, np.where(left_TG, x_TC[:, of_G], 0), left_TG, hidden_TG)
+        found_G3A = np.asarray(moments(x_TC[:, of_G].T, y_TG.T, left_TG.T, hidden_TG.T), np.float64)
+        np.add.at(sums_C3A, of_G, found_G3A)
+    return bridge.shares(sums_C3A)
 
-    All gaps of a table move by the same number of steps, another one each time, until enough is known; of many, some,
-    so that hardly more is missing than is. What lies before a series begins or after it ends is no gap.
+
+def copies(seen_T: np.ndarray, enough: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Yields hidden_T, seen values of a series to hide, until they are enough: in gaps as long as its own, laid
+    anywhere between its first value and its last; first of all at its ends, if values are missing there.
+
+    Gaps are drawn by turns as often as each other and as often as they are long, so that neither many short ones nor a
+    single long one are all that is learned from. Little is hidden at once, so that hardly more is missing than is, and
+    a gap that is too long for it is cut.
     """
-    begun_TC, over_TC = np.maximum.accumulate(seen_TC), np.maximum.accumulate(seen_TC[::-1])[::-1]
-    gap_TC = begun_TC & over_TC & ~seen_TC
-    sums, hidden, rng = np.zeros((2, bridge.RUNGS)), 0, np.random.default_rng(0)
-    begins_CT = (gap_TC & ~np.roll(gap_TC, 1, 0)).T
-    which_TC = np.cumsum(begins_CT).reshape(begins_CT.shape).T  # the number of the gap that a step is in
-    part = min(1.0, min(MOST * seen_TC.sum(), ENOUGH) / max(gap_TC.sum(), 1))
-    for by in 1 + rng.permutation(len(x_TC) - 1)[: MOVES if gap_TC.any() else 0]:
-        taken = rng.random(begins_CT.sum() + 1) < part
-        moved_TC = np.roll(gap_TC & taken[which_TC], by, 0) & seen_TC
-        left_TC = seen_TC & ~moved_TC
-        moved_TC &= left_TC.any(0)
-        y_TC = reconstruct(asked, np.where(left_TC, x_TC, 0), left_TC, moved_TC)
-        sums += np.asarray(moments(x_TC.T, y_TC.T, left_TC.T, moved_TC.T))
-        hidden += moved_TC.sum()
-        if hidden >= ENOUGH:
-            break
-    return bridge.shares(sums)
+    place_N = np.flatnonzero(seen_T)
+    first, last, count, at_T = place_N[0], place_N[-1], len(place_N), np.arange(len(seen_T))
+    most, longest = min(MOST * count, enough / 2), int(LONGEST * count)
+    after = len(seen_T) - 1 - last
+    ends_T = (at_T < first + min(first, longest // 2)) | (at_T > last - min(after, longest // 2))
+    if (ends_T := ends_T & seen_T).any():
+        yield ends_T
+    apart_N = np.diff(place_N) - 1
+    length_G, hidden = np.minimum(apart_N[apart_N > 0], longest), 0
+    for turn in range(COPIES if len(length_G) and longest else 0):
+        often_G = length_G if turn % 2 else np.ones(len(length_G))
+        taken_G = rng.choice(length_G, len(length_G), replace=False, p=often_G / often_G.sum())
+        hidden_T = np.zeros(len(seen_T), bool)
+        for length in taken_G[: max((np.cumsum(taken_G) <= most).sum(), 1)]:
+            begin = rng.integers(first + 1, last - length + 1)
+            hidden_T[begin : begin + length] = True
+        hidden_T &= seen_T
+        hidden += hidden_T.sum()
+        yield hidden_T
+        if turn % 2 and hidden >= enough:
+            return
 
 
-@jax.jit
-def moments(x_RL: Array, y_RL: Array, seen_RL: Array, hidden_RL: Array) -> Array:
-    line_RL = gaps.interpolate(jnp.where(seen_RL, x_RL, 0), seen_RL)
-    return bridge.moments(x_RL, y_RL, line_RL, bridge.rung(seen_RL), hidden_RL)
-
-
-@jax.jit
-def lean(x_RL: Array, y_RL: Array, seen_RL: Array, share_A: Array) -> Array:
-    return bridge.lean(y_RL, gaps.interpolate(x_RL, seen_RL), bridge.rung(seen_RL), share_A)
+moments, lean = jax.jit(bridge.moments), jax.jit(bridge.lean)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -247,8 +247,8 @@ class Forecaster:
         """Returns the frame with its missing values reconstructed by the frozen backbone, everything else as it was.
 
         How far answers lean on straight lines is learned from values that the frame has, hidden for it in gaps like its
-        own (`closing.py`). Rows that the frame lacks are not put in (`frames.fill`). A series without any value keeps
-        its gaps.
+        own (`closing.py`), so that they depend on all of the frame. Rows that the frame lacks are not put in
+        (`frames.fill`). A series without any value keeps its gaps.
         """
         of, table = self.fitted, self._read_more(df)
         impute.check(of.predictor.model)

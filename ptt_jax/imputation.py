@@ -174,14 +174,14 @@ def summing(close: Closing, mesh: Mesh) -> Callable:
 
 @cache.kept
 def leaning(model: CrossMAE, of: impute.Way, mesh: Mesh) -> Callable:
-    """Returns `bridge.moments` of a batch of rows, under jit."""
+    """Returns `bridge.moments` of a batch of rows, those of each channel together, under jit."""
 
     @jax.jit
     def sums(panel: Windows, params: Params, span: Span, hiding: Law, row_R: Array, real_R: Array) -> Array:
         x_RL, seen_RL, hidden_RL, channel_R = hide(mesh, panel, span, hiding, row_R, real_R)
         y_RL = impute.impute(model, params, of, x_RL, seen_RL, channel_R)
-        line_RL = gaps.interpolate(jnp.where(seen_RL, x_RL, 0), seen_RL)
-        return meshes.whole(mesh, bridge.moments(x_RL, y_RL, line_RL, bridge.rung(seen_RL), hidden_RL))
+        of_rows_R3A = bridge.moments(x_RL, y_RL, seen_RL, hidden_RL)
+        return meshes.whole(mesh, jax.ops.segment_sum(of_rows_R3A, channel_R, span.channels))
 
     return sums
 
@@ -231,8 +231,8 @@ def tuning(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str 
 
 
 def lean(cfg: ConfigDict, run: Path, problem: Problem, log: Log, task: str, of: impute.Way) -> None:
-    """Notes in prompts/TASK.json by what shares each seed's answers lean on straight lines: those that are best on
-    validation's gaps (`bridge.shares`), unless that was done."""
+    """Notes in prompts/TASK.json by what shares each seed's answers lean on straight lines in each channel: those that
+    are best on validation's gaps (`bridge.shares`), unless that was done. Prompts were chosen without."""
     path = run / "prompts" / f"{task}.json"
     if processes.once(lambda: "line_shares" in read_json(path)):
         return
@@ -242,14 +242,13 @@ def lean(cfg: ConfigDict, run: Path, problem: Problem, log: Log, task: str, of: 
         backbone = checkpoint.load_backbone(card, architecture.shapes(model))
         (of_seeds,) = checkpoint.load_prompts(run, task, card["content_hash"]).values()
     total = totalling(leaning(model, of, problem.mesh), problem.mesh, cfg.evaluate.batch, stride(model.patch))
-    asked = problem.panel, span(problem, "validation", cfg.lookback), law(cfg, problem.series)
-    each = []
+    validation, hiding, each = span(problem, "validation", cfg.lookback), law(cfg, problem.series), []
     for prompt in of_seeds:
         params = meshes.replicate(problem.mesh, {"backbone": backbone, "prompt": prompt})
-        each.append([round(float(share), 3) for share in bridge.shares(total(asked[0], params, *asked[1:]))])
-    log.say(
-        f"tune: answers lean on straight lines by {'  '.join(f'{share:.2f}' for share in each[0])}, by width of gap"
-    )
+        share_CA = bridge.shares(total(problem.panel, params, validation, hiding))
+        each.append([[round(float(share), 3) for share in share_A] for share_A in share_CA])
+    mean_A = np.mean(each[0], 0)
+    log.say(f"tune: answers lean on straight lines by {'  '.join(f'{share:.2f}' for share in mean_A)}, by width of gap")
     processes.once(lambda: write_json(path, {**read_json(path), "line_shares": each}))
 
 
@@ -286,8 +285,8 @@ def claim(folder: Path, task: str, about: dict[str, Any]) -> None:
 
 
 def load(run: Path, task: str, backbone_hash: str) -> tuple[list[Params], impute.Way]:
-    """Returns what asks beside the backbone, of each seed: {'prompt', 'share_A'}, without the latter in what an earlier
-    version tuned; and the way to close gaps that it was tuned for.
+    """Returns what asks beside the backbone, of each seed: {'prompt', 'share_CA'}, without the latter where an earlier
+    version tuned it; and the way to close gaps that it was tuned for.
 
     Raises UserError when it belongs to another backbone, or is no prompt for imputation.
     """
@@ -299,8 +298,9 @@ def load(run: Path, task: str, backbone_hash: str) -> tuple[list[Params], impute
         )
     (of_seeds,) = checkpoint.load_prompts(run, task, backbone_hash).values()
     found = [{"prompt": prompt} for prompt in of_seeds]
-    for params, shares in zip(found, about.get("line_shares", []), strict=False):
-        params["share_A"] = np.array(shares, np.float32)
+    if "line_shares" in about:
+        for params, shares in zip(found, about["line_shares"], strict=True):
+            params["share_CA"] = np.array(shares, np.float32)
     return found, impute.Way(*(about["impute"][key] for key in impute.Way._fields))
 
 

@@ -4,7 +4,7 @@ Pre-training hid whole patches. Here a patch may be seen in part, which the froz
 value next to seen ones is better told by these than by any reconstruction of a day. Two things that need no parameter
 bridge both (`Way`): what the encoder reads at the gaps of a patch that is seen in part, and how far an answer is drawn
 to its seen neighbours. A task is one prompt token for each patch of the window, zero at the start, which is the mask
-token alone, and the shares by which answers lean on straight lines (`bridge.py`); `imputation.py` finds both.
+token alone, and shares by which a channel's answers lean on straight lines (`bridge.py`); `imputation.py` finds both.
 """
 
 from typing import Any, NamedTuple, cast
@@ -85,13 +85,13 @@ def reconstruct(model: CrossMAE, params: Params, encoded: Encoded, channel_R: Ar
 def impute(model: CrossMAE, params: Params, of: Way, x_RL: Array, seen_RL: Array, channel_R: Array) -> Array:
     """Returns the windows with their gaps closed, whatever made them; seen values come back as they are.
 
-    params {'backbone', 'prompt', 'share_A'}, without 'prompt' the mask token alone, without 'share_A' no line. x_RL
+    params {'backbone', 'prompt', 'share_CA'}, without 'prompt' the mask token alone, without 'share_CA' no line. x_RL
     float32 in scaled units, anything finite where not seen_RL; L a multiple of the patch. channel_R: the rows'
-    channels, of which each may have its own prompt.
+    channels, of which each has its own shares and may have its own prompt.
     """
     x_RL = jnp.where(seen_RL, x_RL, 0)
     y_RL = reconstruct(model, params, observe(model, params["backbone"], of, x_RL, seen_RL), channel_R)
     y_RL = gaps.draw(y_RL, x_RL, seen_RL, of.reach)
-    if "share_A" not in params:
+    if "share_CA" not in params:
         return y_RL
-    return bridge.lean(y_RL, gaps.interpolate(x_RL, seen_RL), bridge.rung(seen_RL), params["share_A"])
+    return bridge.lean(x_RL, y_RL, seen_RL, jnp.asarray(params["share_CA"])[channel_R])

@@ -36,76 +36,104 @@ def test_a_single_gap_is_the_narrowest_and_the_end_of_a_long_one_is_wider():
     assert [rung_L[1], rung_L[4], rung_L[8], rung_L[14]] == [0, 1, 3, 1]
 
 
-def best(dot_A: np.ndarray, square_A: np.ndarray) -> np.ndarray:
-    """Projected gradient descent: the shares of least error among those that never grow, from 0 to 1."""
-    drop_A = np.full(len(dot_A), 1 / len(dot_A))  # what each class has more than the next one
-    for _ in range(200_000):
-        share_A = np.cumsum(drop_A[::-1])[::-1]
-        slope_A = np.cumsum(square_A * share_A - dot_A)
-        drop_A = np.maximum(drop_A - 0.5 * slope_A / (len(dot_A) * square_A.sum()), 0)
-        drop_A /= max(drop_A.sum(), 1)
-    return np.cumsum(drop_A[::-1])[::-1]
+def pooled(share_A: np.ndarray, weight_A: np.ndarray) -> np.ndarray:
+    """Pools adjacent violators, the textbook's way to what never grows."""
+    pools = []  # [mean, weight, classes]
+    for share, weight in zip(share_A, weight_A, strict=True):
+        pools.append([share, weight, 1])
+        while len(pools) > 1 and pools[-2][0] < pools[-1][0]:
+            (m, w, n), (k, v, c) = pools[-2:]
+            pools[-2:] = [[(m * w + k * v) / (w + v), w + v, n + c]]
+    return np.clip(np.concatenate([[mean] * count for mean, _, count in pools]), 0, 1)
 
 
-def loss(share_A: np.ndarray, dot_A: np.ndarray, square_A: np.ndarray) -> float:
-    return float((square_A * share_A**2 - 2 * dot_A * share_A).sum())
-
-
-def test_shares_are_the_best_of_those_that_never_grow():
+def test_shares_are_the_nearest_of_those_that_never_grow():
     rng = np.random.default_rng(3)
-    square_A = rng.uniform(0.5, 2, bridge.RUNGS)
-    dot_A = square_A * (np.linspace(0.9, 0.1, bridge.RUNGS) + rng.normal(size=bridge.RUNGS) / 5)
-    share_A = bridge.shares(np.stack([dot_A, square_A]))
-    assert (np.diff(share_A) <= 0).all()
-    assert 0 < share_A.min() < share_A.max() < 1
-    assert len(np.unique(share_A)) > 3
-    near_A = best(dot_A, square_A)
-    np.testing.assert_allclose(share_A, near_A, atol=0.02)
-    assert loss(share_A, dot_A, square_A) <= loss(near_A, dot_A, square_A) + 1e-6
+    weight_CA = rng.uniform(0.5, 2, (30, bridge.RUNGS))
+    share_CA = np.linspace(1.1, -0.1, bridge.RUNGS) + rng.normal(size=weight_CA.shape) / 5
+    found_CA = bridge.falling(share_CA, weight_CA)
+    expected_CA = [pooled(*of) for of in zip(share_CA, weight_CA, strict=True)]
+    np.testing.assert_allclose(found_CA, expected_CA, rtol=1e-9, atol=1e-12)
+    assert min(len(np.unique(found_A)) for found_A in found_CA) > 3
 
 
 @pytest.mark.parametrize(
-    ("of_A", "expected_A"),
+    ("share_A", "expected_A"),
     [
         ([0.9, 0.5, 0.1], [0.9, 0.5, 0.1]),
         ([0.2, 0.8, 0.1], [0.5, 0.5, 0.1]),  # what would grow is pooled
         ([1.4, 0.5, -0.3], [1.0, 0.5, 0.0]),
-        ([0.9, None, 0.3], [0.9, 0.3, 0.3]),  # nothing was hidden there: what the next wider one has
-        ([0.9, None, None], [0.9, 0.0, 0.0]),
     ],
 )
-def test_what_shares_are_made_of(of_A, expected_A):
-    square_A = np.zeros(bridge.RUNGS)
-    dot_A = np.zeros(bridge.RUNGS)
-    for a, share in enumerate(of_A):
-        if share is not None:
-            square_A[a], dot_A[a] = 2.0, 2.0 * share
-    found_A = bridge.shares(np.stack([dot_A, square_A]))
-    np.testing.assert_allclose(found_A[: len(of_A)], expected_A, rtol=1e-6)
-    assert (found_A[len(of_A) :] == 0).all()
+def test_what_never_grows_is_left_and_what_does_is_pooled(share_A, expected_A):
+    found_A = bridge.falling(np.array([share_A]), np.full((1, 3), 2.0))
+    np.testing.assert_allclose(found_A[0], expected_A, rtol=1e-6)
+
+
+def told(*shares_A, count=1e9, square=1.0):
+    """Moments of series in whose classes so many values were hidden, for which these shares are best; None: in none."""
+    m_C3A = np.zeros((len(shares_A), 3, bridge.RUNGS))
+    for m_3A, share_A in zip(m_C3A, shares_A, strict=True):
+        for a, share in enumerate(share_A):
+            m_3A[:, a] = 0 if share is None else (share * square * count, square * count, count)
+    return m_C3A
+
+
+def test_many_values_are_taken_at_their_word():
+    found_CA = bridge.shares(told([0.9, 0.5, 0.1], [0.4, 0.3, 0.2]))
+    np.testing.assert_allclose(found_CA[:, :3], [[0.9, 0.5, 0.1], [0.4, 0.3, 0.2]], rtol=1e-4)
+
+
+def test_where_nothing_was_hidden_each_class_has_half_of_the_narrower_one():
+    np.testing.assert_allclose(bridge.shares(told([]))[0], 0.5 ** np.arange(bridge.RUNGS), rtol=1e-6)
+    known_A = bridge.shares(told([0.8, 0.8]))[0]
+    np.testing.assert_allclose(known_A[:4], [0.8, 0.8, 0.4, 0.2], rtol=1e-4)
+
+
+def test_a_series_with_few_values_is_drawn_to_what_all_say_in_units_of_its_own():
+    few = told([0.0] * 2, count=bridge.LENT, square=1e-6)
+    for square in (1e-3, 1.0, 1e3):
+        many = told([0.6] * 2, square=square)
+        found_CA = bridge.shares(np.concatenate([many, few]))
+        np.testing.assert_allclose(found_CA[0, :2], 0.6, rtol=1e-3)
+        np.testing.assert_allclose(found_CA[1, :2], 0.3, rtol=1e-3)  # as many say 0 as are lent
+    nobody = bridge.shares(np.concatenate([many, told([])]))
+    np.testing.assert_allclose(nobody[1, :2], 0.6, rtol=1e-3)
+
+
+def test_wide_gaps_are_believed_by_their_number_not_by_their_values():
+    known_A = bridge.shares(told([1.0] * 3, count=64))[0]
+    found_A = bridge.shares(told([1.0] * 3 + [None] * 4 + [0.0], count=64))[0]
+    np.testing.assert_allclose(found_A[:7], known_A[:7], rtol=1e-6)
+    assert 0.85 * known_A[7] < found_A[7] < 0.95 * known_A[7]  # 64 values of a gap or two
+    narrow_A = bridge.shares(told([1.0, 0.0], count=64))[0]
+    assert narrow_A[1] < 0.1 * known_A[1]  # as many of as many gaps
 
 
 def test_shares_are_found_again_in_what_was_mixed_by_them():
     rng = np.random.default_rng(1)
-    seen_RL = jnp.asarray(rng.random((40, 200)) < 0.3)
-    y_RL, line_RL = (jnp.asarray(rng.normal(size=seen_RL.shape), jnp.float32) for _ in "ab")
-    share_A = np.linspace(1, 0, bridge.RUNGS, dtype=np.float32)
-    rung_RL = bridge.rung(seen_RL)
-    x_RL = bridge.lean(y_RL, line_RL, rung_RL, share_A)
-    m_2A = jax.jit(bridge.moments)(x_RL, y_RL, line_RL, rung_RL, ~seen_RL)
-    there_A = np.unique(rung_RL[~seen_RL])
-    assert len(there_A) > 4
-    np.testing.assert_allclose(bridge.shares(m_2A)[there_A], share_A[there_A], atol=1e-4)
-    some_RL = ~seen_RL & (jnp.arange(200) < 100)[None]
-    spoilt_RL = jnp.where(some_RL, x_RL, jnp.nan)
+    seen_RL = jnp.asarray(rng.random((40, 2000)) < 0.3)
+    x_RL, y_RL = (jnp.asarray(rng.normal(size=seen_RL.shape), jnp.float32) for _ in "ab")
+    share_RA = np.tile(np.linspace(1, 0, bridge.RUNGS, dtype=np.float32), (40, 1)) * np.array([[1], [0.5]] * 20)
+    truth_RL = jnp.where(seen_RL, x_RL, bridge.lean(x_RL, y_RL, seen_RL, jnp.asarray(share_RA, jnp.float32)))
+    m_R3A = np.asarray(jax.jit(bridge.moments)(truth_RL, y_RL, seen_RL, ~seen_RL), float)
+    np.testing.assert_array_equal(m_R3A[:, 2].sum(1), (~seen_RL).sum(1))
+    there_RA = m_R3A[:, 2] > 0
+    assert there_RA.sum() > 160
+    best_RA = m_R3A[:, 0] / np.maximum(m_R3A[:, 1], 1e-9)
+    np.testing.assert_allclose(best_RA[there_RA], share_RA[there_RA], atol=1e-3)
+    some_RL = ~seen_RL & (jnp.arange(2000) < 1000)[None]
+    spoilt_RL = jnp.where(seen_RL | some_RL, truth_RL, 99.0)
     np.testing.assert_array_equal(  # what was not hidden does not count, whatever stands there
-        bridge.moments(spoilt_RL, y_RL, line_RL, rung_RL, some_RL),
-        bridge.moments(x_RL, y_RL, line_RL, rung_RL, some_RL),
+        *(bridge.moments(of_RL, y_RL, seen_RL, some_RL) for of_RL in (truth_RL, spoilt_RL))
     )
 
 
 def test_a_share_of_one_is_the_line_and_of_none_the_answer():
-    y_RL, line_RL, rung_RL = jnp.ones((1, 3)), jnp.array([[5.0, 7.0, 9.0]]), jnp.array([[0, 1, 2]])
-    share_A = np.zeros(bridge.RUNGS, np.float32)
-    share_A[:2] = 1, 0.5
-    np.testing.assert_array_equal(bridge.lean(y_RL, line_RL, rung_RL, share_A), [[5.0, 4.0, 1.0]])
+    x_RL = jnp.array([[2.0, 0, 4, 0, 0, 0, 0, 9]] * 2)
+    seen_RL = x_RL > 0
+    y_RL = jnp.where(seen_RL, x_RL, 1.0)
+    share_RA = np.zeros((2, bridge.RUNGS), np.float32)
+    share_RA[0, :2], share_RA[1, 0] = (1, 0.5), 0.25
+    found_RL = bridge.lean(x_RL, y_RL, seen_RL, share_RA)  # classes: 0 of the first gap, 1 and 2 of the second one
+    np.testing.assert_allclose(found_RL[:, 1:7], [[3, 4, 3, 1, 1, 4.5], [1.5, 4, 1, 1, 1, 1]], rtol=1e-6)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ptt_jax import bridge, closing, gaps, impute
+from ptt_jax import bridge, closing, impute
 from ptt_jax.predict import Predictor
 
 ROWS, SEASON = 600, 24
@@ -34,7 +34,7 @@ def smooth():
 
 def errors(closed_TC, truth_TC, torn_TC, column):
     gap_T = np.isnan(torn_TC[:, column])
-    return np.sqrt(np.mean((closed_TC - truth_TC)[gap_T, column] ** 2))
+    return np.sqrt(np.mean((closed_TC[gap_T, column] - truth_TC[gap_T, column]) ** 2))
 
 
 def test_a_backbone_that_knows_nothing_closes_single_gaps_like_lines(predictor, smooth):
@@ -46,69 +46,144 @@ def test_a_backbone_that_knows_nothing_closes_single_gaps_like_lines(predictor, 
     assert not np.isnan(np.delete(closed_TC, 2, 1)).any()
     line_T = np.interp(np.arange(ROWS), np.flatnonzero(seen_TC[:, 0]), torn_TC[seen_TC[:, 0], 0])
     of_lines = errors(line_T[:, None], truth_TC[:, :1], torn_TC, 0)
-    assert errors(closed_TC, truth_TC, torn_TC, 0) < 1.5 * of_lines
-    alone_TC = closing.close(predictor, torn_TC, SEASON, np.zeros(bridge.RUNGS, np.float32))
-    assert errors(alone_TC, truth_TC, torn_TC, 0) > 5 * of_lines
+    alone_TC = closing.close(predictor, torn_TC, SEASON, np.zeros((4, bridge.RUNGS), np.float32))
+    assert errors(alone_TC, truth_TC, torn_TC, 0) > 200 * of_lines
+    assert errors(closed_TC, truth_TC, torn_TC, 0) < 6 * of_lines
 
 
-def test_answers_that_are_right_lean_on_nothing(predictor, smooth, monkeypatch):
-    _, torn_TC = smooth
-    rng = np.random.default_rng(1)
-    truth_TC = rng.normal(size=(ROWS, 4))
-    torn_TC = np.where(np.isnan(torn_TC), np.nan, truth_TC)
-    mean_C, scale_C = np.nan_to_num(np.nanmean(torn_TC[:, [0, 1, 3]], 0)), np.nanstd(torn_TC[:, [0, 1, 3]], 0)
-    scaled_TC = (truth_TC[:, [0, 1, 3]] - mean_C) / scale_C
-    monkeypatch.setattr(closing, "reconstruct", lambda *_: scaled_TC)
-    closed_TC = closing.close(predictor, torn_TC[:, [0, 1, 3]], SEASON)
-    np.testing.assert_allclose(closed_TC, truth_TC[:, [0, 1, 3]], rtol=1e-3, atol=1e-3)
+def test_answers_that_are_right_lean_on_little(predictor, smooth, monkeypatch):
+    torn_C, rng = [0, 1, 3], np.random.default_rng(1)
+    truth_TC = rng.normal(size=(ROWS, 3))
+    torn_TC = np.where(np.isnan(smooth[1][:, torn_C]), np.nan, truth_TC)
+    scaled_TC = (truth_TC - np.nanmean(torn_TC, 0)) / np.nanstd(torn_TC, 0)
+
+    def reconstruct(asked, x_TG, left_TG, wanted_TG):
+        known_G = [np.abs(np.where(left_T[:, None], scaled_TC - x_T[:, None], 0)).max(0).argmin()
+                   for x_T, left_T in zip(x_TG.T, left_TG.T, strict=True)]  # fmt: skip
+        return scaled_TC[:, known_G]
+
+    monkeypatch.setattr(closing, "reconstruct", reconstruct)
+    closed_TC = closing.close(predictor, torn_TC, SEASON)
+    line_TC = closing.close(predictor, torn_TC, SEASON, np.ones((3, bridge.RUNGS), np.float32))
+    for column in (0, 1):
+        missed = errors(closed_TC, truth_TC, torn_TC, column)
+        assert missed < 0.25 * errors(line_TC, truth_TC, torn_TC, column)
 
 
-def runs(of_T):
-    """The lengths of the runs of True."""
-    edge = np.flatnonzero(np.diff(np.concatenate([[0], of_T.astype(int), [0]])))
-    return (edge[1::2] - edge[::2]).tolist()
+@pytest.fixture
+def gappy():
+    """seen_T of 2000 steps: begins at 40, ends at 1900, single gaps, and one of 30 and one of 700."""
+    seen_T = np.random.default_rng(0).random(2000) < 0.9
+    seen_T[:40], seen_T[1900:], seen_T[300:330], seen_T[1000:1700] = False, False, False, False
+    seen_T[[40, 299, 330, 999, 1700, 1899]] = True
+    return seen_T
 
 
-def test_shares_are_learned_from_gaps_like_the_tables_own(predictor, smooth, monkeypatch):
+def test_gaps_to_learn_from_are_like_those_of_the_series(gappy):
+    count = gappy.sum()
+    ends_T, *rest = closing.copies(gappy, 10**6, np.random.default_rng(0))
+    assert len(rest) == closing.COPIES
+    assert np.flatnonzero(ends_T)[[0, -1]].tolist() == [40, 1899]
+    assert ends_T[40:80].sum() == gappy[40:80].sum()  # as many steps as are missing in front
+    assert ends_T[300:1700].sum() == 0
+    assert len({hidden_T.tobytes() for hidden_T in rest}) > len(rest) / 2
+    lengths = []
+    for hidden_T in rest:
+        assert not (hidden_T & ~gappy).any()
+        assert not hidden_T[[40, 1899]].any()  # between the first value and the last
+        many = hidden_T.sum() > closing.MOST * count  # then it is a single gap, and the longest one is cut
+        assert hidden_T.sum() <= (closing.LONGEST if many else closing.MOST) * count
+        lengths += [longest_run(hidden_T, gappy)]
+    assert min(lengths) < 5
+    assert closing.LONGEST * count * 0.9 < max(lengths) <= closing.LONGEST * count
+
+
+def longest_run(hidden_T, seen_T):
+    """The longest run of steps of which every seen one is hidden, from a hidden one to a hidden one."""
+    best = here = start = 0
+    for at in np.flatnonzero(seen_T):
+        if hidden_T[at]:
+            start, here = (start, at) if here else (at, at)
+            best = max(best, at - start + 1)
+        else:
+            here = 0
+    return best
+
+
+def test_of_many_gaps_some_are_enough(gappy):
+    asked = [hidden_T.sum() for hidden_T in closing.copies(gappy, 50, np.random.default_rng(0))][1:]
+    assert sum(asked) >= 50
+    assert sum(asked[:-2]) < 50  # in pairs
+
+
+@pytest.mark.parametrize("seen", [[0, 1, 0], [1], [1, 1, 1, 1, 1], [0, 1, 1, 1, 0], [1, 0, 1]])
+def test_a_series_of_few_values_or_without_a_gap_teaches_nothing(seen):
+    assert not [*closing.copies(np.array(seen, bool), 100, np.random.default_rng(0))]
+
+
+def test_what_is_hidden_is_hidden_and_each_series_learns_from_its_own(predictor, smooth, monkeypatch):
     _, torn_TC = smooth
     seen_TC, known = ~np.isnan(torn_TC), []
 
-    def reconstruct(asked, x_TC, left_TC, wanted_TC):
-        assert (x_TC[~left_TC] == 0).all()  # what is hidden is hidden
-        known.append((left_TC, wanted_TC))
-        return np.zeros(x_TC.shape)
+    def reconstruct(asked, x_TG, left_TG, wanted_TG):
+        assert x_TG.shape[1] == closing.GROUP
+        assert (x_TG[~left_TG] == 0).all()
+        known.append((left_TG, wanted_TG))
+        return np.where(left_TG, x_TG, 0)
 
     monkeypatch.setattr(closing, "reconstruct", reconstruct)
-    closing.shares(asked(predictor), np.where(seen_TC, torn_TC, 0).astype(np.float32), seen_TC)
-    assert len(known) == closing.MOVES  # a small table
-    for left_TC, wanted_TC in known:
-        np.testing.assert_array_equal(wanted_TC, seen_TC & ~left_TC)
-        assert wanted_TC.sum() <= 1.5 * closing.MOST * seen_TC.sum()
-        assert not wanted_TC[:, 3].any()  # it has no gap
-    assert len({wanted_TC.tobytes() for _, wanted_TC in known}) == len(known)
-    lengths = [length for _, wanted_TC in known for length in runs(wanted_TC[:, 1])]
-    assert max(lengths) == 30  # neither the end of it nor what is before its beginning, 40 steps
-    assert {length for _, wanted_TC in known for length in runs(wanted_TC[:, 0])} >= {1, 2}
+    monkeypatch.setattr(bridge, "shares", lambda m_C3A: m_C3A)
+    torn_C = [0, 1, 3]
+    x_TC = np.where(seen_TC, torn_TC / [1, 1e6, 1, 1], 0).astype(np.float32)[:, torn_C]
+    m_C3A = closing.shares(asked(predictor), x_TC, seen_TC[:, torn_C])
+    hidden = {c: 0 for c in range(3)}
+    for left_TG, wanted_TG in known:
+        for left_T, wanted_T in zip(left_TG.T, wanted_TG.T, strict=True):
+            (of,) = (c for c in range(3) if ((left_T | wanted_T) == seen_TC[:, torn_C[c]]).all())
+            assert not (left_T & wanted_T).any()
+            hidden[of] += wanted_T.sum()
+    assert hidden[0] > 100
+    assert hidden[1] > 100
+    assert hidden[2] == 0
+    np.testing.assert_array_equal(m_C3A[:, 2].sum(1), [*hidden.values()])
+    np.testing.assert_allclose(m_C3A[0, 1].sum() / hidden[0], 25, rtol=0.1)  # a line at a level of 5, an answer of 0
+    np.testing.assert_allclose(m_C3A[1, 1].sum() / hidden[1], 4, rtol=0.1)
 
 
-def test_gaps_that_are_no_gaps_teach_nothing(predictor, monkeypatch):
+def test_a_table_without_a_gap_asks_nothing(predictor, monkeypatch):
+    monkeypatch.setattr(closing, "reconstruct", lambda *_: pytest.fail("nothing to close"))
     x_TC = np.random.default_rng(0).normal(size=(100, 2))
-    x_TC[:30, 0], x_TC[90:, 1] = np.nan, np.nan
-    seen_TC = ~np.isnan(x_TC)
-    monkeypatch.setattr(closing, "reconstruct", lambda *_: pytest.fail("nothing to learn from"))
-    assert not closing.shares(asked(predictor), np.nan_to_num(x_TC), seen_TC).any()
+    x_TC[:, 1] = np.nan
+    found_TC = closing.close(predictor, x_TC, SEASON)
+    np.testing.assert_array_equal(found_TC, x_TC)
+    assert found_TC is not x_TC
 
 
-def test_a_series_is_not_hidden_whole(predictor, monkeypatch):
-    x_TC, asks = np.random.default_rng(0).normal(size=(100, 40)), []
-    seen_TC = np.ones(x_TC.shape, bool)
-    seen_TC[:, 0] = False
-    seen_TC[[0, 60], 0] = True  # its gap hides both when it moves by 41 to 59 steps
-    monkeypatch.setattr(closing, "reconstruct", lambda *a: asks.append(a[2:]) or np.zeros(x_TC.shape))
-    closing.shares(asked(predictor), x_TC, seen_TC)
-    assert any(not left_TC[:, 0].any() for left_TC, _ in asks)
-    assert any(wanted_TC[:, 0].any() for _, wanted_TC in asks)
-    assert all(left_TC[:, 0].any() for left_TC, wanted_TC in asks if wanted_TC[:, 0].any())
+def test_answers_are_drawn_to_lines_by_the_width_of_their_gap(predictor, smooth):
+    _, torn_TC = smooth
+    share_CA = np.zeros((4, bridge.RUNGS), np.float32)
+    alone_TC = closing.close(predictor, torn_TC, SEASON, share_CA)
+    share_CA[:, 0] = 1
+    found_TC = closing.close(predictor, torn_TC, SEASON, share_CA)
+    seen_CT = ~np.isnan(torn_TC).T
+    single_TC = ~seen_CT.T & (np.asarray(bridge.rung(seen_CT)).T == 0)
+    line_T = np.interp(np.arange(ROWS), np.flatnonzero(seen_CT[0]), torn_TC[seen_CT[0], 0])
+    np.testing.assert_allclose(found_TC[single_TC[:, 0], 0], line_T[single_TC[:, 0]], rtol=1e-5)
+    assert single_TC[:, 0].sum() > 30
+    np.testing.assert_allclose(found_TC[~single_TC], alone_TC[~single_TC], rtol=1e-5)
+    share_CA[0] = 0  # of the first series alone
+    other_TC = closing.close(predictor, torn_TC, SEASON, share_CA)
+    np.testing.assert_allclose(other_TC[:, 0], alone_TC[:, 0], rtol=1e-5)
+
+
+def test_a_smooth_series_beside_a_noisy_one_keeps_its_lines(predictor, smooth):
+    truth_TC, torn_TC = smooth
+    noise_TC = np.where(np.random.default_rng(3).random((ROWS, 2)) < 0.1, np.nan, 1e3)
+    noise_TC *= np.random.default_rng(4).normal(size=noise_TC.shape)
+    alone_TC = closing.close(predictor, torn_TC[:, :1], SEASON)
+    beside_TC = closing.close(predictor, np.concatenate([torn_TC[:, :1], noise_TC], 1), SEASON)
+    for closed_TC in (alone_TC, beside_TC):
+        assert errors(closed_TC, truth_TC, torn_TC, 0) < 6e-3
 
 
 def test_windows_that_overlap_weigh_by_how_deep_a_step_lies_in_them(predictor):
@@ -132,18 +207,9 @@ def test_windows_that_overlap_weigh_by_how_deep_a_step_lies_in_them(predictor):
 def test_an_answer_is_the_same_in_whatever_batch(predictor, smooth, monkeypatch, batch):
     _, torn_TC = smooth
     whole_TC = closing.close(predictor, torn_TC[:, :2], SEASON)
+    monkeypatch.setattr(closing, "FEW", batch)
     monkeypatch.setattr(closing, "BATCH", batch)
     np.testing.assert_allclose(closing.close(predictor, torn_TC[:, :2], SEASON), whole_TC, rtol=1e-4, atol=1e-3)
-
-
-def test_of_many_gaps_some_are_enough(predictor, monkeypatch):
-    x_TC = np.random.default_rng(0).normal(size=(5000, 9))
-    seen_TC, asks = np.random.default_rng(1).random(x_TC.shape) < 0.4, []
-    monkeypatch.setattr(closing, "ENOUGH", 1500)
-    monkeypatch.setattr(closing, "reconstruct", lambda *a: asks.append(a[-1].sum()) or np.zeros(x_TC.shape))
-    closing.shares(asked(predictor), x_TC, seen_TC)
-    assert 1500 <= sum(asks) < 3000
-    assert len(asks) < closing.MOVES
 
 
 def test_what_no_window_reaches_is_a_line(predictor):
@@ -154,12 +220,3 @@ def test_what_no_window_reaches_is_a_line(predictor):
     assert not np.isnan(closed_T1).any()
     middle_T = closed_T1[160:240, 0]
     np.testing.assert_allclose(np.diff(middle_T), np.diff(middle_T)[0], rtol=1e-4)
-
-
-def test_the_line_of_what_was_hidden_knows_nothing_of_it():
-    x_RL = np.random.default_rng(0).normal(size=(3, 60)).astype(np.float32)
-    seen_RL = np.random.default_rng(1).random(x_RL.shape) < 0.5
-    y_RL = np.zeros_like(x_RL)
-    line_RL = gaps.interpolate(np.where(seen_RL, x_RL, 0), seen_RL)
-    expected = bridge.moments(x_RL, y_RL, line_RL, bridge.rung(seen_RL), ~seen_RL)
-    np.testing.assert_allclose(closing.moments(x_RL, y_RL, seen_RL, ~seen_RL), expected, rtol=1e-5)

@@ -310,19 +310,22 @@ def test_shares_and_lengths_that_hide_nothing_or_everything_are_refused(knob, va
         config.check(cfg)
 
 
-def test_answers_lean_on_lines_by_the_shares_of_their_width(close, prompted, history):
+def test_answers_lean_on_lines_by_the_shares_of_their_width_and_channel(model, prompted, history):
     x_RL, seen_RL = history
     rung_RL, line_RL = np.asarray(bridge.rung(seen_RL)), np.asarray(gaps.interpolate(x_RL, seen_RL))
-    alone_RL = close(prompted, WAYS[2], x_RL, seen_RL)
-    share_A = np.zeros(bridge.RUNGS, np.float32)
-    share_A[0], share_A[1] = 1, 0.5
-    y_RL = close({**prompted, "share_A": share_A}, WAYS[2], x_RL, seen_RL)
-    assert {*rung_RL[~seen_RL].tolist()} >= {0, 1}
-    np.testing.assert_array_equal(y_RL[rung_RL > 1], alone_RL[rung_RL > 1])
-    np.testing.assert_allclose(y_RL[rung_RL == 0], line_RL[rung_RL == 0], rtol=1e-5, atol=1e-6)
-    half_RL = (alone_RL + line_RL) / 2
-    np.testing.assert_allclose(y_RL[rung_RL == 1], half_RL[rung_RL == 1], rtol=1e-5, atol=1e-6)
+    run = jax.jit(lambda params, channel_R: impute.impute(model, params, WAYS[2], x_RL, seen_RL, channel_R))
+    channel_R = jnp.array([0, 1, 0, 1, 1])
+    alone_RL = np.asarray(run(prompted, channel_R))
+    share_CA = np.zeros((2, bridge.RUNGS), np.float32)
+    share_CA[1, 0], share_CA[1, 1] = 1, 0.5
+    y_RL = np.asarray(run({**prompted, "share_CA": share_CA}, channel_R))
+    np.testing.assert_allclose(y_RL[[0, 2]], alone_RL[[0, 2]], rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(y_RL[seen_RL], x_RL[seen_RL])
+    leaning = np.array(channel_R == 1)[:, None]
+    for rung, expected_RL in ((0, line_RL), (1, (alone_RL + line_RL) / 2), (2, alone_RL)):
+        there_RL = leaning & (rung_RL == rung) & ~np.asarray(seen_RL)
+        assert there_RL.any() or rung == 2
+        np.testing.assert_allclose(y_RL[there_RL], expected_RL[there_RL], rtol=1e-5, atol=1e-6)
 
 
 def test_shares_are_those_that_are_best_on_validation(tuned, problem):
@@ -332,18 +335,19 @@ def test_shares_are_those_that_are_best_on_validation(tuned, problem):
     backbone = checkpoint.load_backbone(card, architecture.shapes(model))
     params, hiding = {"backbone": backbone, "prompt": asked["prompt"]}, imputation.law(cfg, problem.series)
 
-    def at(share_A):
+    def at(share_CA):
         def close(params, *window):
-            return {"": impute.impute(model, {**params, "share_A": share_A}, way, *window)}
+            return {"": impute.impute(model, {**params, "share_CA": share_CA}, way, *window)}
 
         measure = imputation.evaluator(close, problem.mesh, 64, imputation.stride(12))
         return measure(problem.panel, params, imputation.span(problem, "validation", 48), hiding)[""].mse
 
-    best = at(asked["share_A"])
-    assert 0.05 < asked["share_A"].max() <= 1
-    assert (np.diff(asked["share_A"]) <= 0).all()
-    for other_A in (asked["share_A"] * 0, asked["share_A"] * 0 + 1, asked["share_A"] * 0.9):
-        assert best < at(other_A)
+    best = at(asked["share_CA"])
+    assert asked["share_CA"].shape == (3, bridge.RUNGS)
+    assert 0.05 < asked["share_CA"].max() <= 1
+    assert (np.diff(asked["share_CA"]) <= 0).all()
+    for other_CA in (asked["share_CA"] * 0, asked["share_CA"] * 0.9, asked["share_CA"][::-1]):
+        assert best < at(other_CA)
 
     def of(split):
         span = imputation.span(problem, split, 48)
@@ -353,14 +357,14 @@ def test_shares_are_those_that_are_best_on_validation(tuned, problem):
         hidden_RL = gaps.hide(hiding, key, row_R, observed_RL)
         seen_RL = observed_RL & ~hidden_RL
         y_RL = impute.impute(model, params, way, x_RL, seen_RL, row_R % 3)
-        line_RL = gaps.interpolate(jnp.where(seen_RL, x_RL, 0), seen_RL)
-        return bridge.shares(bridge.moments(x_RL, y_RL, line_RL, bridge.rung(seen_RL), hidden_RL))
+        m_R3A = np.asarray(bridge.moments(x_RL, y_RL, seen_RL, hidden_RL))
+        return bridge.shares(np.stack([m_R3A[np.asarray(row_R % 3) == c].sum(0) for c in range(3)]))
 
-    np.testing.assert_allclose(asked["share_A"], of("validation"), atol=1e-3)
-    assert np.abs(asked["share_A"] - of("train")).max() > 5e-3
+    np.testing.assert_allclose(asked["share_CA"], of("validation"), atol=1e-3)
+    assert np.abs(asked["share_CA"] - of("train")).max() > 5e-3
 
 
-def test_each_seed_has_shares_of_its_own_and_a_task_without_any_gets_them(tuned, problem, tmp_path):
+def test_each_seed_has_shares_of_its_own_and_a_task_without_any_gets_them(tuned, problem, tmp_path, monkeypatch):
     cfg, run, task, (_, card) = tuned
     cfg, log = cfg.copy_and_resolve_references(), Log(tmp_path / "metrics.jsonl", quiet=True)
     cfg.tune.seeds = 2
@@ -377,3 +381,5 @@ def test_each_seed_has_shares_of_its_own_and_a_task_without_any_gets_them(tuned,
     assert [sorted(params) for params in found] == [["prompt"], ["prompt"]]
     imputation.tuning(cfg, tmp_path, problem, log)
     assert path.read_bytes() == before
+    monkeypatch.setattr(imputation, "totalling", lambda *_: pytest.fail("that was done"))
+    imputation.tuning(cfg, tmp_path, problem, log)

@@ -123,7 +123,7 @@ def test_shares_are_found_again_in_what_was_mixed_by_them():
     best_RA = m_R3A[:, 0] / np.maximum(m_R3A[:, 1], 1e-9)
     np.testing.assert_allclose(best_RA[there_RA], share_RA[there_RA], atol=1e-3)
     some_RL = ~seen_RL & (jnp.arange(2000) < 1000)[None]
-    spoilt_RL = jnp.where(seen_RL | some_RL, truth_RL, 99.0)
+    spoilt_RL = jnp.where(seen_RL | some_RL, truth_RL, jnp.nan)
     np.testing.assert_array_equal(  # what was not hidden does not count, whatever stands there
         *(bridge.moments(of_RL, y_RL, seen_RL, some_RL) for of_RL in (truth_RL, spoilt_RL))
     )

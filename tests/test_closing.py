@@ -171,9 +171,11 @@ def test_answers_are_drawn_to_lines_by_the_width_of_their_gap(predictor, smooth)
     np.testing.assert_allclose(found_TC[single_TC[:, 0], 0], line_T[single_TC[:, 0]], rtol=1e-5)
     assert single_TC[:, 0].sum() > 30
     np.testing.assert_allclose(found_TC[~single_TC], alone_TC[~single_TC], rtol=1e-5)
-    share_CA[0] = 0  # of the first series alone
-    other_TC = closing.close(predictor, torn_TC, SEASON, share_CA)
-    np.testing.assert_allclose(other_TC[:, 0], alone_TC[:, 0], rtol=1e-5)
+    share_CA[0] = 0  # of the first series alone; the third one has no value, the fourth no gap
+    for order_C in ([0, 1, 2, 3], [3, 0, 2, 1]):
+        other_TC = closing.close(predictor, torn_TC[:, order_C], SEASON, share_CA[order_C])[:, np.argsort(order_C)]
+        np.testing.assert_allclose(other_TC[:, 0], alone_TC[:, 0], rtol=1e-5)
+        np.testing.assert_allclose(other_TC[:, 1], found_TC[:, 1], rtol=1e-5)
 
 
 def test_a_smooth_series_beside_a_noisy_one_keeps_its_lines(predictor, smooth):
@@ -201,6 +203,16 @@ def test_windows_that_overlap_weigh_by_how_deep_a_step_lies_in_them(predictor):
             weight_TC[begin + step] += weight
     found_TC = closing.reconstruct(asked(predictor), np.where(seen_TC, x_TC, 0), seen_TC, ~seen_TC)
     np.testing.assert_allclose(found_TC, np.where(seen_TC, x_TC, total_TC / weight_TC), rtol=1e-4, atol=1e-5)
+
+
+def test_a_table_shorter_than_a_window_is_answered_at_its_own_steps(predictor):
+    x_T1 = np.random.default_rng(0).normal(size=(30, 1)).astype(np.float32)
+    seen_T1 = np.random.default_rng(1).random(x_T1.shape) < 0.7
+    x_T1 = np.where(seen_T1, x_T1, 0)
+    x_1L, seen_1L = (np.pad(a_T1, ((18, 0), (0, 0))).T for a_T1 in (x_T1, seen_T1))
+    y_1L = closing.run(predictor.model, asked(predictor).way, predictor.backbone, x_1L, seen_1L)
+    found_T1 = closing.reconstruct(asked(predictor), x_T1, seen_T1, ~seen_T1)
+    np.testing.assert_allclose(found_T1[:, 0], np.asarray(y_1L)[0, 18:], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("batch", [1, 5])

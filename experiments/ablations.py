@@ -185,7 +185,7 @@ def draw(table: pd.DataFrame, spent: pd.DataFrame, folder: Path) -> list[Path]:
             axes[0].plot([at], [0], marker="o", markersize=8, fillstyle="none", linestyle="none", **look)
         axes[0].axhline(0, color="0.6", linewidth=0.8, zorder=0)
         axes[0].set_ylabel("MSE against the recipe, %")
-        axes[0].legend(frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
+        axes[0].legend(frameon=False, fontsize=8, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
         if by_patch:
             axes[1].plot([*by_patch], [*by_patch.values()], color="0.3", marker="s", markersize=3.5, linewidth=1.2)
             axes[1].set_yscale("log")

@@ -34,10 +34,11 @@ def tear(values_TC: np.ndarray, horizon: int) -> dict[str, np.ndarray]:
     rng, (rows, channels) = np.random.default_rng(0), values_TC.shape
     blocks_TC, known_TC = np.zeros(values_TC.shape, bool), ~np.isnan(values_TC)
     for c in range(channels):
-        while (blocks_TC & known_TC)[:, c].sum() < SHARE * known_TC[:, c].sum():
-            begin = rng.integers(rows)
-            blocks_TC[begin : begin + rng.integers(max(horizon // 4, 1), 2 * horizon + 1), c] = True
-    points_TC = (rng.random(values_TC.shape) < SHARE) & ~blocks_TC
+        wanted = round(SHARE * known_TC[:, c].sum())
+        while (left := wanted - (blocks_TC & known_TC)[:, c].sum()) > 0:  # the last block is cut
+            begin, length = rng.integers(rows), rng.integers(max(horizon // 4, 1), 2 * horizon + 1)
+            blocks_TC[begin : begin + min(length, left), c] = True
+    points_TC = (rng.random(values_TC.shape) < SHARE / (1 - SHARE)) & ~blocks_TC
     return {"points": points_TC & known_TC, "blocks": blocks_TC & known_TC}
 
 
@@ -85,7 +86,8 @@ def measure(name: str) -> list[dict[str, Any]]:
 
 def rules() -> str:
     """Returns 8 hex digits over the rules: what was measured under others is run again."""
-    text = "".join(Path(module.__file__).read_text("utf-8") for module in (recipe, impute, gaps, closing, bridge))
+    files = (__file__, *(module.__file__ for module in (recipe, impute, gaps, closing, bridge)))
+    text = "".join(Path(file).read_text("utf-8") for file in files)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 

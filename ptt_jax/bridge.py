@@ -11,7 +11,7 @@ from jax import Array
 
 from ptt_jax import gaps
 
-RUNGS = 16  # classes of width; the last one begins 2^13 steps from what is seen, and takes what no value is near
+RUNGS = 16  # classes of width; the last one begins at 2^13 steps, and takes what no value is near
 LENT = 16.0  # gaps that what is known beforehand counts as, of each class
 
 
@@ -45,6 +45,8 @@ def shares(moments_C3A: np.ndarray) -> np.ndarray:
     A series is drawn to what all say, each in units of its own, as if LENT more of its gaps had said so; and what all
     say of a class to half of what they say of the next narrower one, of the narrowest to the line alone. So is what
     nothing was hidden for. A gap has about as many values in a class as it is wide there, which say much the same.
+    Where that would grow with the width, classes are pooled by the series' own values: those that it has none in give
+    way.
     """
     lent_A = LENT * np.maximum(2.0 ** np.arange(-1, RUNGS - 1), 1)
     dot_CA, square_CA, count_CA = np.moveaxis(np.asarray(moments_C3A, np.float64), 1, 0)
@@ -57,8 +59,8 @@ def shares(moments_C3A: np.ndarray) -> np.ndarray:
         before = (dot_A[a] + lent_A[a] * each_A[a] * before / 2) / (square_A[a] + lent_A[a] * each_A[a])
         before = of_all_A[a] = min(max(before, 0), 1)
     lent_CA = lent_A * each_A * unit_C1
-    weight_CA = square_CA + lent_CA
-    return falling((dot_CA + lent_CA * of_all_A) / weight_CA, weight_CA).astype(np.float32)
+    share_CA = (dot_CA + lent_CA * of_all_A) / (square_CA + lent_CA)
+    return falling(share_CA, square_CA + 1e-9 * lent_CA).astype(np.float32)
 
 
 def falling(share_CA: np.ndarray, weight_CA: np.ndarray) -> np.ndarray:

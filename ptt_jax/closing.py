@@ -5,6 +5,7 @@ gaps like those that it has, laid elsewhere, and reconstructed as well.
 """
 
 import functools
+import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -21,7 +22,8 @@ from ptt_jax.scaling import exact
 FILL, REACH = "season", 0.5  # of `impute.Way`: what the encoder reads at gaps, and the pull of neighbours in patches
 FEW, BATCH = 64, 512  # windows of a dispatch: two programs, however many there are
 GROUP = 16  # series that are learned from together, or copies of one
-ENOUGH, LEAST, COPIES = 24000, 256, 16  # hidden values of a table, and of a series, to learn from; of it at most
+ENOUGH, LEAST = 24000, 256  # hidden values of a table, and of a series, to learn from
+COPIES = 16  # of a series at most, with gaps laid elsewhere, besides the one of its ends
 MOST, LONGEST = 0.03, 0.25  # of a series' values, what a copy hides; of a single gap that is longer
 
 
@@ -95,12 +97,12 @@ def reconstruct(asked: Asked, x_TC: np.ndarray, seen_TC: np.ndarray, wanted_TC: 
 def shares(asked: Asked, x_TC: np.ndarray, seen_TC: np.ndarray) -> np.ndarray:
     """Returns share_CA of `bridge.lean`: of the errors at seen values that are hidden in gaps like those of their
     series (`copies`)."""
-    (rows, series), rng = x_TC.shape, np.random.default_rng(0)
-    each = max(ENOUGH // series, LEAST)
-    pairs = [(c, hidden_T) for c in range(series) for hidden_T in copies(seen_TC[:, c], each, rng)]
-    sums_C3A = np.zeros((series, 3, bridge.RUNGS))
-    for first in range(0, len(pairs), GROUP):
-        some = pairs[first : first + GROUP]
+    rows, series = x_TC.shape
+    each, sums_C3A = max(ENOUGH // series, LEAST), np.zeros((series, 3, bridge.RUNGS))
+    # A series learns from the same gaps wherever it stands in the table.
+    pairs = ((c, hidden_T) for c in range(series)
+             for hidden_T in copies(seen_TC[:, c], each, np.random.default_rng(0)))  # fmt: skip
+    while some := [*itertools.islice(pairs, GROUP)]:
         of_G = [c for c, _ in some] + [0] * (GROUP - len(some))
         hidden_TG = np.zeros((rows, GROUP), bool)
         hidden_TG[:, : len(some)] = np.stack([hidden_T for _, hidden_T in some], 1)
@@ -112,8 +114,8 @@ def shares(asked: Asked, x_TC: np.ndarray, seen_TC: np.ndarray) -> np.ndarray:
 
 
 def copies(seen_T: np.ndarray, enough: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Yields hidden_T, seen values of a series to hide, until they are enough: in gaps as long as its own, laid
-    anywhere between its first value and its last; first of all at its ends, if values are missing there.
+    """Yields hidden_T, seen values of a series to hide: first of all at its ends, if values are missing there; then,
+    until these are enough, in gaps as long as its own, laid anywhere between its first value and its last.
 
     Gaps are drawn by turns as often as each other and as often as they are long, so that neither many short ones nor a
     single long one are all that is learned from. Little is hidden at once, so that hardly more is missing than is, and
@@ -137,7 +139,8 @@ def copies(seen_T: np.ndarray, enough: int, rng: np.random.Generator) -> Iterato
             hidden_T[begin : begin + length] = True
         hidden_T &= seen_T
         hidden += hidden_T.sum()
-        yield hidden_T
+        if hidden_T.any():
+            yield hidden_T
         if turn % 2 and hidden >= enough:
             return
 

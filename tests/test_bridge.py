@@ -101,6 +101,15 @@ def test_a_series_with_few_values_is_drawn_to_what_all_say_in_units_of_its_own()
     np.testing.assert_allclose(nobody[1, :2], 0.6, rtol=1e-3)
 
 
+def test_classes_that_a_series_has_no_value_in_do_not_outvote_it():
+    many = told(*[[1.0] * 9] * 4, count=2000)
+    for count in (256, 2400):
+        found_CA = bridge.shares(np.concatenate([many, told([0.0] * 2, count=count)]))
+        np.testing.assert_allclose(found_CA[:4, :2], 1, rtol=0.05)
+        assert found_CA[4, 0] < 0.1
+        assert (found_CA[4] <= found_CA[4, 0]).all()
+
+
 def test_wide_gaps_are_believed_by_their_number_not_by_their_values():
     known_A = bridge.shares(told([1.0] * 3, count=64))[0]
     found_A = bridge.shares(told([1.0] * 3 + [None] * 4 + [0.0], count=64))[0]

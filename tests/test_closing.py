@@ -82,7 +82,7 @@ def gappy():
 def test_gaps_to_learn_from_are_like_those_of_the_series(gappy):
     count = gappy.sum()
     ends_T, *rest = closing.copies(gappy, 10**6, np.random.default_rng(0))
-    assert len(rest) == closing.COPIES
+    assert closing.COPIES / 2 < len(rest) <= closing.COPIES  # some were laid where nothing is seen
     assert np.flatnonzero(ends_T)[[0, -1]].tolist() == [40, 1899]
     assert ends_T[40:80].sum() == gappy[40:80].sum()  # as many steps as are missing in front
     assert ends_T[300:1700].sum() == 0
@@ -114,6 +114,11 @@ def test_of_many_gaps_some_are_enough(gappy):
     asked = [hidden_T.sum() for hidden_T in closing.copies(gappy, 50, np.random.default_rng(0))][1:]
     assert sum(asked) >= 50
     assert sum(asked[:-2]) < 50  # in pairs
+
+
+def test_of_the_shortest_series_that_teaches_the_ends_stay():
+    found = [*closing.copies(np.array([1, 0, 1, 1, 1], bool), 100, np.random.default_rng(0))]
+    assert {tuple(np.flatnonzero(hidden_T)) for hidden_T in found} == {(2,), (3,)}
 
 
 @pytest.mark.parametrize("seen", [[0, 1, 0], [1], [1, 1, 1, 1, 1], [0, 1, 1, 1, 0], [1, 0, 1]])
@@ -176,6 +181,14 @@ def test_answers_are_drawn_to_lines_by_the_width_of_their_gap(predictor, smooth)
         other_TC = closing.close(predictor, torn_TC[:, order_C], SEASON, share_CA[order_C])[:, np.argsort(order_C)]
         np.testing.assert_allclose(other_TC[:, 0], alone_TC[:, 0], rtol=1e-5)
         np.testing.assert_allclose(other_TC[:, 1], found_TC[:, 1], rtol=1e-5)
+
+
+def test_a_series_learns_the_same_wherever_it_stands(predictor, smooth):
+    _, torn_TC = smooth
+    found_TC = closing.close(predictor, torn_TC, SEASON)
+    order_C = [3, 1, 2, 0]
+    other_TC = closing.close(predictor, torn_TC[:, order_C], SEASON)[:, order_C]
+    np.testing.assert_allclose(other_TC, found_TC, rtol=1e-5, atol=1e-6)
 
 
 def test_a_smooth_series_beside_a_noisy_one_keeps_its_lines(predictor, smooth):

@@ -7,6 +7,7 @@ import pytest
 
 from ptt_jax import (
     baselines,
+    closing,
     config,
     detect,
     evaluate,
@@ -171,7 +172,7 @@ def test_what_stands_still_is_imputed_where_it_stands_and_has_finite_scores(mode
     x_TC = still[0].T.copy()
     torn_TC = x_TC.copy()
     torn_TC[20:30], torn_TC[50:56, ::2] = np.nan, np.nan
-    closed_TC = predict.Predictor(model, params, None, 48, 20).close(torn_TC, 12)
+    closed_TC = closing.close(predict.Predictor(model, params, None, 48, 20), torn_TC, 12)
     is_near(closed_TC.T, still)
     section = config.default().detect
     section.window = 48

@@ -29,6 +29,7 @@ def test_a_tenth_of_each_kind_is_hidden_of_what_is_there(torn, values_TC):
         assert not (hidden_TC & ~known_TC).any()
         share_C = hidden_TC.sum(0) / known_TC.sum(0)
         np.testing.assert_allclose(share_C, torn.SHARE, atol=0.02)
+        assert abs(hidden_TC.sum() / known_TC.sum() - torn.SHARE) < 0.005
     edge = np.flatnonzero(np.diff(np.concatenate([[0], hidden["blocks"][:, 0].astype(int), [0]])))
     lengths = edge[1::2] - edge[::2]
     assert (lengths < HORIZON // 4).sum() <= 1  # the last one is cut

@@ -21,7 +21,7 @@ RANKS = (
     ("evaluate", "store", "log", "detect", "quantiles"),
     ("checkpoint", "rundir", "watch", "userfile", "linear"),
     ("loop",),
-    ("train", "history"),
+    ("train", "history", "restored"),
     ("plan", "lessons", "exhibits"),
     ("tune",),
     ("finetune", "imputation"),

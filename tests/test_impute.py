@@ -19,10 +19,12 @@ from ptt_jax import (
     gaps,
     imputation,
     impute,
+    loop,
     mesh,
     optim,
     problems,
     prompts,
+    restored,
     step,
     train,
 )
@@ -117,7 +119,7 @@ def test_each_channel_may_have_a_prompt_of_its_own(model, prompted, close, histo
 
 
 def test_the_loss_is_the_squared_error_of_hidden_observed_values(problem, model, prompted, close):
-    span, row_R, key = imputation.span(problem, "train", 48), jnp.arange(60), jax.random.key(0)
+    span, row_R, key = restored.span(problem, "train", 48), jnp.arange(60), jax.random.key(0)
     loss = jax.jit(imputation.imputing(model, span, HIDING, WAYS[2]))
     total_R, count_R = loss(prompted, Cached(problem.panel), row_R, key)
     x_RL, observed_RL = take(problem.panel, span, row_R)
@@ -131,8 +133,8 @@ def test_the_loss_is_the_squared_error_of_hidden_observed_values(problem, model,
 
 
 def test_errors_are_those_of_plain_numpy_over_windows_that_cover_the_split(problem, model, prompted):
-    span = imputation.span(problem, "test", 48)
-    row_A = imputation.every(span, 15)
+    span = restored.span(problem, "test", 48)
+    row_A = restored.every(span, 15)
     start_A = span.first + row_A // 3
     covered = {(r % 3, t) for r, s in zip(row_A, start_A, strict=True) for t in range(s, s + 48)}
     assert covered == {(c, t) for c in range(3) for t in range(*problem.series.splits["test"])}
@@ -141,12 +143,12 @@ def test_errors_are_those_of_plain_numpy_over_windows_that_cover_the_split(probl
     def line(inputs, x_RL, seen_RL, channel_R):
         return {"line": gaps.interpolate(x_RL, seen_RL), "two": jnp.stack([x_RL, x_RL + 2])}
 
-    found = [imputation.evaluator(line, mesh.make(1), b, 15)(problem.panel, None, span, HIDING) for b in (32, 128)]
+    found = [restored.evaluator(line, mesh.make(1), b, 15)(problem.panel, None, span, HIDING) for b in (32, 128)]
     assert found[0]["line"].hidden == found[1]["line"].hidden
     np.testing.assert_allclose(found[0]["line"][:2], found[1]["line"][:2], rtol=1e-6)
     np.testing.assert_allclose(found[0]["two"].mse, [0, 4], atol=1e-6)
     x_RL, observed_RL = take(problem.panel, span, jnp.asarray(row_A))
-    key = jax.random.fold_in(imputation.keys(0, "validation")[1], span.first)
+    key = jax.random.fold_in(loop.keys(0, "validation")[1], span.first)
     hidden_RL = np.asarray(gaps.hide(HIDING, key, jnp.asarray(row_A), observed_RL))
     e = np.asarray(gaps.interpolate(x_RL, observed_RL & ~hidden_RL) - x_RL)[hidden_RL]
     np.testing.assert_allclose(found[0]["line"][:2], [(e**2).mean(), np.abs(e).mean()], rtol=1e-5)
@@ -162,7 +164,7 @@ def test_errors_are_the_same_streamed_and_on_several_devices(problem, devices):
         pytest.importorskip("grain")
     other = problems.prepare(problem.series, mesh.make(devices or 1), 1e9 if devices else 9e4)
     errors = [
-        imputation.evaluator(line, of.mesh, 64, 13)(of.panel, None, imputation.span(of, "test", 48), HIDING)["line"]
+        restored.evaluator(line, of.mesh, 64, 13)(of.panel, None, restored.span(of, "test", 48), HIDING)["line"]
         for of in (problem, other)
     ]
     np.testing.assert_allclose(*errors, rtol=1e-6)
@@ -256,7 +258,7 @@ def test_a_prompt_that_forecasts_is_no_prompt_to_impute(tmp_path):
 
 
 def test_a_step_leaves_every_bit_of_the_backbone(problem, model, params):
-    span = imputation.span(problem, "train", 48)
+    span = restored.span(problem, "train", 48)
     start = {"backbone": params, "prompt": prompts.make("position", 4, 16)}
     tx = optim.PROMPT.transform(optim.chain(peak=0.1, warmup=0.1, steps=9, weight_decay=0.1, clip=1.0), start)
     loss = imputation.imputing(model, span, HIDING, WAYS[2])
@@ -269,7 +271,7 @@ def test_a_step_leaves_every_bit_of_the_backbone(problem, model, params):
 
 def test_a_split_without_a_window_is_refused(problem):
     with pytest.raises(UserError, match=r"validation split has rows .* too few for one window of 60 steps"):
-        imputation.span(problem, "validation", 60)
+        restored.span(problem, "validation", 60)
 
 
 @pytest.mark.skipif(not os.environ.get("PTT_DATA_DIR"), reason="PTT_DATA_DIR is not set: no real gaps")
@@ -280,7 +282,7 @@ def test_real_gaps_are_neither_hidden_nor_counted(model, prompted):
     cfg = config.default()
     cfg.data.name, cfg.data.path = "csv", str(path)
     problem = problems.prepare(data.load(cfg.data), mesh.make(1))
-    span = imputation.span(problem, "train", 48)
+    span = restored.span(problem, "train", 48)
     observed_CT = np.asarray(problem.panel.observed_CT)
     gone = int(np.nonzero(~observed_CT[:, : span.end].all(0))[0][0])
     window_W = np.arange(max(gone - 60, 0), gone + 30)  # whole ones, ones with a gap, ones of which nothing is seen
@@ -339,8 +341,8 @@ def test_shares_are_those_that_are_best_on_validation(tuned, problem):
         def close(params, *window):
             return {"": impute.impute(model, {**params, "share_CA": share_CA}, way, *window)}
 
-        measure = imputation.evaluator(close, problem.mesh, 64, imputation.stride(12))
-        return measure(problem.panel, params, imputation.span(problem, "validation", 48), hiding)[""].mse
+        measure = restored.evaluator(close, problem.mesh, 64, restored.stride(12))
+        return measure(problem.panel, params, restored.span(problem, "validation", 48), hiding)[""].mse
 
     best = at(asked["share_CA"])
     assert asked["share_CA"].shape == (3, bridge.RUNGS)
@@ -350,10 +352,10 @@ def test_shares_are_those_that_are_best_on_validation(tuned, problem):
         assert best < at(other_CA)
 
     def of(split):
-        span = imputation.span(problem, split, 48)
-        row_R = jnp.asarray(imputation.every(span, 13))
+        span = restored.span(problem, split, 48)
+        row_R = jnp.asarray(restored.every(span, 13))
         x_RL, observed_RL = take(problem.panel.at(0), span, row_R)
-        key = jax.random.fold_in(imputation.keys(0, "validation")[1], span.first)
+        key = jax.random.fold_in(loop.keys(0, "validation")[1], span.first)
         hidden_RL = gaps.hide(hiding, key, row_R, observed_RL)
         seen_RL = observed_RL & ~hidden_RL
         y_RL = impute.impute(model, params, way, x_RL, seen_RL, row_R % 3)
@@ -381,5 +383,5 @@ def test_each_seed_has_shares_of_its_own_and_a_task_without_any_gets_them(tuned,
     assert [sorted(params) for params in found] == [["prompt"], ["prompt"]]
     imputation.tuning(cfg, tmp_path, problem, log)
     assert path.read_bytes() == before
-    monkeypatch.setattr(imputation, "totalling", lambda *_: pytest.fail("that was done"))
+    monkeypatch.setattr(restored, "totalling", lambda *_: pytest.fail("that was done"))
     imputation.tuning(cfg, tmp_path, problem, log)

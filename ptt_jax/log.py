@@ -23,6 +23,25 @@ def complain(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def tell(text: str, end: str = "\n") -> None:
+    """Prints to standard output, at once. Raises UserError when nothing can be written there, BrokenPipeError when
+    nobody reads it."""
+    try:
+        print(text, end=end, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as e:
+        raise UserError(f"standard output cannot be written ({e.strerror}); accepted: one with room for it") from None
+
+
+def hush() -> None:
+    """Drops what standard output could not take, which Python would try again at the exit, and complain of."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class Log:
     """Appends records to metrics.jsonl and prints them; a quiet one (of all processes but the first) does neither, a
     silent one does not print."""
@@ -34,13 +53,13 @@ class Log:
     def say(self, text: str) -> None:
         """Prints a line."""
         if not self.silent:
-            print((CLEAR if self.live else "") + text, flush=True)
+            tell((CLEAR if self.live else "") + text)
 
     def progress(self, text: str) -> None:
         """Shows a line that the next one replaces, on a terminal only; '' clears it. A longer line than the terminal is
         wide could not be replaced, and is cut."""
         if self.live:
-            print(CLEAR + text[: shutil.get_terminal_size().columns - 1], end="", flush=True)
+            tell(CLEAR + text[: shutil.get_terminal_size().columns - 1], end="")
 
     def write(self, record: dict[str, Any]) -> None:
         """Appends one record, a line of JSON. Raises UserError when there is no room for it."""

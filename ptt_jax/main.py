@@ -19,7 +19,6 @@ export writes the forecast of such a DIR, or of a run, as a program that jax run
 
 import contextlib
 import logging
-import os
 import shlex
 import sys
 import warnings
@@ -52,7 +51,7 @@ from ptt_jax import (
 )
 from ptt_jax.errors import UserError
 from ptt_jax.files import to_path
-from ptt_jax.log import Log, complain
+from ptt_jax.log import Log, complain, hush, tell
 from ptt_jax.preemption import Preempted
 from ptt_jax.seal import read_json
 from ptt_jax.stream import Host
@@ -157,18 +156,19 @@ def main(argv: list[str] | None = None) -> int:
     later) after SIGTERM, when what was learned is saved and the same command goes on; 130 after Ctrl-C."""
     argv = sys.argv[1:] if argv is None else argv
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns of its own leftovers after a kill
-    if {"-h", "--help"} & {*argv}:
-        try:
-            print(flags.legend(__doc__), flush=True)
-        except BrokenPipeError:  # `--help | head` has read enough, and the rest may not be tried again at the exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     try:
+        if {"-h", "--help"} & {*argv}:
+            with contextlib.suppress(BrokenPipeError):  # `--help | head` has read enough
+                tell(flags.legend(__doc__))
+            return 0
         with preemption.heeded():
             if said := do(argv):
-                print(said)
+                tell(said)
     except UserError as e:
         complain(f"ptt_jax: {' '.join(str(e).split())}")
+        return 2
+    except BrokenPipeError:
+        complain("ptt_jax: nobody reads what this prints any more; the same command goes on from the last checkpoint")
         return 2
     except Preempted:
         kept = flags.option(argv, "workdir") or argv[0] not in stages.STAGES
@@ -178,6 +178,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nptt_jax: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
+    finally:
+        hush()
     return 0
 
 

@@ -23,6 +23,7 @@ from ptt_jax import impute as imputing
 from ptt_jax.errors import UserError
 from ptt_jax.files import to_path, write_atomic
 from ptt_jax.forecaster import Forecaster
+from ptt_jax.log import tell
 from ptt_jax.userfile import KINDS, File
 
 # What the file or the Forecaster's own arguments say; every other knob that is set goes to the recipe.
@@ -65,7 +66,7 @@ def impute(cfg: ConfigDict, said: set[str], workdir: str) -> Path:
         imputing.check(cfg.model)  # not after minutes of learning
     found = at_hand(cfg, said, workdir, file).impute(file.frame)
     before, after = (int(of.isna().to_numpy().sum()) for of in (file.frame, found))
-    print(f"impute: {before - after} of {before} missing values closed")
+    tell(f"impute: {before - after} of {before} missing values closed")
     return userfile.write(userfile.as_written(found, file), file)
 
 
@@ -105,7 +106,7 @@ def kept(cfg: ConfigDict, said: set[str], workdir: str, file: File, more: tuple[
         )
     model = Forecaster.load(cfg.backbone).set_params(time_column=file.time_column)
     for note in (*file.notes, *userfile.series(file, model.fitted.freq, cfg.backbone).notes):
-        print(f"data: {note}")
+        tell(f"data: {note}")
     return model
 
 
@@ -121,7 +122,7 @@ def learn(cfg: ConfigDict, said: set[str], workdir: str, file: File, horizon: in
     )  # fmt: skip
     userfile.series(file, cfg.data.freq)
     for note in file.notes:
-        print(f"data: {note}")
+        tell(f"data: {note}")
     model = model.tune(file.frame, cfg.backbone) if cfg.backbone else model.fit(file.frame)
     if workdir:
         model.save(workdir)

@@ -1,5 +1,6 @@
 """The command line, as typed: the whole job, a second call, other data on the same backbone, ways to mistype."""
 
+import contextlib
 import json
 import os
 import re
@@ -343,14 +344,29 @@ def test_help_is_no_error(capsys):
     assert "--config.lookback=" in capsys.readouterr().out
 
 
-def test_help_whose_reader_has_gone_is_no_error(capfd, monkeypatch):
+@contextlib.contextmanager
+def unread(monkeypatch):
+    """Standard output is a pipe whose reader has gone; it is flushed once more, as at the exit."""
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as gone:
         monkeypatch.setattr(sys, "stdout", gone)
+        yield
+        gone.flush()
+
+
+def test_help_whose_reader_has_gone_is_no_error(capsys, monkeypatch):
+    with unread(monkeypatch):
         assert main.main(["--help"]) == 0
-        gone.write("the rest")  # what Python does at the exit
-    assert capfd.readouterr().err == ""
+    assert capsys.readouterr().err == ""
+
+
+def test_a_run_that_nobody_reads_says_that_it_can_go_on(files, tmp_path, monkeypatch, capsys):
+    more = [f"--config.data.path={files / 'three.csv'}", f"--workdir={tmp_path / 'run'}"]
+    with unread(monkeypatch):
+        assert main.main([*TINY, *more]) == 2
+    said = "ptt_jax: nobody reads what this prints any more; the same command goes on from the last checkpoint\n"
+    assert capsys.readouterr().err == said
 
 
 def test_ctrl_c_is_one_line(monkeypatch, capsys):
@@ -367,6 +383,18 @@ def test_the_program_itself_exits_with_2_and_one_line():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert re.fullmatch(r"ptt_jax: config key model.widht does not exist; nearest: model.width\b.*\n", done.stderr)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("words", [["--help"], TINY], ids=["help", "run"])
+def test_a_full_standard_output_ends_with_one_sentence(words, files, tmp_path, monkeypatch, capsys):
+    more = [f"--config.data.path={files / 'three.csv'}", f"--workdir={tmp_path / 'run'}"]
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main.main([*words, *more]) == 2
+        full.flush()  # what it could not take is not tried again at the exit
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"ptt_jax: standard output cannot be written \(No space left on device\); accepted: .*\n", said)
 
 
 @pytest.mark.skipif(not os.environ.get("PTT_DATA_DIR"), reason="PTT_DATA_DIR is not set: no real ETTh1 to slice")

@@ -337,12 +337,13 @@ def test_shares_are_those_that_are_best_on_validation(tuned, problem):
     backbone = checkpoint.load_backbone(card, architecture.shapes(model))
     params, hiding = {"backbone": backbone, "prompt": asked["prompt"]}, imputation.law(cfg, problem.series)
 
-    def at(share_CA):
-        def close(params, *window):
-            return {"": impute.impute(model, {**params, "share_CA": share_CA}, way, *window)}
+    def close(params, *window):
+        return {"": impute.impute(model, params, way, *window)}
 
-        measure = restored.evaluator(close, problem.mesh, 64, restored.stride(12))
-        return measure(problem.panel, params, restored.span(problem, "validation", 48), hiding)[""].mse
+    def at(share_CA):
+        measure = restored.evaluator(close, problem.mesh, 64, restored.stride(12))  # compiled once
+        given = {**params, "share_CA": share_CA}
+        return measure(problem.panel, given, restored.span(problem, "validation", 48), hiding)[""].mse
 
     best = at(asked["share_CA"])
     assert asked["share_CA"].shape == (3, bridge.RUNGS)
@@ -358,7 +359,7 @@ def test_shares_are_those_that_are_best_on_validation(tuned, problem):
         key = jax.random.fold_in(loop.keys(0, "validation")[1], span.first)
         hidden_RL = gaps.hide(hiding, key, row_R, observed_RL)
         seen_RL = observed_RL & ~hidden_RL
-        y_RL = impute.impute(model, params, way, x_RL, seen_RL, row_R % 3)
+        y_RL = jax.jit(close)(params, x_RL, seen_RL, row_R % 3)[""]
         m_R3A = np.asarray(bridge.moments(x_RL, y_RL, seen_RL, hidden_RL))
         return bridge.shares(np.stack([m_R3A[np.asarray(row_R % 3) == c].sum(0) for c in range(3)]))
 

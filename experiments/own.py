@@ -1,12 +1,13 @@
 """Own data with untouched defaults: `Forecaster` against seasonal naive and the linear map, on series of many shapes.
 
     python experiments/own.py [--data=vic_elec,NN5_daily] [--knob=KEY=VALUE ...] [--quantiles=0.1,0.9]
+    python experiments/own.py --file=mine.csv --horizon=24   # any other file, a column for each series
 
 A Forecaster learns from all rows but the last tenth (at least two horizons), and forecasts windows that lie evenly over
 the rest, at most 200. Errors are of the mean absolute kind, in units of each series' spread in the rows before, so that
 series weigh alike. `linear` is the ridge regression of baselines.py with the Forecaster's lookback; `last season`
 repeats the season that the Forecaster found. What finished is in results/own.csv and is not run again under the same
-knobs.
+knobs; those of other files in results/own-more.csv.
 """
 
 import argparse
@@ -25,6 +26,7 @@ import pandas as pd
 from ledger import Ledger, chosen, command, exit_code, finish, show
 
 from ptt_jax import Forecaster, baselines, fitting, frames, intervals, layers, mesh, predict, problems, recipe, scaling
+from ptt_jax.errors import UserError
 
 HERE = Path(__file__).parent
 # file, horizon: a day of hours and half hours, what a bank plans of its machines, a season of flu, a month of rates
@@ -42,10 +44,18 @@ HELD_OUT = 0.1
 COLUMNS = ("last season", "linear", "prompts", "of linear", "coverage 80", "coverage 95", "seconds")
 
 
-def measure(name: str, knobs: Mapping[str, Any], quantiles: tuple[float, ...] = ()) -> dict[str, Any]:
-    """Returns one row of the table; quantiles: of prompts that intervals are made from."""
-    file, horizon = SETS[name]
-    frame = pd.read_csv(Path(os.environ.get("PTT_DATA_DIR", ".")) / file)
+def measure(
+    name: str, file: str | Path, horizon: int, knobs: Mapping[str, Any], quantiles: tuple[float, ...] = ()
+) -> dict[str, Any]:
+    """Returns one row of the table; quantiles: of prompts that intervals are made from. Raises UserError for a file
+    that cannot be read, or is long."""
+    path = Path(os.environ.get("PTT_DATA_DIR", ".")) / file
+    try:
+        frame = pd.read_csv(path)
+    except (OSError, ValueError) as e:
+        raise UserError(f"{path} cannot be read ({getattr(e, 'strerror', e)}); accepted: a csv") from None
+    if not frames.read(frame).layout.wide:
+        raise UserError(f"{path} is long; accepted: a column for each series, none of them called y")
     held = max(int(HELD_OUT * len(frame)), 2 * horizon)
     begun = time.perf_counter()
     model = Forecaster(horizon, quantiles=quantiles, knobs=knobs, verbose=True).fit(frame.iloc[:-held])
@@ -95,7 +105,7 @@ def measure(name: str, knobs: Mapping[str, Any], quantiles: tuple[float, ...] = 
         "pinball 10": intervals.pinball(truth, pick("-lo-80"), 0.1),
         "pinball 90": intervals.pinball(truth, pick("-hi-80"), 0.9),
         "seconds": seconds, "recipe": recipe_hash(), "device": jax.devices()[0].device_kind,
-        "date": pd.Timestamp.now().date().isoformat(), "command": command("own", sys.argv[1:]),
+        "date": pd.Timestamp.now().date().isoformat(),
     }  # fmt: skip
 
 
@@ -135,14 +145,27 @@ def main() -> None:
     parser.add_argument("--data", default=",".join(SETS), help="which sets, comma-separated")
     parser.add_argument("--knob", action="append", default=[], help="KEY=VALUE in the recipe's stead; its own rows")
     parser.add_argument("--quantiles", default="", help="like 0.1,0.9: intervals from quantile prompts; their own rows")
+    parser.add_argument("--file", default="", help="a csv that is none of these sets, with --horizon")
+    parser.add_argument("--horizon", type=int, default=0, help="steps ahead, of --file")
     args = parser.parse_args()
+    if bool(args.file) != bool(args.horizon) or args.horizon < 0:
+        raise UserError("--file and --horizon go together; accepted: both, or neither, a horizon of at least 1")
     quantiles = tuple(float(q) for q in args.quantiles.split(",") if q)
     knobs = {k: parse_value(v) for k, _, v in (text.partition("=") for text in args.knob)}
-    ledger = Ledger(HERE / "results" / "own.csv", ("data", "knobs"), ("recipe",))
+    sets, name, words = SETS, "own", sys.argv[1:]
+    if args.file:
+        path = Path(args.file).absolute()
+        sets, name = {path.name.partition(".")[0]: (path, args.horizon)}, "own-more"
+        words = [word.replace(args.file, path.name) for word in words]  # not where it lies on this machine
+    ledger = Ledger(HERE / "results" / f"{name}.csv", ("data", "knobs"), ("recipe",))
     rules = {"knobs": said(knobs, quantiles), "recipe": recipe_hash()}
-    cells = [{"data": name, **rules} for name in chosen(args.data, SETS)]
-    finish(ledger, cells, lambda data, **_: [measure(data, knobs, quantiles)], lambda rows: table(pd.DataFrame(rows)))
-    show("own", table(ledger.rows[ledger.rows["knobs"] == said({})]))
+    cells = [{"data": data, **rules} for data in (sets if args.file else chosen(args.data, SETS))]
+
+    def rows(data: str, **_: Any) -> list[dict[str, Any]]:
+        return [{**measure(data, *sets[data], knobs, quantiles), "command": command("own", words)}]
+
+    finish(ledger, cells, rows, lambda rows: table(pd.DataFrame(rows)))
+    show(name, table(ledger.rows[ledger.rows["knobs"] == said({})]))
 
 
 def parse_value(text: str) -> Any:

@@ -13,7 +13,8 @@ LONGEST_PATCH = 48  # steps: half a day of quarters of an hour, a third of a day
 MOST_PATCHES = 30  # of a lookback: a month of hours
 LOOKBACK = 720  # steps that a lookback has where the history allows it
 SMALL = 20_000  # values in all, below which the model is smaller
-LEAST_STEPS, MOST_STEPS = 800, 3000  # of pre-training
+EPOCHS = 200  # of pre-training, within these steps: a single series needs as many (experiments/README.md, Own data)
+LEAST_STEPS, MOST_STEPS = 800, 5000
 MOST_PATCHED = 75_000  # steps times patches of a window: three minutes on two cores
 NEAR = 2  # patches: up to there a horizon is short
 ENOUGH = 1500  # rows of validation
@@ -74,7 +75,7 @@ def recipe(rows: int, channels: int, season: int, horizon: int, patch: int = 0, 
         cfg.model.encoder_layers = 2  # of the usual width: a narrower model was no better
     windows = max(rows - lookback - horizon, 1) * channels
     most_steps = min(MOST_STEPS, MOST_PATCHED // (lookback // patch + -(-horizon // patch)))
-    cfg.pretrain.steps = int(min(max(6 * windows / cfg.pretrain.batch, LEAST_STEPS), most_steps))
+    cfg.pretrain.steps = int(min(max(EPOCHS * windows / cfg.pretrain.batch, LEAST_STEPS), most_steps))
     if windows > cfg.tune.steps * cfg.tune.batch:
         cfg.tune.cache_bytes = 0  # hardly a row is asked for twice
     return cfg

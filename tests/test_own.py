@@ -75,8 +75,19 @@ def test_a_short_history_has_a_small_model_and_a_long_one_the_usual():
 
 def test_patches_bound_the_steps_of_pre_training_and_windows_those_that_choose():
     hours, half_hours = (recipe.recipe(40_000, 100, season, 24) for season in (24, 48))
-    assert hours.pretrain.steps == recipe.MOST_PATCHED // 31 < half_hours.pretrain.steps == recipe.MOST_STEPS
+    assert hours.pretrain.steps == recipe.MOST_PATCHED // 31 < half_hours.pretrain.steps == recipe.MOST_PATCHED // 16
+    assert recipe.recipe(40_000, 100, 48, 24, lookback=192).pretrain.steps == recipe.MOST_STEPS
     assert hours.tune.validation_rows == recipe.LOOKED_AT
+
+
+def test_every_window_is_seen_often_where_the_bounds_allow():
+    short, some, twice, many = (
+        recipe.recipe(rows, c, 24, 12) for rows, c in ((700, 1), (2500, 1), (2500, 2), (9000, 2))
+    )
+    assert short.pretrain.steps == recipe.LEAST_STEPS
+    windows = 2500 - some.lookback - 12
+    assert some.pretrain.steps * some.pretrain.batch == pytest.approx(200 * windows, rel=1e-3)
+    assert some.pretrain.steps < twice.pretrain.steps <= many.pretrain.steps == recipe.MOST_PATCHED // 31
 
 
 def test_too_few_rows_are_refused_with_the_number_that_would_do():

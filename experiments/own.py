@@ -4,16 +4,17 @@
     python experiments/own.py --file=mine.csv --horizon=24   # any other file, a column for each series
 
 A Forecaster learns from all rows but the last tenth (at least two horizons), and forecasts windows that lie evenly over
-the rest, at most 200. Errors are of the mean absolute kind, in units of each series' spread in the rows before, so that
-series weigh alike. `linear` is the ridge regression of baselines.py with the Forecaster's lookback; `last season`
-repeats the season that the Forecaster found. What finished is in results/own.csv and is not run again under the same
-knobs; those of other files in results/own-more.csv.
+the rest, some 200 where it holds them. Errors are of the mean absolute kind, in units of each series' spread in the
+rows before, so that series weigh alike. `linear` is the ridge regression of baselines.py with the Forecaster's
+lookback; `last season` repeats the season that the Forecaster found. What finished is in results/own.csv, of --file in
+results/own-more.csv, and is not run again under the same knobs.
 """
 
 import argparse
 import ast
 import hashlib
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -142,24 +143,25 @@ def table(rows: pd.DataFrame) -> str:
 @exit_code("own")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default=",".join(SETS), help="which sets, comma-separated")
+    parser.add_argument("--data", default="", help="which sets, comma-separated; default: all")
     parser.add_argument("--knob", action="append", default=[], help="KEY=VALUE in the recipe's stead; its own rows")
     parser.add_argument("--quantiles", default="", help="like 0.1,0.9: intervals from quantile prompts; their own rows")
-    parser.add_argument("--file", default="", help="a csv that is none of these sets, with --horizon")
+    parser.add_argument("--file", default="", help="a csv in the sets' place, with --horizon")
     parser.add_argument("--horizon", type=int, default=0, help="steps ahead, of --file")
     args = parser.parse_args()
-    if bool(args.file) != bool(args.horizon) or args.horizon < 0:
-        raise UserError("--file and --horizon go together; accepted: both, or neither, a horizon of at least 1")
+    if bool(args.file) != bool(args.horizon) or args.horizon < 0 or (args.file and args.data):
+        raise UserError("--file and --horizon go together, in --data's place; accepted: both, a horizon of at least 1")
     quantiles = tuple(float(q) for q in args.quantiles.split(",") if q)
     knobs = {k: parse_value(v) for k, _, v in (text.partition("=") for text in args.knob)}
     sets, name, words = SETS, "own", sys.argv[1:]
     if args.file:
         path = Path(args.file).absolute()
-        sets, name = {path.name.partition(".")[0]: (path, args.horizon)}, "own-more"
+        sets, name = {re.sub(r"\.csv(\.gz)?$", "", path.name): (path, args.horizon)}, "own-more"
         words = [word.replace(args.file, path.name) for word in words]  # not where it lies on this machine
-    ledger = Ledger(HERE / "results" / f"{name}.csv", ("data", "knobs"), ("recipe",))
+    ledger = Ledger(HERE / "results" / f"{name}.csv", ("data", "knobs", "horizon"), ("recipe",))
     rules = {"knobs": said(knobs, quantiles), "recipe": recipe_hash()}
-    cells = [{"data": data, **rules} for data in (sets if args.file else chosen(args.data, SETS))]
+    asked = list(sets) if args.file or not args.data else chosen(args.data, sets)
+    cells = [{"data": data, "horizon": sets[data][1], **rules} for data in asked]
 
     def rows(data: str, **_: Any) -> list[dict[str, Any]]:
         return [{**measure(data, *sets[data], knobs, quantiles), "command": command("own", words)}]

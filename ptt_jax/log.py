@@ -16,30 +16,33 @@ from ptt_jax.seal import mark
 CLEAR = "\r\033[K"  # to the beginning of the line, and nothing after it
 
 
+class Unheard(Exception):
+    """Standard output took nothing any more: its disk is full, or its reader has gone."""
+
+
 def complain(text: str) -> None:
-    """Prints a line to stderr, on a terminal in the place of a progress line."""
-    if sys.stdout.isatty():
-        print(CLEAR, end="", flush=True)
-    print(text, file=sys.stderr, flush=True)
+    """Prints a line to stderr, on a terminal in the place of a progress line; where that takes none either, nothing."""
+    with contextlib.suppress(OSError):
+        if sys.stdout and sys.stdout.isatty():
+            print(CLEAR, end="", flush=True)
+        print(text, file=sys.stderr, flush=True)
 
 
 def tell(text: str, end: str = "\n") -> None:
-    """Prints to standard output, at once. Raises UserError when nothing can be written there, BrokenPipeError when
-    nobody reads it."""
+    """Prints to standard output, at once. Raises Unheard."""
     try:
         print(text, end=end, flush=True)
-    except BrokenPipeError:
-        raise
     except OSError as e:
-        raise UserError(f"standard output cannot be written ({e.strerror}); accepted: one with room for it") from None
+        raise Unheard(f"standard output cannot be written ({e.strerror})") from e
 
 
 def hush() -> None:
-    """Drops what standard output could not take, which Python would try again at the exit, and complain of."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Drops what standard output and stderr could not take: Python would try again at the exit, and complain."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None where a shell closed it
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class Log:
@@ -48,7 +51,7 @@ class Log:
 
     def __init__(self, path: Path, quiet: bool = False, silent: bool = False) -> None:
         self.path, self.quiet, self.silent = path, quiet, quiet or silent
-        self.live = sys.stdout.isatty() and not self.silent
+        self.live = bool(sys.stdout and sys.stdout.isatty()) and not self.silent
 
     def say(self, text: str) -> None:
         """Prints a line."""

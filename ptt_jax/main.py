@@ -51,7 +51,7 @@ from ptt_jax import (
 )
 from ptt_jax.errors import UserError
 from ptt_jax.files import to_path
-from ptt_jax.log import Log, complain, hush, tell
+from ptt_jax.log import Log, Unheard, complain, hush, tell
 from ptt_jax.preemption import Preempted
 from ptt_jax.seal import read_json
 from ptt_jax.stream import Host
@@ -153,13 +153,16 @@ def do(argv: list[str]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0, or 2 after one sentence about what the user got wrong; 75 (`preemption.CODE`: try again
-    later) after SIGTERM, when what was learned is saved and the same command goes on; 130 after Ctrl-C."""
+    later) after SIGTERM, when what was learned is saved and the same command goes on; 130 after Ctrl-C; 1, which ends
+    other processes, too, when nothing can be printed any more."""
     argv = sys.argv[1:] if argv is None else argv
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns of its own leftovers after a kill
+    helps = bool({"-h", "--help"} & {*argv})
+    kept = flags.option(argv, "workdir") or (argv or [""])[0] not in stages.STAGES
+    goes_on = "the same command goes on from what is saved" if kept else "without --workdir nothing is kept"
     try:
-        if {"-h", "--help"} & {*argv}:
-            with contextlib.suppress(BrokenPipeError):  # `--help | head` has read enough
-                tell(flags.legend(__doc__))
+        if helps:
+            tell(flags.legend(__doc__))
             return 0
         with preemption.heeded():
             if said := do(argv):
@@ -167,12 +170,12 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as e:
         complain(f"ptt_jax: {' '.join(str(e).split())}")
         return 2
-    except BrokenPipeError:
-        complain("ptt_jax: nobody reads what this prints any more; the same command goes on from the last checkpoint")
-        return 2
+    except Unheard as e:
+        if helps and isinstance(e.__cause__, BrokenPipeError):  # `--help | head` has read enough
+            return 0
+        complain(f"ptt_jax: {e}" if helps else f"ptt_jax: {e}; {goes_on}")
+        return 1
     except Preempted:
-        kept = flags.option(argv, "workdir") or argv[0] not in stages.STAGES
-        goes_on = "the same command goes on from what is saved" if kept else "without --workdir nothing is kept"
         complain(f"ptt_jax: told to end (SIGTERM); {goes_on}")
         return preemption.CODE
     except KeyboardInterrupt:

@@ -364,6 +364,37 @@ def test_the_first_of_the_rules_for_intervals_is_the_one_in_force(monkeypatch):
     assert [row["coverage"] for row in few] == [row["coverage"] for row in found]
 
 
+def test_any_csv_has_rows_of_its_own_by_name_and_horizon(tmp_path, monkeypatch, capsys):
+    own, asked, shown = script("own"), [], []
+
+    def measure(name: str, file: Path, horizon: int, knobs: dict, quantiles: tuple) -> dict:
+        asked.append((name, file, horizon))
+        whole = dict.fromkeys([*own.COLUMNS, "rows", "series", "season", "patch", "lookback"], 1.0)
+        return {"data": name, "knobs": own.said(knobs), "horizon": horizon, "recipe": own.recipe_hash(), **whole}
+
+    (tmp_path / "results").mkdir()
+    monkeypatch.setattr(own, "HERE", tmp_path)
+    monkeypatch.setattr(own, "measure", measure)
+    monkeypatch.setattr(own, "show", lambda name, text: shown.append(name))
+    mine = tmp_path / "sales.2024.csv.gz"
+    for words in ([f"--file={mine}", "--horizon=24"], ["--file", str(mine), "--horizon=48"]) * 2:
+        monkeypatch.setattr(sys, "argv", ["own.py", *words])
+        assert own.main() == 0
+    assert asked == [("sales.2024", mine, 24), ("sales.2024", mine, 48)]
+    assert set(shown) == {"own-more"}
+    rows = pd.read_csv(tmp_path / "results" / "own-more.csv")
+    assert list(rows["command"]) == [
+        "python experiments/own.py --file=sales.2024.csv.gz --horizon=24",
+        "python experiments/own.py --file sales.2024.csv.gz --horizon=48",
+    ]
+    capsys.readouterr()
+    for words in (["--horizon=3"], [f"--file={mine}"], [f"--file={mine}", "--horizon=3", "--data=WTH"]):
+        monkeypatch.setattr(sys, "argv", ["own.py", *words])
+        assert own.main() == 2
+        assert "--file and --horizon go together" in capsys.readouterr().err
+    assert len(asked) == 2
+
+
 def test_a_study_measures_each_cell_once_and_one_without_rows_is_none(tmp_path, capsys):
     script("own")  # finds what it imports
     ledger, asked = sys.modules["ledger"], []

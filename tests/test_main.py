@@ -361,12 +361,23 @@ def test_help_whose_reader_has_gone_is_no_error(capsys, monkeypatch):
     assert capsys.readouterr().err == ""
 
 
-def test_a_run_that_nobody_reads_says_that_it_can_go_on(files, tmp_path, monkeypatch, capsys):
-    more = [f"--config.data.path={files / 'three.csv'}", f"--workdir={tmp_path / 'run'}"]
+def test_a_run_that_nobody_reads_goes_on_with_the_same_command(files, tmp_path, monkeypatch, capsys):
+    words = [*TINY, f"--config.data.path={files / 'three.csv'}", f"--workdir={tmp_path / 'run'}"]
     with unread(monkeypatch):
-        assert main.main([*TINY, *more]) == 2
-    said = "ptt_jax: nobody reads what this prints any more; the same command goes on from the last checkpoint\n"
+        assert main.main(words) == 1
+    said = "ptt_jax: standard output cannot be written (Broken pipe); the same command goes on from what is saved\n"
     assert capsys.readouterr().err == said
+    monkeypatch.undo()
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(main, "set_up", lambda cfg: None)
+    assert main.main(words) == 0
+
+
+@pytest.mark.parametrize("closed", [">&-", ">/dev/full 2>&1"])
+def test_without_any_output_help_is_no_traceback(closed, tmp_path):
+    line = f"{sys.executable} -m ptt_jax.main --help {closed}"
+    done = subprocess.run(line, shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0 if closed == ">&-" else 1, "", "")
 
 
 def test_ctrl_c_is_one_line(monkeypatch, capsys):
@@ -386,15 +397,15 @@ def test_the_program_itself_exits_with_2_and_one_line():
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-@pytest.mark.parametrize("words", [["--help"], TINY], ids=["help", "run"])
-def test_a_full_standard_output_ends_with_one_sentence(words, files, tmp_path, monkeypatch, capsys):
-    more = [f"--config.data.path={files / 'three.csv'}", f"--workdir={tmp_path / 'run'}"]
+@pytest.mark.parametrize(("words", "more"), [(["--help"], ""), (TINY, "; the same command goes on from what is saved")])
+def test_a_full_standard_output_ends_with_one_sentence(words, more, files, tmp_path, monkeypatch, capsys):
+    place = [f"--config.data.path={files / 'three.csv'}", f"--workdir={tmp_path / 'run'}"]
     with open("/dev/full", "w", encoding="utf-8") as full:
         monkeypatch.setattr(sys, "stdout", full)
-        assert main.main([*words, *more]) == 2
+        assert main.main([*words, *place]) == 1
         full.flush()  # what it could not take is not tried again at the exit
-    said = capsys.readouterr().err
-    assert re.fullmatch(r"ptt_jax: standard output cannot be written \(No space left on device\); accepted: .*\n", said)
+    said = f"ptt_jax: standard output cannot be written (No space left on device){more}\n"
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.skipif(not os.environ.get("PTT_DATA_DIR"), reason="PTT_DATA_DIR is not set: no real ETTh1 to slice")

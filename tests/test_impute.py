@@ -272,6 +272,16 @@ def test_a_step_leaves_every_bit_of_the_backbone(problem, model, params):
 def test_a_split_without_a_window_is_refused(problem):
     with pytest.raises(UserError, match=r"validation split has rows .* too few for one window of 60 steps"):
         restored.span(problem, "validation", 60)
+    begin, end = problem.series.splits["validation"]
+    assert restored.span(problem, "validation", end - begin).counts == (1,)
+    with pytest.raises(UserError, match=r"too few for one window of [0-9]+ steps;"):
+        restored.span(problem, "validation", end - begin + 1)
+
+
+def test_windows_that_are_measured_begin_at_every_step_of_a_patch(problem):
+    span = restored.span(problem, "train", 48)
+    start_A = restored.every(span, restored.stride(12)) // 3
+    assert {int(start) % 12 for start in start_A} == set(range(12))
 
 
 @pytest.mark.skipif(not os.environ.get("PTT_DATA_DIR"), reason="PTT_DATA_DIR is not set: no real gaps")

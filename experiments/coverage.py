@@ -5,7 +5,8 @@
 A ridge regression (as in baselines.py) learns from what lies before an end of a series but its last rows, as a
 Forecaster does, and forecasts up to 200 windows after it. Coverage is that of 80 % intervals from its residuals on
 these last rows, or from `calibrate.py`, over the whole history; in units of a history's spread, or in those of
-`intervals.Unit`. The last tenth of each series, which own.py's table is of, is never read; of many series 32 are.
+`intervals.Unit`; and as wide as what came since the end says (`drift.py`). The last tenth of each series, which
+own.py's table is of, is never read; of many series 32 are.
 What finished is in results/coverage.csv.
 """
 
@@ -21,7 +22,7 @@ import own
 import pandas as pd
 from ledger import Ledger, chosen, exit_code, finish, show
 
-from ptt_jax import calibrate, fitting, frames, intervals, recipe, scaling, seasons
+from ptt_jax import calibrate, drift, fitting, frames, intervals, recipe, scaling, seasons
 from ptt_jax.errors import UserError
 from ptt_jax.intervals import Unit
 
@@ -36,11 +37,13 @@ SETS = {
 }
 ENDS = (0.45, 0.55, 0.65, 0.75, 0.89)  # of the rows that may be read
 SERIES, WINDOWS, AHEAD = 32, 200, 0.1
-RULES = ("last rows, spread", "last rows, unit", "history, spread", "history, unit")
+RULES = ("last rows, spread", "last rows, unit", "history, spread", "history, unit", "history, unit, drift")
 
 
 class Ridge:
     """A linear map around the history's mean, in the place of a `predict.Predictor`."""
+
+    levels = ()  # no quantile prompts
 
     def __init__(self, table: frames.Table, rows: int, lookback: int, horizon: int) -> None:
         """Learns from the first `rows` rows; the ridge is the best of `calibrate.RIDGES` on their last fifth."""
@@ -110,14 +113,24 @@ def measure(data: str, end: float) -> list[dict[str, Any]]:
     found: dict[str, Any] = {"data": data, "end": end, "rows": len(past.values_TC), "windows": len(after)}
     for words, unit in (("spread", intervals.SPREAD), ("unit", Unit.of(season, horizon, model.lookback))):
         residual_WHC, unit_WC = calibrate.back_test(model, whole, after, unit)
-        short = intervals.fit(*calibrate.back_test(model, past, last, unit), kept // horizon, unit)
-        for rule, known in (("last rows", short), ("history", calibrate.fit(model, past, kept, unit))):
+        rules = {
+            "last rows": intervals.fit(*calibrate.back_test(model, past, last, unit), kept // horizon, unit),
+            "history": calibrate.fit(model, past, kept, unit),
+        }
+        for rule, known in rules.items():
             sides = np.array([known.bounds(np.zeros(residual_WHC.shape[1:]), known.ratio_C * unit_C, 80)
                               for unit_C in unit_WC])  # fmt: skip
-            found[f"{rule}, {words}"] = intervals.coverage(residual_WHC, sides[:, 0], sides[:, 1])
-            losses = [intervals.pinball(residual_WHC, sides[:, i], q) for i, q in enumerate((0.1, 0.9))]
-            found[f"pinball, {rule}, {words}"] = float(np.mean(losses) / np.nanmean(np.abs(residual_WHC)))
-    return [found]
+            found |= judge(f"{rule}, {words}", residual_WHC, sides)
+    new, full = (np.full(len(past.names_C), rows) for rows in (len(whole.values_TC) - len(past.values_TC), 0))
+    factor_W = drift.factors(model, known, known.ratio_C, whole, new, full, after)
+    return [found | judge(RULES[-1], residual_WHC, sides * factor_W[:, None, None, None])]
+
+
+def judge(rule: str, residual_WHC: np.ndarray, sides: np.ndarray) -> dict[str, float]:
+    """Returns the coverage and the pinball loss of bounds [W, side, H, C]."""
+    losses = [intervals.pinball(residual_WHC, sides[:, i], q) for i, q in enumerate((0.1, 0.9))]
+    loss = float(np.mean(losses) / np.nanmean(np.abs(residual_WHC)))
+    return {rule: intervals.coverage(residual_WHC, sides[:, 0], sides[:, 1]), f"pinball, {rule}": loss}
 
 
 def table(rows: pd.DataFrame) -> str:

@@ -4,10 +4,10 @@
     python experiments/own.py --file=mine.csv --horizon=24   # any other file, a column for each series
 
 A Forecaster learns from all rows but the last tenth (at least two horizons), and forecasts windows that lie evenly over
-the rest, some 200 where it holds them. Errors are of the mean absolute kind, in units of each series' spread in the
-rows before, so that series weigh alike. `linear` is the ridge regression of baselines.py with the Forecaster's
-lookback; `last season` repeats the season that the Forecaster found. What finished is in results/own.csv, of --file in
-results/own-more.csv, and is not run again under the same knobs.
+the rest, some 200 where it holds them, each from all rows before it. Errors are of the mean absolute kind, in units of
+each series' spread in the rows that taught, so that series weigh alike. `linear` is the ridge regression of
+baselines.py with the Forecaster's lookback; `last season` repeats the season that the Forecaster found. What finished
+is in results/own.csv, of --file in results/own-more.csv, and is not run again under the same knobs.
 """
 
 import argparse
@@ -124,7 +124,7 @@ def last_observed(x_RT: np.ndarray, seen_RT: np.ndarray) -> np.ndarray:
 
 def recipe_hash() -> str:
     """Returns 8 hex digits over the rules: what was measured under others is run again."""
-    rules = ("recipe", "seasons", "intervals", "calibrate")
+    rules = ("recipe", "seasons", "intervals", "calibrate", "drift")
     text = "".join((Path(recipe.__file__).parent / f"{name}.py").read_text("utf-8") for name in rules)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 

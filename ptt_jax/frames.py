@@ -7,7 +7,7 @@ and `attach` the frame itself with a column more (scores).
 """
 
 import dataclasses
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -140,6 +140,27 @@ def truth(table: Table, horizon: int, after: Sequence[int]) -> np.ndarray:
     step_WH = len(table.values_TC) + np.asarray(after)[:, None] + np.arange(horizon)
     known_WH = (step_WH >= 0) & (step_WH < len(table.values_TC))
     return np.where(known_WH[:, :, None], table.values_TC[np.where(known_WH, step_WH, 0)], np.nan)
+
+
+def since(table: Table, ends: Mapping[str, Any]) -> np.ndarray:
+    """Returns since_C, how many steps of each series come after a stamp, {name: stamp}; 0 of a series without one, or
+    with one of another kind of time."""
+    grid, each = table.layout.grid, len(table.layout.labels_K)
+    found: dict[tuple[int, int, Any], int] = {}  # most series share their stamps
+
+    def later(c: int, name: str) -> int:
+        if name not in ends:
+            return 0
+        key = int(grid.count_S[c // each]), int(table.lengths_C[c]), ends[name]
+        if key not in found:
+            stamps_T = grid.steps.stamps(key[0] - np.arange(key[1])[::-1] * grid.steps.size)
+            try:
+                found[key] = int((stamps_T > ends[name]).sum())
+            except TypeError:  # with a zone and without, periods and numbers
+                found[key] = 0
+        return found[key]
+
+    return np.array([later(c, name) for c, name in enumerate(table.names_C)])
 
 
 def usual_step(table: Table) -> int:

@@ -477,3 +477,47 @@ def test_an_embedding_tells_series_apart_and_not_their_units(fitted):
     assert e.index.name == "unique_id"
     apart = lambda a, b: np.linalg.norm(e.loc[a] - e.loc[b])  # noqa: E731
     assert apart("load", "more") < 1e-2 < apart("load", "noise")
+
+
+def louder(rows: int, times: float) -> pd.DataFrame:
+    """What was learned from, and rows after it that are noisier."""
+    frame, rng = make(rows), np.random.default_rng(5)
+    for name, noise in (("load", 1.0), ("wind", 0.1)):
+        frame.loc[ROWS:, name] += times * noise * rng.normal(size=rows - ROWS)
+    return frame
+
+
+def width(found: pd.DataFrame) -> np.ndarray:
+    return (found["load-hi-80"] - found["load-lo-80"]).to_numpy()
+
+
+def test_intervals_widen_with_what_came_since(fitted):
+    at_the_end = make()
+    pd.testing.assert_frame_equal(fitted.predict(at_the_end), fitted.predict())
+    assert fitted.drift(at_the_end) == 1
+    wild, calm = louder(ROWS + 150, 10), louder(ROWS + 150, 0)
+    factor = fitted.drift(wild)
+    assert factor > 1.3 > fitted.drift(calm)
+    short = wild.iloc[-fitted.fitted.cfg.lookback :]  # no row before a window that began since
+    assert fitted.drift(short) == 1
+    usual, found = fitted.predict(short), fitted.predict(wild)
+    np.testing.assert_allclose(width(found), factor * width(usual), rtol=1e-6)
+    np.testing.assert_allclose(found["load"], usual["load"], rtol=1e-6)
+    assert list(fitted.predict(wild, levels=())) == ["ds", "load", "wind"]
+
+
+def test_a_window_of_the_past_is_as_wide_as_it_was_then(fitted):
+    wild = louder(ROWS + 200, 10)
+    found = fitted.cross_validation(wild, n_windows=5, step_size=37, refit=False)
+    for cutoff, window in found.groupby("cutoff"):
+        then = fitted.predict(wild[wild["ds"] <= cutoff])
+        columns = ["load", "load-lo-80", "load-hi-95", "wind-hi-80"]
+        np.testing.assert_allclose(window[columns], then[columns], rtol=1e-6)
+
+
+def test_drift_is_the_same_when_saved_and_under_other_names_of_columns(fitted, tmp_path):
+    wild = louder(ROWS + 150, 10)
+    loaded = Forecaster.load(fitted.save(tmp_path / "saved")).set_params(time_column="when")
+    assert loaded.drift(wild.rename(columns={"ds": "when"})) == fitted.drift(wild)
+    other = wild.rename(columns={"load": "elsewhere", "wind": "there"})
+    assert fitted.drift(other) == 1  # of series that were not there nothing is known

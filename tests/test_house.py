@@ -19,7 +19,7 @@ RANKS = (
     ("predict",),
     ("step", "baselines", "calibrate", "closing"),
     ("evaluate", "store", "log", "detect", "quantiles"),
-    ("checkpoint", "rundir", "watch", "userfile", "linear"),
+    ("checkpoint", "rundir", "watch", "userfile", "linear", "drift"),
     ("loop",),
     ("train", "history", "restored"),
     ("plan", "lessons", "exhibits"),

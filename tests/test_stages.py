@@ -55,6 +55,22 @@ def test_the_command_line_writes_what_the_forecaster_says(kept, tmp_path):
     np.testing.assert_allclose(pd.read_csv(out)["load"], first["load"], rtol=1e-6)
 
 
+def test_a_forecast_of_later_rows_says_how_wide_it_makes_intervals(kept, tmp_path, capsys):
+    newer = make(ROWS + 100)
+    newer.loc[ROWS:, "load"] += 10 * np.random.default_rng(1).normal(size=100)
+    newer.to_csv(tmp_path / "newer.csv", index=False)
+    assert call("forecast", kept, tmp_path / "newer.csv", tmp_path / "out.csv") == 0
+    factor = Forecaster.load(kept / "kept").drift(newer)
+    assert factor > 1.1
+    assert f"intervals {factor:.2f} times as wide as when it learned, by what came since" in capsys.readouterr().out
+    for words in (
+        "--config.levels=()",
+        f"--config.data.path={kept / 'mine.csv'}",
+    ):  # nothing to widen, nothing by which
+        assert call("forecast", kept, tmp_path / "newer.csv", tmp_path / "out.csv", words) == 0
+        assert "times as wide" not in capsys.readouterr().out
+
+
 def test_a_fit_says_how_it_compares_with_last_season(kept):
     of = Forecaster.load(kept / "kept").fitted
     rows = recipe.validation_rows(ROWS, HORIZON)

@@ -331,10 +331,12 @@ def test_a_forecaster_is_timed_on_frames_of_each_kind(tmp_path, monkeypatch):
         file.extractall(tmp_path)
     took = latency.ask(str(tmp_path / "forecaster"), 3)
     assert [None if frame is None else frame.shape for frame in asked] == [
-        *[(latency.RECENT, 4)] * 3, *[(3 * latency.RECENT, 3)] * 2, None, None,
+        *[(latency.RECENT, 4)] * 3, *[(3 * latency.RECENT, 3)] * 2, *[(latency.RECENT + latency.SINCE, 4)] * 2, None,
+        None,
     ]  # fmt: skip
+    assert (asked[-3]["ds"] > asked[0]["ds"].iloc[-1]).sum() == latency.SINCE
     row = {"series": 3, "horizon": 48, **dict.fromkeys(took, 0.0304)}
-    assert latency.table(pd.DataFrame([row])).splitlines()[-1] == "| 3 x 48 | 0.0 s | 30 ms | 30 ms | 30 ms |"
+    assert latency.table(pd.DataFrame([row])).splitlines()[-1] == "| 3 x 48 | 0.0 s | 30 ms | 30 ms | 30 ms | 30 ms |"
 
 
 def test_the_first_of_the_rules_for_intervals_is_the_one_in_force(monkeypatch):

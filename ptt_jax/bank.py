@@ -219,7 +219,8 @@ class Bank:
     def predict(
         self, requests: Mapping[str, pd.DataFrame], horizon: int | None = None, levels: Sequence[float] = (80, 95)
     ) -> dict[str, pd.DataFrame]:
-        """Returns {task: the steps that follow its frame}, each as `Forecaster.predict` of that task would have it.
+        """Returns {task: the steps that follow its frame}, each as `Forecaster.predict` of that task would have it,
+        with intervals as wide as when it was tuned.
 
         requests: {task: a frame as the task learned from, series that were not there, too}. horizon: steps of each, or
         None: each task's own. All rows are forecast in one compiled call (`forecast` says when in several); those of

@@ -61,6 +61,7 @@ class Fitted:
     freq: str | int
     season: int
     tail: pd.DataFrame | None  # the frame's last rows, in its own kind; a bank keeps none
+    ends: pd.DataFrame | None  # where its series end (`frames.ends`); none in a bank, or of an earlier version
     alive: tuple[Scratch, ...] = ()  # where its files lie, unless the user said where
 
     @property
@@ -122,6 +123,7 @@ def write(of: Fitted, folder: Path, params: dict[str, Any]) -> None:
     about = {
         "format": FORMAT, "params": params, "task": of.task, "names": of.names_C, "freq": of.freq, "season": of.season,
         "unit": of.intervals.unit, "tail": None if of.tail is None else to_json(of.tail),
+        "ends": None if of.ends is None else to_json(of.ends),
         "intervals": stores.content_hash(arrays(of.intervals)),
     }  # fmt: skip
     content = io.BytesIO()
@@ -156,7 +158,7 @@ def read(folder: Path) -> tuple[Fitted, dict[str, Any]]:
             known = Intervals(kept["quantile_QH"], kept["ratio_C"], float(kept["relative"]), unit)
         whole = about.get("intervals") in (None, stores.content_hash(arrays(known)))  # None: of an earlier version
         cfg = config.restored(json.dumps(read_json(folder / "config.json")), folder / "config.json")
-        tail = None if about["tail"] is None else from_json(about["tail"])
+        tail, ends = (None if about.get(key) is None else from_json(about[key]) for key in ("tail", "ends"))
         task, names_C = checkpoint.plain(about["task"], path), tuple(about["names"])
         freq, season = about["freq"], about["season"]
         params = dict(about["params"])
@@ -169,7 +171,7 @@ def read(folder: Path) -> tuple[Fitted, dict[str, Any]]:
             f"{folder / 'forecaster.npz'} is not what was written (content hash differs); accepted: a folder as save "
             f"wrote it"
         )
-    return Fitted(folder, task, cfg, predictor(folder, task, cfg), known, names_C, freq, season, tail), params
+    return Fitted(folder, task, cfg, predictor(folder, task, cfg), known, names_C, freq, season, tail, ends), params
 
 
 def to_json(frame: pd.DataFrame) -> dict[str, Any]:

@@ -214,7 +214,8 @@ def learn(table: Table, wish: Wish, card: dict[str, Any], alive: tuple[Scratch, 
         told = f"in the last {kept} rows the forecast errs by {share:.2f} of what last season's values again err by"
         log.say(f"{told}{': repeating those does as well' * (share >= 1)}")
     tail = frames.write(table, {name: table.values_TC[-cfg.lookback :]}, after=-min(cfg.lookback, len(table.values_TC)))
-    return Fitted(folder, task, cfg, predictor, known, table.names_C, step, season, tail, (*own, *alive))
+    ends = frames.ends(table)
+    return Fitted(folder, task, cfg, predictor, known, table.names_C, step, season, tail, ends, (*own, *alive))
 
 
 def as_series(table: Table, kept: int) -> Series:

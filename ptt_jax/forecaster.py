@@ -88,7 +88,6 @@ class Forecaster:
         self.quantiles = quantiles
         self.seed, self.knobs, self.workdir, self.verbose, self.name = seed, knobs, workdir, verbose, name
         self.id_column, self.time_column, self.target_column = id_column, time_column, target_column
-        self._read_end: tuple[Fitted | None, Table | None] = None, None
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Returns the constructor's arguments, as scikit-learn asks for them."""
@@ -153,28 +152,17 @@ class Forecaster:
             ) from None
         for note in () if self.verbose else table.notes:
             warnings.warn(note, stacklevel=3)
-        self._fitted, self._learned = fitting.learn(table, wish, card, alive, self._column(table)), self._columns
+        self._fitted = fitting.learn(table, wish, card, alive, self._column(table))
         return self
-
-    @property
-    def _columns(self) -> dict[str, str]:
-        return {"id_column": self.id_column, "time_column": self.time_column, "target_column": self.target_column}
 
     def _column(self, table: Table) -> str:
         """Returns the name of a column of values, by which a frame of the same kind is read again."""
         return self.name if table.layout.wide else self.target_column
 
-    @property
-    def _end(self) -> Table | None:
-        """The end of what it learned from, read once; None of a bank's task."""
-        of = self.fitted
-        if of.tail is not None and self._read_end[0] is not of:
-            self._read_end = of, frames.read(of.tail, **self._learned, freq=of.freq)
-        return self._read_end[1] if of.tail is not None else None
-
     def _read(self, df: pd.DataFrame, freq: str | int) -> Table:
         """Returns the frame's series on one step."""
-        return frames.read(df, **self._columns, freq=freq)
+        columns = {"id_column": self.id_column, "time_column": self.time_column, "target_column": self.target_column}
+        return frames.read(df, **columns, freq=freq)
 
     def _read_more(self, df: pd.DataFrame) -> Table:
         """Returns a frame's series on the step that was learned. Raises UserError for a frame of another step."""
@@ -192,9 +180,10 @@ class Forecaster:
         Raises UserError for a longer horizon, a level that is no percentage, or a frame that cannot be read.
         """
         horizon, asked = self._check_horizon(horizon), intervals.check_levels(levels)
-        table = self._end if df is None else self._read_more(df)
-        if table is None:
+        tail = self.fitted.tail
+        if df is None and tail is None:
             raise UserError("predict(): a task of a bank comes without its frame; accepted: predict(df)")
+        table = self._read(tail, self.fitted.freq) if df is None and tail is not None else self._read_more(df)
         columns = self._forecast(table, [0], horizon, asked)
         return answer.write(table, columns, self.fitted.cfg.lookback, stacklevel=3)
 
@@ -219,28 +208,33 @@ class Forecaster:
         how = predict.foretell_levels if tuned else predict.foretell
         y_WHC, unit_WC, *away = how(*asked)
         away_LWHC = away[0] if away else np.zeros((0, *y_WHC.shape))
-        found = quantiles.columns(self.name, y_WHC, unit_WC * ratio_C, of.intervals, levels, away_LWHC, tuned)
-        return drift.widen(found, self._drift(table, after)) if levels else found
+        if not levels:
+            return {self.name: y_WHC}
+        wanted = (drift.MEDIAN, *levels)
+        found = quantiles.columns(self.name, y_WHC, unit_WC * ratio_C, of.intervals, wanted, away_LWHC, tuned)
+        return drift.widen(self.name, found, self._drift(table, after))
 
     def _drift(self, table: Table, after: Sequence[int]) -> np.ndarray:
-        """Returns factor_W of the intervals of such windows."""
-        of, end = self.fitted, self._end
-        if end is None:
-            return np.ones(len(after))
-        since_C = frames.since(table, dict(zip(end.names_C, end.ends_C, strict=True)))
-        length = dict(zip(end.names_C, end.lengths_C, strict=True))
-        full_C = np.array([length.get(name, 0) for name in table.names_C])
-        ratio_C = of.intervals.ratios(of.names_C, table.names_C)
+        """Returns factor_WC of the intervals of such windows."""
+        of = self.fitted
+        if of.ends is None:
+            return np.full((len(after), len(table.names_C)), np.nan)
+        full_C = of.ends["steps"].reindex(list(table.names_C), fill_value=0).to_numpy().clip(max=of.cfg.lookback)
+        ratio_C, since_C = of.intervals.ratios(of.names_C, table.names_C), frames.since(table, of.ends)
         return drift.factors(of.predictor, of.intervals, ratio_C, table, since_C, full_C, after)
 
     def drift(self, df: pd.DataFrame) -> float:
-        """Returns how many times as wide as when it learned the intervals are that `predict(df)` gives: above 1 where
-        forecasts since then would have erred by more than they promise, at most 3, below 1 where by less, at least ⅓.
+        """Returns how many times as wide as when it learned the intervals of `predict(df)` are, by what came since:
+        above 1 where forecasts made since then would have erred by more than they promised, below 1 where by less; .42
+        to 2.41. Far from 1 is a reason to fit again.
 
-        Of a frame that holds nothing later than what was learned from, or less than a lookback before that, it is 1
-        (`drift.py`). Far from 1 is a reason to fit again. Raises UserError for a frame that cannot be read.
+        It is one factor for all series that end with the frame, by those that it learned from. NaN where no forecast
+        can be judged, and intervals are as when it learned: nothing later came, or not with a whole history before it
+        (`lookback` steps, or all that a short series had); other series or another kind of time; a task of a bank, or
+        what an earlier version saved (`drift.py`). Raises UserError for a frame that cannot be read.
         """
-        return float(self._drift(self._read_more(df), [0])[0])
+        table = self._read_more(df)
+        return float(self._drift(table, [0])[0, frames.behind(table).argmin()])
 
     def cross_validation(
         self, df: pd.DataFrame, n_windows: int = 1, step_size: int | None = None,
@@ -365,7 +359,7 @@ class Forecaster:
         """Returns a Forecaster of what was fitted elsewhere; params: the constructor's arguments."""
         cache.offer(of.cfg.cache_dir)
         self = cls(of.horizon).set_params(**params)
-        self._fitted, self._learned = of, self._columns
+        self._fitted = of
         return self
 
 

@@ -7,7 +7,7 @@ and `attach` the frame itself with a column more (scores).
 """
 
 import dataclasses
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -142,25 +142,28 @@ def truth(table: Table, horizon: int, after: Sequence[int]) -> np.ndarray:
     return np.where(known_WH[:, :, None], table.values_TC[np.where(known_WH, step_WH, 0)], np.nan)
 
 
-def since(table: Table, ends: Mapping[str, Any]) -> np.ndarray:
-    """Returns since_C, how many steps of each series come after a stamp, {name: stamp}; 0 of a series without one, or
-    with one of another kind of time."""
+def ends(table: Table) -> pd.DataFrame:
+    """Returns where a table's series end: by their names, the last stamp, and the steps up to it."""
+    stamps_C = pd.Index(list(table.ends_C))
+    return pd.DataFrame({"end": stamps_C, "steps": table.lengths_C}, index=pd.Index(table.names_C, dtype=object))
+
+
+def since(table: Table, ends: pd.DataFrame) -> np.ndarray:
+    """Returns since_C, how many steps of each series come after where it ended before (`ends`); 0 of one that was not
+    there, or where time is of another kind."""
     grid, each = table.layout.grid, len(table.layout.labels_K)
-    found: dict[tuple[int, int, Any], int] = {}  # most series share their stamps
+    at_C = ends.index.get_indexer(pd.Index(table.names_C, dtype=object))
+    count_C = grid.steps.place(pd.Index(ends["end"])[at_C])
+    if count_C is None:
+        return np.zeros(len(at_C), int)
+    past_C = -((count_C - grid.count_S.repeat(each)) // grid.steps.size)  # rounded up: a step begun is a step
+    return np.where(at_C < 0, 0, np.clip(past_C, 0, table.lengths_C))
 
-    def later(c: int, name: str) -> int:
-        if name not in ends:
-            return 0
-        key = int(grid.count_S[c // each]), int(table.lengths_C[c]), ends[name]
-        if key not in found:
-            stamps_T = grid.steps.stamps(key[0] - np.arange(key[1])[::-1] * grid.steps.size)
-            try:
-                found[key] = int((stamps_T > ends[name]).sum())
-            except TypeError:  # with a zone and without, periods and numbers
-                found[key] = 0
-        return found[key]
 
-    return np.array([later(c, name) for c, name in enumerate(table.names_C)])
+def behind(table: Table) -> np.ndarray:
+    """Returns behind_C, how many steps before the table's latest stamp each series ends."""
+    grid = table.layout.grid
+    return ((grid.count_S.max() - grid.count_S) // grid.steps.size).repeat(len(table.layout.labels_K))
 
 
 def usual_step(table: Table) -> int:

@@ -129,7 +129,7 @@ def unpack(of: Parcel, model: CrossMAE, backbone: Any, card: dict[str, Any]) -> 
     prompt, told = jax.device_put((of.prompt, of.quantiles))
     asked = Predictor(model, backbone, prompt, cfg.lookback, of.horizon, told, of.levels)
     return Fitted(
-        scratch.folder, "task", cfg, asked, of.intervals(), of.names_C, of.freq, of.season, None, (scratch,)
+        scratch.folder, "task", cfg, asked, of.intervals(), of.names_C, of.freq, of.season, None, None, (scratch,)
     )  # fmt: skip
 
 

@@ -46,7 +46,7 @@ def forecast(cfg: ConfigDict, said: set[str], workdir: str) -> Path:
     model = kept(cfg, said, workdir, file, FORECAST)
     if model:
         found = model.predict(file.frame, horizon, levels)
-        if levels and (factor := model.drift(file.frame)) != 1:
+        if levels and (factor := model.drift(file.frame)) == factor:  # NaN where nothing came
             tell(f"forecast: intervals {factor:.2f} times as wide as when it learned, by what came since")
     elif not horizon:
         raise UserError("config.horizons is not said; accepted: --config.horizons=48, for 48 steps")

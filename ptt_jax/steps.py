@@ -40,6 +40,23 @@ class Steps:
         place_N = self.dates.get_indexer(date_N)
         return place_N * DAY + (clock_N.asi8 - date_N.asi8), place_N < 0
 
+    def place(self, stamps_N: pd.Index) -> np.ndarray | None:
+        """Returns counts of stamps that need not be on the calendar: more than those before, less than those after
+        them. None where they are another kind of time: periods, numbers, with a zone or without."""
+        kinds = [(type(i), str(getattr(i.dtype, "freq", "")), getattr(i, "tz", None) is None) for i in
+                 (stamps_N, self.stamps(np.zeros(1, np.int64)))]  # fmt: skip
+        if kinds[0] != kinds[1]:
+            return None
+        if getattr(stamps_N, "tz", None) is not None:
+            stamps_N = stamps_N.tz_convert(self.dtype.tz)
+        if self.dates is None:
+            return self.count(stamps_N)[0]
+        clock_N = local(stamps_N)
+        date_N = clock_N.normalize()
+        place_N = self.dates.searchsorted(date_N, side="right") - 1
+        on_N = (place_N >= 0) & (self.dates[place_N] == date_N)
+        return place_N * DAY + np.where(on_N, clock_N.asi8 - date_N.asi8, DAY - 1)
+
     def stamps(self, count_N: np.ndarray) -> pd.Index:
         """Returns the stamps of counts, of the dtype that was read; those of a calendar not before its first date."""
         if isinstance(self.dtype, pd.PeriodDtype):

@@ -494,12 +494,13 @@ def width(found: pd.DataFrame) -> np.ndarray:
 def test_intervals_widen_with_what_came_since(fitted):
     at_the_end = make()
     pd.testing.assert_frame_equal(fitted.predict(at_the_end), fitted.predict())
-    assert fitted.drift(at_the_end) == 1
+    assert np.isnan(fitted.drift(at_the_end))
     wild, calm = louder(ROWS + 150, 10), louder(ROWS + 150, 0)
     factor = fitted.drift(wild)
     assert factor > 1.3 > fitted.drift(calm)
+    assert fitted.drift(wild[["ds", "wind", "load"]].iloc[::-1]) == factor
     short = wild.iloc[-fitted.fitted.cfg.lookback :]  # no row before a window that began since
-    assert fitted.drift(short) == 1
+    assert np.isnan(fitted.drift(short))
     usual, found = fitted.predict(short), fitted.predict(wild)
     np.testing.assert_allclose(width(found), factor * width(usual), rtol=1e-6)
     np.testing.assert_allclose(found["load"], usual["load"], rtol=1e-6)
@@ -515,9 +516,21 @@ def test_a_window_of_the_past_is_as_wide_as_it_was_then(fitted):
         np.testing.assert_allclose(window[columns], then[columns], rtol=1e-6)
 
 
-def test_drift_is_the_same_when_saved_and_under_other_names_of_columns(fitted, tmp_path):
+def test_the_end_of_what_was_learned_is_kept(fitted, tmp_path):
     wild = louder(ROWS + 150, 10)
-    loaded = Forecaster.load(fitted.save(tmp_path / "saved")).set_params(time_column="when")
-    assert loaded.drift(wild.rename(columns={"ds": "when"})) == fitted.drift(wild)
-    other = wild.rename(columns={"load": "elsewhere", "wind": "there"})
-    assert fitted.drift(other) == 1  # of series that were not there nothing is known
+    renamed = long(wild).set_axis(["sensor", "when", "value"], axis=1)
+    other = Forecaster.load(fitted.save(tmp_path / "saved"))
+    other.set_params(id_column="sensor", time_column="when", target_column="value")
+    again = Forecaster.load(other.save(tmp_path / "again"))
+    assert other.drift(renamed) == again.drift(renamed) == fitted.drift(wild)
+    pd.testing.assert_frame_equal(again.predict(renamed), other.predict(renamed))
+    assert np.isnan(fitted.drift(wild.rename(columns={"load": "elsewhere", "wind": "there"})))
+    on = Forecaster(HORIZON, knobs=TINY).tune(wild, fitted)
+    assert np.isnan(on.drift(wild))
+    on.tune(make(), fitted)  # what it learns last is what counts
+    assert on.drift(wild) > 1
+    earlier = json.loads((tmp_path / "saved" / "forecaster.json").read_text())
+    seal.write_json(
+        tmp_path / "saved" / "forecaster.json", {k: v for k, v in earlier.items() if k not in ("ends", "seal")}
+    )
+    assert np.isnan(Forecaster.load(tmp_path / "saved").drift(wild))  # of an earlier version

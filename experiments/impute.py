@@ -40,7 +40,7 @@ from ptt_jax import (
     mesh,
     pictures,
     problems,
-    restored,
+    restoration,
 )
 from ptt_jax.architecture import adopt
 from ptt_jax.errors import UserError
@@ -80,11 +80,11 @@ def settings(name: str, kind: str, seed: int, card: dict) -> Any:
 
 def key(cfg: Any, card: dict) -> tuple[str, str]:
     """Returns what a cell was measured under, besides its data, kind and seed: (config, backbone), hex digits."""
-    constants = {"models": [*MODELS], "stride": restored.stride(card["architecture"]["patch"])}
+    constants = {"models": [*MODELS], "stride": restoration.stride(card["architecture"]["patch"])}
     return fingerprint(cfg, **constants), card["content_hash"][:12]
 
 
-def closing(model: CrossMAE, of: impute.Way) -> restored.Closing:
+def closing(model: CrossMAE, of: impute.Way) -> restoration.Closing:
     """Returns how every model closes gaps, inputs {'backbone', 'prompt', 'share_CA'}."""
     plain = impute.Way("mean", 0.0, of.season)  # as a forecast's history is read, and the reconstruction as it is
 
@@ -107,7 +107,7 @@ def closing(model: CrossMAE, of: impute.Way) -> restored.Closing:
     return close
 
 
-def tuned(cfg: Any, problem: Problem, card: dict, runs: Path) -> tuple[restored.Closing, Any, gaps.Law]:
+def tuned(cfg: Any, problem: Problem, card: dict, runs: Path) -> tuple[restoration.Closing, Any, gaps.Law]:
     """Tunes a cell's prompt, unless that was done; returns what closes gaps, its inputs, and how values are hidden."""
     about = "-".join([cfg.impute.kind, f"s{cfg.seed}", *key(cfg, card)])
     folder = runs / "imputation" / f"{problem.series.name}-{about}"
@@ -125,11 +125,11 @@ def cell(cfg: Any, problem: Problem, card: dict, runs: Path) -> list[dict]:
     """Returns the rows of a cell: every model at each ratio, on validation and test."""
     begun, (of_config, of_backbone) = time.monotonic(), key(cfg, card)
     close, params, hiding = tuned(cfg, problem, card, runs)
-    stride = restored.stride(card["architecture"]["patch"])
-    measure = restored.evaluator(close, problem.mesh, cfg.evaluate.batch, stride)
+    stride = restoration.stride(card["architecture"]["patch"])
+    measure = restoration.evaluator(close, problem.mesh, cfg.evaluate.batch, stride)
     rows = []
     for split in ("validation", "test"):
-        of = restored.span(problem, split, cfg.lookback)
+        of = restoration.span(problem, split, cfg.lookback)
         for ratio in hiding.ratios:
             found = measure(problem.panel, params, of, hiding.replace(ratios=(ratio,)))
             rows += [
@@ -155,7 +155,7 @@ def picture(drawn: dict[str, tuple], problem: Problem, lookback: int, file: Path
     except ImportError:
         print("no picture: it needs matplotlib, pip install ptt_jax[plot]", flush=True)
         return
-    of = restored.span(problem, "test", lookback)
+    of = restoration.span(problem, "test", lookback)
     channel_A = np.unique([0, of.channels - 1])
     row_A = jnp.asarray(of.counts[0] // 2 * of.channels + channel_A)
     steps = min(3 * max(data.season(problem.series.freq), 24), lookback)  # of more, lines are no longer told apart

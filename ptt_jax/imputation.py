@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from ptt_jax import architecture, bridge, cache, checkpoint, gaps, impute, processes, restored, tune
+from ptt_jax import architecture, bridge, cache, checkpoint, gaps, impute, processes, restoration, tune
 from ptt_jax import mesh as meshes
 from ptt_jax.config import flat
 from ptt_jax.data import Series, season
@@ -82,10 +82,10 @@ def tuning(cfg: ConfigDict, run: Path, problem: Problem, log: Log, profile: str 
     processes.once(lambda: claim(run / "prompts", task, about))
 
     def plan(model: CrossMAE) -> Plan:
-        learned, validation = (restored.span(problem, split, cfg.lookback) for split in ("train", "validation"))
+        learned, validation = (restoration.span(problem, split, cfg.lookback) for split in ("train", "validation"))
         learned = few(learned, cfg.tune.share)
-        measure = restored.evaluator(
-            restored.closing(model, of), problem.mesh, cfg.evaluate.batch, restored.stride(model.patch)
+        measure = restoration.evaluator(
+            restoration.closing(model, of), problem.mesh, cfg.evaluate.batch, restoration.stride(model.patch)
         )
 
         def look(params: Params, _: tuple[float, ...]) -> dict[str, np.ndarray]:
@@ -111,9 +111,9 @@ def lean(cfg: ConfigDict, run: Path, problem: Problem, log: Log, task: str, of: 
         model = architecture.build(card["architecture"], cfg.compute_dtype)
         backbone = checkpoint.load_backbone(card, architecture.shapes(model))
         (of_seeds,) = checkpoint.load_prompts(run, task, card["content_hash"]).values()
-    moments, stride = restored.leaning(model, of, problem.mesh), restored.stride(model.patch)
-    total = restored.totalling(moments, problem.mesh, cfg.evaluate.batch, stride)
-    validation, hiding = restored.span(problem, "validation", cfg.lookback), law(cfg, problem.series)
+    moments, stride = restoration.leaning(model, of, problem.mesh), restoration.stride(model.patch)
+    total = restoration.totalling(moments, problem.mesh, cfg.evaluate.batch, stride)
+    validation, hiding = restoration.span(problem, "validation", cfg.lookback), law(cfg, problem.series)
     each = []
     for prompt in of_seeds:
         params = meshes.replicate(problem.mesh, {"backbone": backbone, "prompt": prompt})

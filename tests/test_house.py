@@ -21,7 +21,7 @@ RANKS = (
     ("evaluate", "store", "log", "detect", "quantiles"),
     ("checkpoint", "rundir", "watch", "userfile", "linear", "drift"),
     ("loop",),
-    ("train", "history", "restored"),
+    ("train", "history", "restoration"),
     ("plan", "lessons", "exhibits"),
     ("tune",),
     ("finetune", "imputation"),

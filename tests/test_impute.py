@@ -24,7 +24,7 @@ from ptt_jax import (
     optim,
     problems,
     prompts,
-    restored,
+    restoration,
     step,
     train,
 )
@@ -119,7 +119,7 @@ def test_each_channel_may_have_a_prompt_of_its_own(model, prompted, close, histo
 
 
 def test_the_loss_is_the_squared_error_of_hidden_observed_values(problem, model, prompted, close):
-    span, row_R, key = restored.span(problem, "train", 48), jnp.arange(60), jax.random.key(0)
+    span, row_R, key = restoration.span(problem, "train", 48), jnp.arange(60), jax.random.key(0)
     loss = jax.jit(imputation.imputing(model, span, HIDING, WAYS[2]))
     total_R, count_R = loss(prompted, Cached(problem.panel), row_R, key)
     x_RL, observed_RL = take(problem.panel, span, row_R)
@@ -133,8 +133,8 @@ def test_the_loss_is_the_squared_error_of_hidden_observed_values(problem, model,
 
 
 def test_errors_are_those_of_plain_numpy_over_windows_that_cover_the_split(problem, model, prompted):
-    span = restored.span(problem, "test", 48)
-    row_A = restored.every(span, 15)
+    span = restoration.span(problem, "test", 48)
+    row_A = restoration.every(span, 15)
     start_A = span.first + row_A // 3
     covered = {(r % 3, t) for r, s in zip(row_A, start_A, strict=True) for t in range(s, s + 48)}
     assert covered == {(c, t) for c in range(3) for t in range(*problem.series.splits["test"])}
@@ -143,7 +143,7 @@ def test_errors_are_those_of_plain_numpy_over_windows_that_cover_the_split(probl
     def line(inputs, x_RL, seen_RL, channel_R):
         return {"line": gaps.interpolate(x_RL, seen_RL), "two": jnp.stack([x_RL, x_RL + 2])}
 
-    found = [restored.evaluator(line, mesh.make(1), b, 15)(problem.panel, None, span, HIDING) for b in (32, 128)]
+    found = [restoration.evaluator(line, mesh.make(1), b, 15)(problem.panel, None, span, HIDING) for b in (32, 128)]
     assert found[0]["line"].hidden == found[1]["line"].hidden
     np.testing.assert_allclose(found[0]["line"][:2], found[1]["line"][:2], rtol=1e-6)
     np.testing.assert_allclose(found[0]["two"].mse, [0, 4], atol=1e-6)
@@ -164,7 +164,7 @@ def test_errors_are_the_same_streamed_and_on_several_devices(problem, devices):
         pytest.importorskip("grain")
     other = problems.prepare(problem.series, mesh.make(devices or 1), 1e9 if devices else 9e4)
     errors = [
-        restored.evaluator(line, of.mesh, 64, 13)(of.panel, None, restored.span(of, "test", 48), HIDING)["line"]
+        restoration.evaluator(line, of.mesh, 64, 13)(of.panel, None, restoration.span(of, "test", 48), HIDING)["line"]
         for of in (problem, other)
     ]
     np.testing.assert_allclose(*errors, rtol=1e-6)
@@ -258,7 +258,7 @@ def test_a_prompt_that_forecasts_is_no_prompt_to_impute(tmp_path):
 
 
 def test_a_step_leaves_every_bit_of_the_backbone(problem, model, params):
-    span = restored.span(problem, "train", 48)
+    span = restoration.span(problem, "train", 48)
     start = {"backbone": params, "prompt": prompts.make("position", 4, 16)}
     tx = optim.PROMPT.transform(optim.chain(peak=0.1, warmup=0.1, steps=9, weight_decay=0.1, clip=1.0), start)
     loss = imputation.imputing(model, span, HIDING, WAYS[2])
@@ -271,16 +271,16 @@ def test_a_step_leaves_every_bit_of_the_backbone(problem, model, params):
 
 def test_a_split_without_a_window_is_refused(problem):
     with pytest.raises(UserError, match=r"validation split has rows .* too few for one window of 60 steps"):
-        restored.span(problem, "validation", 60)
+        restoration.span(problem, "validation", 60)
     begin, end = problem.series.splits["validation"]
-    assert restored.span(problem, "validation", end - begin).counts == (1,)
+    assert restoration.span(problem, "validation", end - begin).counts == (1,)
     with pytest.raises(UserError, match=r"too few for one window of [0-9]+ steps;"):
-        restored.span(problem, "validation", end - begin + 1)
+        restoration.span(problem, "validation", end - begin + 1)
 
 
 def test_windows_that_are_measured_begin_at_every_step_of_a_patch(problem):
-    span = restored.span(problem, "train", 48)
-    start_A = restored.every(span, restored.stride(12)) // 3
+    span = restoration.span(problem, "train", 48)
+    start_A = restoration.every(span, restoration.stride(12)) // 3
     assert {int(start) % 12 for start in start_A} == set(range(12))
 
 
@@ -292,7 +292,7 @@ def test_real_gaps_are_neither_hidden_nor_counted(model, prompted):
     cfg = config.default()
     cfg.data.name, cfg.data.path = "csv", str(path)
     problem = problems.prepare(data.load(cfg.data), mesh.make(1))
-    span = restored.span(problem, "train", 48)
+    span = restoration.span(problem, "train", 48)
     observed_CT = np.asarray(problem.panel.observed_CT)
     gone = int(np.nonzero(~observed_CT[:, : span.end].all(0))[0][0])
     window_W = np.arange(max(gone - 60, 0), gone + 30)  # whole ones, ones with a gap, ones of which nothing is seen
@@ -351,9 +351,9 @@ def test_shares_are_those_that_are_best_on_validation(tuned, problem):
         return {"": impute.impute(model, params, way, *window)}
 
     def at(share_CA):
-        measure = restored.evaluator(close, problem.mesh, 64, restored.stride(12))  # compiled once
+        measure = restoration.evaluator(close, problem.mesh, 64, restoration.stride(12))  # compiled once
         given = {**params, "share_CA": share_CA}
-        return measure(problem.panel, given, restored.span(problem, "validation", 48), hiding)[""].mse
+        return measure(problem.panel, given, restoration.span(problem, "validation", 48), hiding)[""].mse
 
     best = at(asked["share_CA"])
     assert asked["share_CA"].shape == (3, bridge.RUNGS)
@@ -363,8 +363,8 @@ def test_shares_are_those_that_are_best_on_validation(tuned, problem):
         assert best < at(other_CA)
 
     def of(split):
-        span = restored.span(problem, split, 48)
-        row_R = jnp.asarray(restored.every(span, 13))
+        span = restoration.span(problem, split, 48)
+        row_R = jnp.asarray(restoration.every(span, 13))
         x_RL, observed_RL = take(problem.panel.at(0), span, row_R)
         key = jax.random.fold_in(loop.keys(0, "validation")[1], span.first)
         hidden_RL = gaps.hide(hiding, key, row_R, observed_RL)
@@ -394,5 +394,5 @@ def test_each_seed_has_shares_of_its_own_and_a_task_without_any_gets_them(tuned,
     assert [sorted(params) for params in found] == [["prompt"], ["prompt"]]
     imputation.tuning(cfg, tmp_path, problem, log)
     assert path.read_bytes() == before
-    monkeypatch.setattr(restored, "totalling", lambda *_: pytest.fail("that was done"))
+    monkeypatch.setattr(restoration, "totalling", lambda *_: pytest.fail("that was done"))
     imputation.tuning(cfg, tmp_path, problem, log)

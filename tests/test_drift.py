@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from ptt_jax import drift, frames
-from ptt_jax.intervals import LEVELS, Intervals
+from ptt_jax.intervals import LEVELS, Intervals, Unit
 
 LOOKBACK, HORIZON, LEARNED = 20, 24, 100
 FULL = drift.SPANS / (drift.SPANS + drift.LENT)  # what a factor is drawn by when all of its spans came
@@ -36,7 +36,7 @@ def read(values_TC: np.ndarray) -> frames.Table:
 
 def known(width: float, series: int = 1) -> Intervals:
     """Intervals of 80 % that reach `width` to each side of a history that goes up and down by 1."""
-    quantile_Q = (LEVELS - 0.5) / 0.4 * width
+    quantile_Q = (LEVELS - 0.5).round(12) / 0.4 * width
     return Intervals(np.repeat(quantile_Q[:, None], HORIZON, 1), np.ones(series), 1.0)
 
 
@@ -110,6 +110,38 @@ def test_each_side_is_judged_by_its_own_bound():
     values_TC = np.abs(waves(rows))
     values_TC[:LEARNED:2] *= -1  # a history that moves, and then nothing but truths above
     assert factor(values_TC, of=of) < 1
+
+
+def test_truths_at_the_median_need_no_width():
+    values_TC = waves(LEARNED + 8 * HORIZON)
+    values_TC[np.arange(len(values_TC)) % 10 < 9] = 0
+    assert factor(values_TC, 1e-3) == pytest.approx(drift.MOST**-FULL)
+
+
+def test_intervals_are_in_the_units_that_they_were_made_in():
+    # from step to step a wave moves by 2, and its spread is 1
+    of = known(0.5)._replace(unit=Unit(0.5, 1, 8))
+    assert factor(waves(LEARNED + 8 * HORIZON), of=of) == pytest.approx(2**FULL / 2 ** (FULL / 2), rel=1e-6)
+    of = known(0.5)._replace(ratio_C=np.array([2.0]))
+    assert factor(waves(LEARNED + 8 * HORIZON), of=of) == pytest.approx(1, rel=1e-6)
+
+
+class Told(Nothing):
+    """Says 0, and that four in five lie within .25 below and .5 above."""
+
+    levels = (0.1, 0.9)
+
+    def told(self, history_RT: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+        away_L11 = np.array([-0.25, 0, 0.5])[:, None, None]
+        return self(history_RT, horizon), np.broadcast_to(away_L11, (3, len(history_RT), horizon))
+
+
+def test_quantile_prompts_are_judged_by_what_they_say():
+    of = Intervals(np.zeros((len(LEVELS), HORIZON)), np.ones(1), 1.0)
+    values_TC = waves(LEARNED + 8 * HORIZON)
+    values_TC[(values_TC < 0)[:, 0] & (np.arange(len(values_TC)) % 6 > 0)] = -0.125
+    # truths of 1 need twice the width, those of -.125 half of it, and a sixth, of -1, as much as there may be
+    assert factor(values_TC, of=of, predictor=Told()) == pytest.approx(2**FULL, rel=1e-6)
 
 
 def test_intervals_beside_the_forecast_are_widened_about_their_median():
@@ -193,12 +225,13 @@ def test_of_many_series_those_that_can_be_judged_take_all_turns():
     assert asked.rows == 64
 
 
-def ragged(rows: dict[str, int], loud_from: int = 10**6) -> frames.Table:
-    """Series that begin together and end after so many rows; the second one is ever louder from a row on."""
+def ragged(rows: dict[str, int], loud_from: int = 10**6, loud: int = 1) -> frames.Table:
+    """Series that begin together and end after so many rows; the second one, or another, is ever louder from a row
+    on."""
     parts = []
     for at, (name, count) in enumerate(rows.items()):
         loud_T = 1.1 ** np.maximum(np.arange(count) - loud_from, 0)
-        y_T = waves(count)[:, 0] * (loud_T if at == 1 else 1)
+        y_T = waves(count)[:, 0] * (loud_T if at == loud else 1)
         parts.append(
             pd.DataFrame({"unique_id": name, "ds": pd.date_range("2024-01-01", periods=count, freq="h"), "y": y_T})
         )
@@ -212,6 +245,10 @@ def test_time_is_the_calendars_and_not_each_series_own():
     calm, loud = factors(table, since=since)[0], factors(later, since=since)[0]
     assert calm[0] == loud[0]
     assert calm[1] < loud[1]
+    # what a said before it ended counts when it was said
+    early, then = (ragged({"a": 300, "b": rows}, 200, loud=0) for rows in (348, 300))
+    at_300 = factors(then, since=[200, 200])[0, 1]
+    assert factors(early, since=[200, 248], after=[-48])[0, 1] == at_300 > 2
     # a frame's beginning by the calendar
     whole = factors(ragged({"a": 348, "b": 348}, 150), since=[248, 248], after=[-48])[0]
     assert whole.tolist() == factors(ragged({"a": 300, "b": 300}, 150), since=[200, 200])[0].tolist()
@@ -293,18 +330,18 @@ def test_steps_since_are_of_each_series():
 
 
 def test_a_zone_is_told_by_another():
-    of = lambda zone, rows: pd.DataFrame({  # noqa: E731
-        "ds": pd.date_range("2024-03-29", periods=rows, freq="h", tz="UTC").tz_convert(zone), "a": 1.0,
-    })  # fmt: skip
-    ends = frames.ends(frames.read(of("Asia/Tokyo", 40)))
-    assert frames.since(frames.read(of("Europe/Berlin", 60)), ends).tolist() == [20]
+    for freq in ("h", "D"):
+        stamps = pd.date_range("2024-03-10", periods=60, freq=freq, tz="Europe/Berlin")  # a clock changes
+        ends = frames.ends(frames.read(pd.DataFrame({"ds": stamps[:40], "a": 1.0})))
+        ends["end"] = ends["end"].dt.tz_convert("America/New_York")
+        assert frames.since(frames.read(pd.DataFrame({"ds": stamps, "a": 1.0})), ends).tolist() == [20]
 
 
 def test_an_end_that_the_calendar_lacks_lies_between_its_dates():
     ends = frames.ends(frames.read(pd.DataFrame({"ds": pd.date_range("2024-01-03", periods=7, freq="D"), "a": 1.0})))
     weekdays = pd.date_range("2024-01-01", periods=12, freq="B")  # the end, a Tuesday, and then a Saturday
-    for shift, later in ((0, 5), (4, 2), (-8, 11), (30, 0)):
-        moved = ends.assign(end=ends["end"] + pd.Timedelta(days=shift))
-        found = frames.since(frames.read(pd.DataFrame({"ds": weekdays, "a": 1.0})), moved)
-        assert found.tolist() == [(weekdays > moved["end"].iloc[0]).sum()]
-        assert found.tolist() == [later]
+    for noon in (pd.Timedelta(0), pd.Timedelta(hours=12)):
+        for shift, later in ((0, 5), (4, 2), (-8, 11), (30, 0)):
+            moved = ends.assign(end=ends["end"] + pd.Timedelta(days=shift) + noon)
+            found = frames.since(frames.read(pd.DataFrame({"ds": weekdays + noon, "a": 1.0})), moved)
+            assert found.tolist() == [(weekdays + noon > moved["end"].iloc[0]).sum()] == [later]

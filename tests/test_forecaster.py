@@ -499,7 +499,11 @@ def test_intervals_widen_with_what_came_since(fitted):
     factor = fitted.drift(wild)
     assert factor > 1.3 > fitted.drift(calm)
     assert fitted.drift(wild[["ds", "wind", "load"]].iloc[::-1]) == factor
-    short = wild.iloc[-fitted.fitted.cfg.lookback :]  # no row before a window that began since
+    lookback = fitted.fitted.cfg.lookback
+    assert fitted.drift(wild.iloc[ROWS - lookback :]) == factor > fitted.drift(wild.iloc[ROWS - lookback + 100 :])
+    over = long(wild.assign(wind=wild["wind"].where(wild.index < ROWS))).dropna()
+    assert fitted.drift(over) == fitted.drift(wild[["ds", "load"]])  # one that ended when it learned
+    short = wild.iloc[-lookback:]  # no row before a window that began since
     assert np.isnan(fitted.drift(short))
     usual, found = fitted.predict(short), fitted.predict(wild)
     np.testing.assert_allclose(width(found), factor * width(usual), rtol=1e-6)

@@ -350,8 +350,9 @@ def test_shares_are_those_that_are_best_on_validation(tuned, problem):
     def close(params, *window):
         return {"": impute.impute(model, params, way, *window)}
 
+    measure = restoration.evaluator(close, problem.mesh, 64, restoration.stride(12))  # compiled once
+
     def at(share_CA):
-        measure = restoration.evaluator(close, problem.mesh, 64, restoration.stride(12))  # compiled once
         given = {**params, "share_CA": share_CA}
         return measure(problem.panel, given, restoration.span(problem, "validation", 48), hiding)[""].mse
 
